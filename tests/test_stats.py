@@ -1,0 +1,279 @@
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from sklearn import metrics as sk
+
+from xaitune import stats
+from xaitune.config import METRICS
+from xaitune.errors import InputError
+
+# rows true, columns predicted; class 0: 2 of 3 right, class 1: 1 of 2, class 2: 1 of 1
+TRUE = np.array([0, 0, 0, 1, 1, 2])
+PREDICTED = np.array([0, 0, 1, 1, 2, 2])
+SKLEARN = {
+    "f1_macro": lambda t, p: sk.f1_score(t, p, average="macro", zero_division=0),
+    "f1_weighted": lambda t, p: sk.f1_score(t, p, average="weighted", zero_division=0),
+    "f1_micro": lambda t, p: sk.f1_score(t, p, average="micro", zero_division=0),
+    "accuracy": sk.accuracy_score,
+    "balanced_accuracy": sk.balanced_accuracy_score,
+}
+
+
+def one_hot(labels, classes):
+    return np.eye(classes)[labels]
+
+
+def test_confusion_has_true_classes_in_rows():
+    assert stats.confusion(TRUE, PREDICTED, 3).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", 4 / 6),
+        ("f1_micro", 4 / 6),
+        ("balanced_accuracy", (2 / 3 + 1 / 2 + 1) / 3),
+        ("f1_macro", (4 / 5 + 2 / 4 + 2 / 3) / 3),
+        ("f1_weighted", (3 * 4 / 5 + 2 * 2 / 4 + 1 * 2 / 3) / 6),
+    ],
+)
+def test_scores_by_hand(metric, expected):
+    matrix = stats.confusion(TRUE, PREDICTED, 3)
+    assert stats.scores_from_confusion(matrix, metric) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_equal_scikit_learn_also_where_classes_are_missing(metric):
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(0, 6, n), rng.integers(0, 6, n)) for n in (1, 2, 3, 5, 8, 40) for _ in range(20)]
+    matrices = np.stack([stats.confusion(t, p, 6) for t, p in pairs])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of a predicted class that does not occur
+        expected = [SKLEARN[metric](t, p) for t, p in pairs]
+    np.testing.assert_allclose(stats.scores_from_confusion(matrices, metric), expected, atol=1e-12)
+
+
+def test_a_matrix_without_images_scores_nan_and_an_unknown_metric_is_named():
+    assert np.isnan(stats.scores_from_confusion(np.zeros((2, 3, 3)), "f1_macro")).all()
+    with pytest.raises(InputError, match="Did you mean 'f1_macro'"):
+        stats.scores_from_confusion(np.eye(2), "f1macro")
+
+
+def test_classification_metrics_by_hand_and_as_json():
+    probabilities = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0], [0.1, 0.7, 0.2]])
+    found = stats.classification_metrics([0, 1, 1], probabilities, ["a", "b", "c"])
+    assert found["loss"] == pytest.approx(-(math.log(0.5) + math.log(0.75) + math.log(0.7)) / 3)
+    assert found["accuracy"] == 1.0
+    assert found["per_class"]["b"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
+    assert found["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert found["confusion"] == [[1, 0, 0], [0, 2, 0], [0, 0, 0]]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_classification_metrics_equal_scikit_learn():
+    rng = np.random.default_rng(1)
+    true = rng.integers(0, 4, 30)
+    probabilities = rng.dirichlet(np.ones(5), 30)  # class 4 may be predicted but never occurs
+    predicted = probabilities.argmax(1)
+    found = stats.classification_metrics(true, probabilities, list("abcde"))
+    for average in ("macro", "weighted"):
+        precision, recall, f1, _ = sk.precision_recall_fscore_support(true, predicted, average=average, zero_division=0)
+        assert found[f"precision_{average}"] == pytest.approx(precision)
+        assert found[f"recall_{average}"] == pytest.approx(recall)
+        assert found[f"f1_{average}"] == pytest.approx(f1)
+    assert found["loss"] == pytest.approx(sk.log_loss(true, probabilities, labels=range(5)))
+
+
+def test_a_probability_of_zero_costs_a_finite_loss_and_nan_is_refused():
+    found = stats.classification_metrics([0], [[0.0, 1.0]], ["a", "b"])
+    assert found["loss"] == pytest.approx(-math.log(1e-15))
+    with pytest.raises(InputError, match="diverged"):
+        stats.classification_metrics([0], [[np.nan, 1.0]], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "message"),
+    [
+        ([0, 3], [0, 0], r"true must be class numbers 0\.\.2. Received: 0\.\.3"),
+        ([0, 1], [0, -1], r"predicted must be class numbers"),
+        ([0, 1], [0], "one entry an image"),
+        ([0.0, 1.0], [0, 1], "dtype float64"),
+        (np.zeros(0, int), np.zeros(0, int), "no image"),
+    ],
+)
+def test_bad_labels_are_named(true, predicted, message):
+    with pytest.raises(InputError, match=message):
+        stats.confusion(true, predicted, 3)
+
+
+def test_wilson_interval_by_its_closed_form():
+    # Figures of Wilson's formula with z = 1.959964: 8 of 10, and the zero of 10, whose upper bound is z2 / (10 + z2).
+    low, high = stats.wilson_interval(8, 10)
+    assert (low, high) == (pytest.approx(0.4901625, abs=1e-6), pytest.approx(0.9433178, abs=1e-6))
+    assert stats.wilson_interval(0, 10) == (0.0, pytest.approx(0.2775328, abs=1e-6))
+    assert stats.wilson_interval(10, 10) == (pytest.approx(1 - 0.2775328, abs=1e-6), 1.0)
+    assert stats.wilson_interval(0, 0) == (0.0, 1.0)
+    interval = scipy_stats.binomtest(56, 72).proportion_ci(0.9, method="wilson")
+    assert stats.wilson_interval(56, 72, level=0.9) == pytest.approx((interval.low, interval.high))
+    with pytest.raises(InputError, match="successes=11"):
+        stats.wilson_interval(11, 10)
+
+
+def test_group_confusions_by_hand_and_their_sum():
+    groups = np.array(["y", "y", "x", "x", "y", "z"])
+    found = stats.group_confusions(TRUE, PREDICTED, groups, 3)
+    assert found[0].tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]  # x
+    assert found[1].tolist() == [[2, 0, 0], [0, 0, 1], [0, 0, 0]]  # y
+    assert (found.sum(0) == stats.confusion(TRUE, PREDICTED, 3)).all()
+    assert len(stats.group_confusions(TRUE, PREDICTED, None, 3)) == 6
+
+
+def test_bootstrap_weights_draw_g_of_g_groups_and_repeat():
+    weights = stats.bootstrap_weights(7, draws=500, seed=3)
+    assert weights.shape == (500, 7)
+    assert (weights.sum(1) == 7).all()
+    assert weights.mean() == 1.0
+    assert (weights == stats.bootstrap_weights(7, draws=500, seed=3)).all()
+    assert (weights != stats.bootstrap_weights(7, draws=500, seed=4)).any()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_bootstrap_equals_resampling_the_images_one_by_one(metric):
+    rng = np.random.default_rng(5)
+    true, predicted = rng.integers(0, 3, 24), rng.integers(0, 3, (2, 24))
+    groups = np.repeat(np.arange(8), 3)
+    scores = []
+    for row in stats.bootstrap_weights(8, 200, 9):
+        images = np.concatenate([np.flatnonzero(groups == g) for g in np.repeat(np.arange(8), row)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores.append(np.mean([SKLEARN[metric](true[images], labels[images]) for labels in predicted]))
+    found = stats.bootstrap_interval(true, predicted, groups, metric, draws=200, seed=9)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(scores, [0.025, 0.975])))
+    assert (found.groups, found.images, found.reliable) == (8, 24, False)
+
+
+def test_few_draws_at_once_give_the_same_interval(monkeypatch):
+    rng = np.random.default_rng(6)
+    true, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+    whole = stats.bootstrap_interval(true, predicted, draws=100)
+    monkeypatch.setattr(stats, "_CHUNK", 100)
+    assert stats.bootstrap_interval(true, predicted, draws=100) == whole
+
+
+def test_the_interval_covers_the_true_accuracy_when_groups_share_their_difficulty():
+    rng = np.random.default_rng(7)
+    covered = covered_by_images = 0
+    for _ in range(200):
+        chance = rng.beta(2, 1, 60)  # accuracy within each group; its mean is 2/3
+        right = rng.random((60, 5)) < chance[:, None]
+        true, predicted = np.zeros(300, int), (~right).ravel().astype(int)
+        groups = np.repeat(np.arange(60), 5)
+        found = stats.bootstrap_interval(true, predicted, groups, "accuracy", draws=300)
+        covered += found.low <= 2 / 3 <= found.high
+        low, high = stats.wilson_interval(int(right.sum()), 300)
+        covered_by_images += low <= 2 / 3 <= high
+    assert covered >= 180  # 95 % of 200 is 190; below 180 has a chance under 0.001
+    assert covered_by_images < covered  # images are no independent trials here
+
+
+def test_paired_difference_is_the_difference_of_seed_means():
+    true = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    a = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]])  # 8/8, 7/8
+    b = np.array([[0, 0, 0, 0, 1, 1, 0, 0]])  # 6/8
+    found = stats.paired_bootstrap(a, b, true, None, "accuracy", draws=500)
+    assert found.difference == pytest.approx(7.5 / 8 - 6 / 8)
+    assert found.low <= found.difference <= found.high
+    assert (found.groups, found.images, found.reliable) == (8, 8, False)
+    swapped = stats.paired_bootstrap(b, a, true, None, "accuracy", draws=500)
+    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_the_same_predictions_differ_by_exactly_nothing():
+    rng = np.random.default_rng(8)
+    true, a = rng.integers(0, 5, 100), rng.integers(0, 5, (3, 100))
+    found = stats.paired_bootstrap(a, a, true, np.arange(100) // 4)
+    assert (found.difference, found.low, found.high, found.half_width) == (0, 0, 0, 0)
+    assert found.reliable
+
+
+def test_pairing_narrows_the_interval_and_groups_widen_it():
+    rng = np.random.default_rng(9)
+    true = np.zeros(300, int)
+    hard = np.repeat(rng.random(60) < 0.4, 5)  # whole groups are missed by both
+    a, b = hard.astype(int), (hard | (rng.random(300) < 0.05)).astype(int)
+    groups = np.repeat(np.arange(60), 5)
+    alone = stats.bootstrap_interval(true, a, groups, "accuracy")
+    assert stats.paired_bootstrap(a, b, true, groups, "accuracy").half_width < (alone.high - alone.low) / 4
+    by_image = stats.bootstrap_interval(true, a, None, "accuracy")
+    assert alone.high - alone.low > 1.8 * (by_image.high - by_image.low)  # sqrt(5) = 2.2
+
+
+def test_more_seeds_are_no_more_images():
+    rng = np.random.default_rng(10)
+    true, labels = rng.integers(0, 2, 80), rng.integers(0, 2, 80)
+    one, many = (stats.bootstrap_interval(true, p, None, "accuracy") for p in (labels, np.tile(labels, (6, 1))))
+    assert (one.low, one.high) == pytest.approx((many.low, many.high))
+
+
+def test_groups_of_the_wrong_length_are_refused():
+    with pytest.raises(InputError, match="groups must have one entry an image"):
+        stats.bootstrap_interval(TRUE, PREDICTED, np.arange(5))
+    with pytest.raises(InputError, match="level=95"):
+        stats.bootstrap_interval(TRUE, PREDICTED, level=95)
+
+
+def test_mcnemar_by_hand():
+    a = np.array([1] * 5 + [0] + [1] * 10, bool)
+    b = np.array([0] * 5 + [1] + [1] * 10, bool)
+    assert stats.mcnemar_exact(a, b) == pytest.approx(2 * (1 + 6) / 2**6)  # 5 against 1: P(0 or 1 of 6), two-sided
+    assert stats.mcnemar_exact(b, a) == stats.mcnemar_exact(a, b)
+    assert stats.mcnemar_exact(a, a) == 1.0
+    assert stats.mcnemar_exact([True], [False]) == 1.0
+    with pytest.raises(InputError, match="one entry an image"):
+        stats.mcnemar_exact([True], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((0.03, 0.01, 0.05), "confirmed"),
+        ((0.0, -0.009, 0.009), "confirmed"),
+        ((-0.005, -0.009, -0.001), "confirmed"),  # worse, but by less than the margin
+        ((0.0, -0.01, 0.01), "cannot tell"),  # the bound is strict
+        ((0.02, -0.03, 0.07), "cannot tell"),
+        ((-0.05, -0.1, 0.0), "cannot tell"),
+        ((-0.05, -0.09, -0.01), "contradicted"),
+        ((math.nan, math.nan, math.nan), "cannot tell"),
+    ],
+)
+def test_the_verdict_follows_its_rule(interval, expected):
+    assert stats.verdict(*interval) == expected
+    assert expected in stats.VERDICTS
+
+
+def test_images_needed_by_hand():
+    # 2 points ahead, +-6 on 72: confirming needs a half width below 3 points, twice as narrow: 4 times the images.
+    assert stats.images_needed(0.02, 0.06, 72, 0.01) == pytest.approx(288, abs=1)
+    # 5 points behind, +-10: contradicting needs less than 5 points, 4 times the images.
+    assert stats.images_needed(-0.05, 0.10, 100, 0.01) == pytest.approx(400, abs=1)
+    # Half a point behind: either side needs half a point, the worst place to be.
+    assert stats.images_needed(-0.005, 0.05, 100, 0.01) == pytest.approx(10_000, abs=1)
+    assert stats.images_needed(0.05, 0.01, 100, 0.01) == 100  # decided already
+    assert stats.images_needed(0.0, 0.05, 100, 0.0) is None
+    assert stats.images_needed(math.nan, 0.05, 100) is None
+
+
+@pytest.mark.parametrize("difference", [-0.08, -0.011, -0.004, 0.0, 0.03])
+def test_images_needed_is_where_the_verdict_turns(difference):
+    def told(images):
+        half = 0.12 * math.sqrt(90 / images)
+        return stats.verdict(difference, difference - half, difference + half)
+
+    needed = stats.images_needed(difference, 0.12, 90)
+    assert told(90) == told(needed - 2) == "cannot tell"
+    assert told(needed + 1) != "cannot tell"

@@ -1,0 +1,314 @@
+"""What a user can set: frozen dataclasses, the tables of names, and xaitune.toml.
+
+Every field is checked when the object is made, so a configuration that exists is valid.
+"""
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from xaitune.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+# Keras optimizer class and arguments, and a learning rate that fine-tunes VGG16 (no batch normalisation).
+OPTIMIZERS = MappingProxyType(
+    {
+        "sgd": ("SGD", {}, 1e-2),
+        "momentum": ("SGD", {"momentum": 0.9}, 1e-3),
+        "nag": ("SGD", {"momentum": 0.9, "nesterov": True}, 1e-3),
+        "adagrad": ("Adagrad", {}, 1e-3),
+        "rmsprop": ("RMSprop", {}, 1e-5),
+        "adadelta": ("Adadelta", {}, 1e-1),
+        "adam": ("Adam", {}, 3e-5),
+        "adamw": ("AdamW", {}, 3e-5),
+        "nadam": ("Nadam", {}, 3e-5),
+    }
+)
+# Keras loss class, and whether its targets are one-hot (else class numbers).
+LOSSES = MappingProxyType(
+    {
+        "categorical_crossentropy": ("CategoricalCrossentropy", True),
+        "sparse_categorical_crossentropy": ("SparseCategoricalCrossentropy", False),
+    }
+)
+METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
+HEADS = ("gap", "fc")
+PRECISIONS = ("auto", "float32", "bfloat16")
+RESIZE = ("stretch", "pad")
+ENGINES = ("local",)
+EXECUTION_FIELDS = frozenset({"precision"})  # they say how a run is computed, not which run it is
+
+
+def _check(ok: bool, owner: str, name: str, want: str, got: Any) -> None:
+    if not ok:
+        raise ConfigError(f"{owner}{name} must be {want}. Received: {name}={got!r}.")
+
+
+def _choice(value: Any, known: tuple[str, ...] | MappingProxyType, name: str) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{name} must be one of {', '.join(known)}. Received: {name}={value!r}.{nearest(str(value), known)}"
+        )
+
+
+def _is_int(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def parse_image_size(value: Any) -> tuple[int, int]:
+    """(height, width) from '96x128', 96, or a pair; VGG16 needs at least 32 pixels a side.
+
+    Raises ConfigError for anything else.
+    """
+    parts: Any = value.lower().split("x") if isinstance(value, str) else value
+    try:
+        sides = [int(p) for p in (parts if isinstance(parts, list | tuple) else [parts])]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) == 1:
+        sides *= 2
+    if len(sides) != 2 or min(sides) < 32 or max(sides) > 4096:
+        raise ConfigError(
+            f"image_size must be HEIGHTxWIDTH in pixels, each 32..4096 (such as 224x224). Received: {value!r}."
+        )
+    return sides[0], sides[1]
+
+
+def parse_blocks(value: Any, name: str = "block", low: int = 1) -> tuple[int, ...]:
+    """Block numbers, ascending and unique, from 3, '3', '1-3', '1,3', [1, 3] or 'all'.
+
+    Raises ConfigError for a block outside `low`..5.
+    """
+    wanted: list[int] = []
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        for item in items:
+            text = str(item).strip().lower()
+            if text == "all":
+                wanted += range(max(low, 1), 6)
+            elif "-" in text[1:]:
+                first, last = (int(part) for part in text.split("-"))
+                wanted += range(first, last + 1)
+            else:
+                wanted.append(int(text))
+    except ValueError:
+        wanted = []
+    if not wanted or min(wanted) < low or max(wanted) > 5:
+        raise ConfigError(
+            f"{name} must be {low}..5, a range like 1-3, a list like 1,3, or 'all' (VGG16 has Block 1 to 5). "
+            f"Received: {value!r}."
+        )
+    return tuple(sorted(set(wanted)))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are and how they are split and resized.
+
+    `path`: class folders, ready-made splits, or a CSV. `masks`: a folder that mirrors the class folders.
+    `groups`: a CSV `file,group`, or a regular expression on the file name whose first group names the thing
+    photographed. `image_size`: (height, width) in pixels. `split`: shares of train, validation and test.
+    """
+
+    path: str = ""
+    masks: str | None = None
+    groups: str | None = None
+    image_size: tuple[int, int] = (224, 224)
+    split: tuple[float, ...] = (0.6, 0.2, 0.2)
+    split_seed: int = 0
+    resize: str = "stretch"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", parse_image_size(self.image_size))
+        split = tuple(float(s) for s in self.split)
+        _check(
+            len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6,
+            "",
+            "split",
+            "three shares above 0 (train, validation, test) that sum to 1, such as (0.6, 0.2, 0.2)",
+            self.split,
+        )
+        object.__setattr__(self, "split", split)
+        _check(_is_int(self.split_seed, 0), "", "split_seed", "a whole number of at least 0", self.split_seed)
+        _choice(self.resize, RESIZE, "resize")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training: Block 1..`freeze_through` frozen (0 freezes nothing, 5 is feature extraction).
+
+    Stage (a) trains the head alone for `head_epochs` on the frozen base (Adam, rate HEAD_LEARNING_RATE), stage
+    (b) Block k+1..5 and the head for up to `epochs` with `optimizer`, stopped after `patience` epochs without a
+    better validation `metric`; stage (c), `final_epochs` of the whole network at a hundredth of the rate, only on
+    request. `seed` changes initialisation and order, never the split. `learning_rate` None means the table's.
+    """
+
+    weights: str = "imagenet"
+    head: str = "gap"
+    freeze_through: int = 3
+    optimizer: str = "nag"
+    learning_rate: float | None = None
+    seed: int = 0
+    head_epochs: int = 5
+    epochs: int = 20
+    final_epochs: int = 0
+    patience: int = 5
+    batch_size: int = 32
+    metric: str = "f1_macro"
+    loss: str = "categorical_crossentropy"
+    class_weight: str | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check(
+            _is_int(self.freeze_through, 0) and self.freeze_through <= 5,
+            "",
+            "freeze_through",
+            "0..5 (0 freezes nothing, 5 all of VGG16)",
+            self.freeze_through,
+        )
+        _check(isinstance(self.weights, str) and bool(self.weights), "", "weights", "a name or a path", self.weights)
+        _choice(self.head, HEADS, "head")
+        _choice(self.optimizer, OPTIMIZERS, "optimizer")
+        _choice(self.metric, METRICS, "metric")
+        _choice(self.loss, LOSSES, "loss")
+        _choice(self.precision, PRECISIONS, "precision")
+        for name, low in (
+            ("seed", 0),
+            ("head_epochs", 0),
+            ("epochs", 0),
+            ("final_epochs", 0),
+            ("patience", 1),
+            ("batch_size", 1),
+        ):
+            _check(_is_int(getattr(self, name), low), "", name, f"a whole number of at least {low}", getattr(self, name))
+        rate = self.learning_rate
+        if rate is not None:
+            _check(isinstance(rate, float | int) and 0 < rate <= 10, "", "learning_rate", "above 0, at most 10", rate)
+        _check(self.class_weight in (None, "balanced"), "", "class_weight", "None or 'balanced'", self.class_weight)
+        _check(self.head_epochs + self.epochs > 0, "", "epochs", "above 0 where head_epochs is 0", self.epochs)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of stage (b): `learning_rate`, or the optimizer table's."""
+        return self.learning_rate if self.learning_rate is not None else OPTIMIZERS[self.optimizer][2]
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """The grid of a sweep: freeze depths x optimizers x seeds (0..seeds-1), and what runs it.
+
+    `workers` processes share the processor's threads; None takes one for every two cores.
+    """
+
+    freeze_through: tuple[int, ...] = (1, 2, 3, 4, 5)
+    optimizers: tuple[str, ...] = ("sgd", "momentum", "nag")
+    seeds: int = 3
+    engine: str = "local"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "freeze_through", parse_blocks(self.freeze_through, "freeze_through", low=0))
+        names = self.optimizers.split(",") if isinstance(self.optimizers, str) else list(self.optimizers)
+        names = [n.strip() for n in names]
+        for name in names:
+            _choice(name, OPTIMIZERS, "optimizers")
+        _check(bool(names), "", "optimizers", "at least one optimizer", self.optimizers)
+        object.__setattr__(self, "optimizers", tuple(dict.fromkeys(names)))
+        _check(_is_int(self.seeds, 1), "", "seeds", "a whole number of at least 1", self.seeds)
+        _choice(self.engine, ENGINES, "engine")
+        _check(self.workers is None or _is_int(self.workers, 1), "", "workers", "a whole number of at least 1", self.workers)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The three tables of xaitune.toml."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+
+def replace_fields(config: T, options: dict[str, Any]) -> T:
+    """A copy of a configuration with `options` set; an unknown name is refused with the nearest one."""
+    known = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"Unknown option {name!r} for {type(config).__name__}.{nearest(name, known)} Known: {', '.join(known)}."
+            )
+    return dataclasses.replace(config, **options)  # type: ignore[type-var]
+
+
+TABLES = MappingProxyType({"data": DataConfig, "train": TrainConfig, "sweep": SweepConfig})
+CONFIG_FILE = "xaitune.toml"
+
+
+def load_config(path: str | Path = CONFIG_FILE) -> Config:
+    """The configuration in a TOML file with tables [data], [train], [sweep].
+
+    Paths in the file are relative to it. Raises ConfigError for a missing or unreadable file, an unknown table or
+    key (with the nearest name), or a bad value.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"No configuration at {path}. Make one with 'xaitune init DATA'.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    made = {}
+    for table, values in raw.items():
+        if table not in TABLES or not isinstance(values, dict):
+            raise ConfigError(f"{path}: unknown table or key {table!r}.{nearest(table, TABLES)} Tables: data, train, sweep.")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            made[table] = replace_fields(TABLES[table](), values)
+        except ConfigError as error:
+            raise ConfigError(f"{path} [{table}]: {error}") from None
+    return _paths_from(Config(**made), path.resolve().parent)
+
+
+def _paths_from(config: Config, folder: Path) -> Config:
+    """Paths of the file made absolute; regular expressions and named weights stay."""
+
+    def absolute(value: str | None) -> str | None:
+        if not value or not (folder / value).exists():
+            return value
+        return str(folder / value)
+
+    data = dataclasses.replace(
+        config.data,
+        path=absolute(config.data.path) or "",
+        masks=absolute(config.data.masks),
+        groups=absolute(config.data.groups),
+    )
+    train = dataclasses.replace(config.train, weights=absolute(config.train.weights) or config.train.weights)
+    return dataclasses.replace(config, data=data, train=train)
+
+
+def config_text(config: Config, comments: dict[str, str] | None = None) -> str:
+    """The text of a xaitune.toml that `load_config` reads back to an equal configuration.
+
+    `comments` maps 'table.key' to a remark that is put behind the value. Fields that are None are left out.
+    """
+    lines = []
+    for table in TABLES:
+        lines.append(f"[{table}]")
+        for f in dataclasses.fields(getattr(config, table)):
+            value = getattr(getattr(config, table), f.name)
+            if value is None:
+                continue
+            remark = (comments or {}).get(f"{table}.{f.name}")
+            # JSON's strings, numbers and lists are TOML's too; control characters cannot stand in a path here.
+            text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+            lines.append(f"{f.name} = {text}" + (f"  # {remark}" if remark else ""))
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""The processor: precision, threads, and the one place that differentiates.
+
+`import tensorflow` stands here alone; every other module uses Keras and numpy.
+"""
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xaitune.errors import ConfigError, ModelError
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """TensorFlow's start writes to the file descriptor itself, before its own log level is read."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # no stderr at all
+        yield
+        return
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+with _quiet_stderr():
+    import keras
+    import tensorflow as tf
+
+    tf.constant(0.0)  # the first operation prints too
+
+if keras.backend.backend() != "tensorflow":
+    raise ConfigError(
+        f"xaitune runs on Keras's TensorFlow backend. Received: KERAS_BACKEND={keras.backend.backend()}. Unset it."
+    )
+
+HALF_LAYERS = (keras.layers.Conv2D, keras.layers.MaxPooling2D)  # the rest of a model stays in float32
+
+
+def _processor_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    line = next((row for row in text.splitlines() if row.startswith("flags")), "")
+    return set(line.partition(":")[2].split())
+
+
+def resolve_precision(precision: str = "auto") -> tuple[str, str]:
+    """('float32' | 'bfloat16', why) for 'auto', 'float32' or 'bfloat16'.
+
+    'auto' takes bfloat16 where a GPU is visible or the processor has AMX-BF16 or AVX512-BF16 units.
+    """
+    if precision != "auto":
+        return precision, "as asked"
+    if tf.config.list_physical_devices("GPU"):
+        return "bfloat16", "a GPU is visible"
+    units = sorted(_processor_flags() & {"amx_bf16", "avx512_bf16"})
+    if units:
+        return "bfloat16", f"the processor has {units[0]} units"
+    return "float32", "the processor has no bfloat16 units"
+
+
+def set_threads(threads: int) -> None:
+    """Use that many threads in this process; only before the first model is built."""
+    with contextlib.suppress(RuntimeError):  # already running: keep what it has
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def with_precision(model: keras.Model, precision: str) -> keras.Model:
+    """A copy of a float32 model that computes in `precision`, with its own float32 weights and the same names."""
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"precision must be float32 or bfloat16 here. Received: {precision!r}.")
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if precision == "bfloat16" and isinstance(layer, HALF_LAYERS):
+            config["dtype"] = "mixed_bfloat16"
+        return layer.__class__.from_config(config)
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    for old, new in zip(model.layers, copy.layers, strict=True):
+        new.trainable = old.trainable
+    return copy
+
+
+def activation_gradients(
+    model: keras.Model, layers: Sequence[str]
+) -> Callable[[np.ndarray, np.ndarray], tuple[list[np.ndarray], list[np.ndarray], np.ndarray]]:
+    """A function (images (n, h, w, 3), class indices (n,)) -> (activations, gradients, logits).
+
+    A class index of -1 stands for the image's top class. Activations and gradients are lists of float32 arrays (n, h_b, w_b, c_b), one a layer in the order asked:
+    d logit[class] / d activation, from one forward and one backward pass over activations alone; no weight
+    gradient is computed and nothing of the model is changed.
+    """
+    try:
+        taps = keras.Model(model.input, [model.get_layer(name).output for name in layers] + [model.output])
+    except ValueError as error:
+        raise ModelError(f"The model lacks a layer that is needed: {error}") from None
+
+    @tf.function(reduce_retracing=True, jit_compile=False)
+    def run(images: Any, classes: Any) -> Any:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)  # so that the tape records; nothing is differentiated down to the image
+            *activations, logits = taps(images, training=False)
+            top = tf.argmax(logits, axis=1, output_type=tf.int32)
+            chosen = tf.where(classes < 0, top, classes)
+            score = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
+        gradients = tape.gradient(score, activations)
+        as32 = [tf.cast(t, tf.float32) for t in [*activations, *gradients, logits]]
+        return as32
+
+    def call(images: np.ndarray, classes: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        out = [t.numpy() for t in run(tf.constant(images, tf.float32), tf.constant(classes, tf.int32))]
+        count = len(layers)
+        return out[:count], out[count : 2 * count], out[-1]
+
+    return call
+
+
+def predict_logits(model: keras.Model, batch_size: int = 64) -> Callable[[np.ndarray], np.ndarray]:
+    """A function (n, ...) -> (n, classes) float32 that runs the model in batches of one fixed shape."""
+
+    @tf.function(reduce_retracing=True, jit_compile=False)
+    def run(batch: Any) -> Any:
+        return tf.cast(model(batch, training=False), tf.float32)
+
+    def call(inputs: np.ndarray) -> np.ndarray:
+        rows = []
+        for start in range(0, len(inputs), batch_size):
+            batch = np.asarray(inputs[start : start + batch_size])
+            rows.append(run(tf.convert_to_tensor(batch)).numpy())
+        return np.concatenate(rows) if rows else np.zeros((0, *model.output_shape[1:]), np.float32)
+
+    return call
+
+
+def describe(precision: str) -> dict[str, Any]:
+    """Versions and machine, for a run's metadata."""
+    packages = ("xaitune", "keras", "tensorflow", "tensorflow-cpu", "numpy", "scikit-learn", "scikit-image")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "python": sys.version.split()[0],
+        "versions": versions,
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "gpus": len(tf.config.list_physical_devices("GPU")),
+        "precision": precision,
+    }
+
+
+def processor_name() -> str:
+    """The processor as the system names it."""
+    with contextlib.suppress(OSError):
+        for row in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if row.startswith("model name"):
+                return row.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

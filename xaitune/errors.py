@@ -1,0 +1,63 @@
+"""Every error that xaitune raises on purpose.
+
+    XaituneError              exit status 1: the work failed
+    |-- RunError              a run, a sweep or its files failed
+    |   `-- RunLockedError    another process is working in the folder
+    `-- InputError            exit status 2: the input or the call must be mended
+        |-- ConfigError       an option, a key of xaitune.toml, a field of a configuration
+        |-- ImageError        one image file
+        |-- DataError         an image folder, a CSV, groups, masks, a split
+        |-- ModelError        a model, a block or a class that it lacks
+        `-- WeightsError      pretrained weights
+
+A message is one or two lines: what was wrong, which file or value was received, what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class XaituneError(Exception):
+    """The work failed. Base of all errors of this package."""
+
+    exit_status = 1
+
+
+class RunError(XaituneError):
+    """A run, a sweep or a file of theirs failed."""
+
+
+class RunLockedError(RunError):
+    """Another process holds the lock of a run folder."""
+
+
+class InputError(XaituneError, ValueError):
+    """The input or the call must be mended."""
+
+    exit_status = 2
+
+
+class ConfigError(InputError):
+    """An option, a key of xaitune.toml or a field of a configuration is wrong."""
+
+
+class ImageError(InputError):
+    """One image file cannot be used."""
+
+
+class DataError(InputError):
+    """A data set cannot be used as it is."""
+
+
+class ModelError(InputError):
+    """A model, or a block or class asked of it, is not what is needed."""
+
+
+class WeightsError(InputError):
+    """Pretrained weights cannot be found, read or used."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean X?' where a known name is near to `name`, else ''."""
+    matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

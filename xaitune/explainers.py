@@ -1,0 +1,198 @@
+"""Explain images by a method's name, and keep the result: pictures, raw maps and a list beside them."""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune import plots, runs
+from xaitune.cam import cam_of
+from xaitune.config import parse_blocks
+from xaitune.errors import ConfigError, RunError, nearest
+from xaitune.gradcam import block_mapper, heatmaps
+from xaitune.results import BlockHeatmaps, Superpixels
+from xaitune.subjects import Images, Subject, open_subject
+from xaitune.superpixels import lime_superpixels
+
+METHODS = ("gradcam", "cam", "lime")
+CHUNK = 32  # images held in memory at once
+SHEET_ROWS = 12  # images on a contact sheet
+Explanation = BlockHeatmaps | Superpixels
+
+
+def explain_images(
+    model: Any,
+    images: Images,
+    *,
+    method: str = "gradcam",
+    blocks: Any = "all",
+    class_name: str | None = None,
+    rule: str = "gradcam",
+    num_samples: int = 1000,
+    segmenter: str = "quickshift",
+    seed: int = 0,
+) -> Explanation:
+    """Explain images by 'gradcam' (`blocks`, `rule`), 'cam', or 'lime' (`num_samples`, `segmenter`, `seed`).
+
+    The other arguments as in `gradcam_blocks`. For thousands of images use `iter_explanations`, which holds CHUNK at a
+    time. Raises ModelError, ImageError, ConfigError.
+    """
+    subject = open_subject(model)
+    array, files = subject.read(images)
+    explain = explainer(subject, method, blocks, class_name, rule, num_samples, segmenter, seed)
+    return explain(array, files)
+
+
+def explainer(
+    subject: Subject,
+    method: str,
+    blocks: Any = "all",
+    class_name: str | None = None,
+    rule: str = "gradcam",
+    num_samples: int = 1000,
+    segmenter: str = "quickshift",
+    seed: int = 0,
+) -> Callable[[np.ndarray, tuple[str, ...]], Explanation]:
+    """A function (images at the model's size, names) -> explanation, made once for many batches."""
+    if method not in METHODS:
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.{nearest(method, METHODS)}")
+    index = subject.class_index(class_name)
+    if method == "cam":
+        return lambda array, files: cam_of(subject, array, files, index)
+    if method == "lime":
+
+        def lime(array: np.ndarray, files: tuple[str, ...]) -> Superpixels:
+            made = lime_superpixels(
+                subject, array, class_name=class_name, num_samples=num_samples, segmenter=segmenter, seed=seed
+            )
+            return dataclasses.replace(made, files=files)
+
+        return lime
+    mapper = block_mapper(subject.model, parse_blocks(blocks), rule)
+
+    def gradcam(array: np.ndarray, files: tuple[str, ...]) -> BlockHeatmaps:
+        raw, logits = mapper(array, np.full(len(array), index, np.int32))
+        return heatmaps(subject, "gradcam", raw, logits, array, files, index, rule)
+
+    return gradcam
+
+
+def iter_explanations(
+    subject: Subject, paths: list[Path], explain: Callable[[np.ndarray, tuple[str, ...]], Explanation], size: int = CHUNK
+) -> Iterator[Explanation]:
+    """Explanations of many files, at most `size` images in memory at a time."""
+    for start in range(0, len(paths), size):
+        part = paths[start : start + size]
+        yield explain(subject.read_paths(part), tuple(str(p) for p in part))
+
+
+class ExplanationWriter:
+    """Writes explanations as they come: <class>/<stem>.png, heatmaps.npz, explain.json and a contact sheet."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder, self.about = folder, about
+        self.tables: list[pd.DataFrame] = []
+        self.pictures: list[Path] = []
+        self.sheet: list[tuple[str, list[np.ndarray]]] = []
+        self.titles: list[str] = []
+        self.taken: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "heatmaps.npz").unlink(missing_ok=True)
+        except OSError as error:
+            raise runs.disk_error(error, folder) from None
+
+    def add(self, made: Explanation) -> None:
+        """Write one batch."""
+        blocks = [f"Block {b}" for b in made.blocks] if isinstance(made, BlockHeatmaps) else ["weights"]
+        self.titles = ["image", *blocks]
+        for i, file in enumerate(made.files):
+            path = self.folder / _safe(made.explained(i)) / f"{self._name(file)}.png"
+            self.pictures.append(plots.save(made.plot(image=i), path))
+            if len(self.sheet) < SHEET_ROWS:
+                self.sheet.append((f"{Path(file).stem} ({made.explained(i)})", self._row(made, i)))
+        number = len(self.tables)
+        self.tables.append(made.to_dataframe())
+        try:
+            _append_npz(self.folder / "heatmaps.npz", number, _arrays(made))
+        except OSError as error:
+            raise runs.disk_error(error, self.folder / "heatmaps.npz") from None
+
+    def _name(self, file: str) -> str:
+        stem, name, number = _safe(Path(file).stem), _safe(Path(file).stem), 1
+        while name in self.taken:
+            number += 1
+            name = f"{stem}-{number}"
+        self.taken.add(name)
+        return name
+
+    @staticmethod
+    def _row(made: Explanation, i: int) -> list[np.ndarray]:
+        if isinstance(made, BlockHeatmaps):
+            return [made.images[i]] + [plots.overlay(made.images[i], made.upsampled(b)[i]) for b in made.blocks]
+        return [made.images[i], plots.signed_overlay(made.images[i], made.signed_map(i))]
+
+    def close(self) -> dict[str, Any]:
+        """Write the list and the contact sheet; returns what was written."""
+        table = pd.concat(self.tables, ignore_index=True)
+        written: dict[str, Any] = {"folder": str(self.folder), "pictures": len(self.pictures)}
+        written["first_picture"] = str(self.pictures[0])
+        if len(self.pictures) > 1:
+            strips, labels = [plots.strip(row, height=160) for _, row in self.sheet], [label for label, _ in self.sheet]
+            sheet = plots.contact_sheet(strips, labels, titles=self.titles)
+            written["contact_sheet"] = str(plots.save(sheet, self.folder / "contact-sheet.png"))
+        rows = json.loads(table.to_json(orient="records", force_ascii=False))
+        runs.write_json(self.folder / "explain.json", {**self.about, "chunks": len(self.tables), "maps": rows})
+        return written | {"json": str(self.folder / "explain.json"), "npz": str(self.folder / "heatmaps.npz")}
+
+
+def _safe(name: str) -> str:
+    """A file name from a class or file name."""
+    return "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in name).strip(". ") or "_"
+
+
+def _arrays(made: Explanation) -> dict[str, np.ndarray]:
+    common = {"images": made.images, "classes": made.classes, "probabilities": made.probabilities}
+    if isinstance(made, BlockHeatmaps):
+        return common | {f"block{b}": made.raw[b] for b in made.blocks}
+    counts = np.array([len(w) for w in made.weights])
+    return common | {"segments": np.stack(made.segments), "counts": counts, "weights": np.concatenate(made.weights)}
+
+
+def _append_npz(path: Path, number: int, arrays: dict[str, np.ndarray]) -> None:
+    """Add arrays to an .npz as '<name>/<number>': numpy can only write a whole one."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}/{number:05d}.npy", "w") as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def load_heatmaps(path: str | Path) -> BlockHeatmaps:
+    """The heatmaps of an explain folder (or of its heatmaps.npz), from 'gradcam' or 'cam'. Raises RunError."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    about = runs.read_json(folder / "explain.json")
+    if about["method"] == "lime":
+        raise RunError(f"{folder} holds LIME superpixels, not heatmaps.")
+    try:
+        with np.load(folder / "heatmaps.npz", allow_pickle=False) as found:
+            names = sorted({key.partition("/")[0] for key in found.files})
+            joined = {n: np.concatenate([found[k] for k in sorted(found.files) if k.startswith(f"{n}/")]) for n in names}
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{folder / 'heatmaps.npz'} is missing or damaged ({error}).") from None
+    raw = {int(n[5:]): joined[n] for n in names if n.startswith("block")}
+    files = tuple(row["file"] for row in about["maps"] if row["block"] == min(raw))
+    return BlockHeatmaps(
+        method=about["method"],
+        raw=raw,
+        images=joined["images"],
+        files=files,
+        classes=joined["classes"],
+        class_names=tuple(about["class_names"]),
+        probabilities=joined["probabilities"],
+        rule=about["rule"],
+    )

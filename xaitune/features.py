@@ -1,0 +1,148 @@
+"""Frozen-prefix features: with Block 1..k frozen, what Block k gives is a constant. Compute it once, keep it on disk.
+
+An entry is `<key>/block<k>.bin` (raw values) beside `block<k>.json` (shape and dtype; written last, so that an
+interrupted entry is never believed). The key names weights, data, image size and precision.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import ml_dtypes
+import numpy as np
+from filelock import FileLock
+
+from xaitune import device
+from xaitune.data import ImageData
+from xaitune.vgg import BLOCKS
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+Progress = Callable[[int, int, str], None]  # done, total, what
+
+
+def cut_layer(model: keras.Model, through: int) -> str:
+    """The layer whose output is all that the rest needs with Block 1..`through` frozen (1..5)."""
+    if through < 5:
+        return f"block{through}_pool"
+    names = {layer.name for layer in model.layers}
+    return "gap" if "gap" in names else "block5_pool"
+
+
+def suffix_model(model: keras.Model, through: int) -> keras.Model:
+    """The part of the model after the frozen prefix. It shares the model's layers: training it trains the model."""
+    if through == 0:
+        return model
+    return keras.Model(model.get_layer(cut_layer(model, through)).output, model.output)
+
+
+def prefix_digest(model: keras.Model) -> str:
+    """12 hex digits over the weights and preprocessing of the whole convolution base."""
+    found = hashlib.sha256(json.dumps(model.get_layer("preprocess").get_config(), sort_keys=True).encode())
+    for names in BLOCKS.values():
+        for name in names:
+            for array in model.get_layer(name).get_weights():
+                found.update(np.ascontiguousarray(array))
+    return found.hexdigest()[:12]
+
+
+def cache_key(model: keras.Model, data: ImageData, precision: str) -> str:
+    """The name of a cache entry: all that its values depend on."""
+    size = "x".join(str(side) for side in data.image_size)
+    return f"{prefix_digest(model)}-{data.fingerprint}-{size}-{data.config.resize}-{precision}"
+
+
+class FeatureCache:
+    """Features of one data set under `folder`, one folder a key, at most `limit_gb` on disk.
+
+    What does not fit is not kept: `get` then returns None and the caller computes the prefix as it goes.
+    """
+
+    def __init__(self, folder: Path, limit_gb: float = 20.0) -> None:
+        self.folder = Path(folder)
+        self.limit = limit_gb * 1e9
+
+    def get(
+        self,
+        model: keras.Model,
+        data: ImageData,
+        depths: Sequence[int],
+        precision: str,
+        progress: Progress | None = None,
+    ) -> dict[int, np.ndarray | None]:
+        """Depth (1..5) -> read-only features (n, ...) of every image in order; missing ones in one pass.
+
+        `model` is the float32 model. A depth that does not fit the limit or the disk is None.
+        """
+        entry = self.folder / cache_key(model, data, precision)
+        wanted = sorted(set(depths) - {0})
+        names = {k: f"{cut_layer(model, k)}" for k in wanted}
+        entry.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry / ".lock"):
+            missing = [k for k in wanted if not (entry / f"{names[k]}.json").is_file()]
+            if missing:
+                self._fill(entry, model, data, missing, precision, progress)
+        return {k: _open(entry / names[k]) for k in wanted}
+
+    def _used(self) -> int:
+        return sum(file.stat().st_size for file in self.folder.rglob("*.bin"))
+
+    def _fill(
+        self,
+        entry: Path,
+        model: keras.Model,
+        data: ImageData,
+        depths: list[int],
+        precision: str,
+        progress: Progress | None,
+    ) -> None:
+        outputs = {k: model.get_layer(cut_layer(model, k)) for k in depths}
+        count = len(data.files)
+        room = min(self.limit - self._used(), shutil.disk_usage(entry).free * 0.9)
+        kept = {}
+        for k in reversed(depths):  # deep features are the smallest and save the most
+            dtype = DTYPES["float32" if outputs[k].name in ("gap",) else precision]
+            shape = (count, *outputs[k].output.shape[1:])
+            size = int(np.prod(shape)) * dtype.itemsize
+            if size <= room:
+                kept[k], room = (shape, dtype), room - size
+        if not kept:
+            return
+        computing = device.with_precision(model, precision)
+        names = [cut_layer(model, k) for k in kept]
+        taps = keras.Model(computing.input, [computing.get_layer(name).output for name in names])
+        files = [
+            np.memmap(entry / f"{name}.bin", dtype=np.uint8, mode="w+", shape=(_bytes(shape, dtype),))
+            for name, (shape, dtype) in zip(names, kept.values(), strict=True)
+        ]
+        views = [f.view(dtype).reshape(shape) for f, (shape, dtype) in zip(files, kept.values(), strict=True)]
+        for start in range(0, count, 64):
+            rows = np.arange(start, min(start + 64, count))
+            batch = data.load(rows).astype(np.float32)
+            made = taps(batch, training=False)
+            for view, value in zip(views, made if isinstance(made, list | tuple) else [made], strict=True):
+                view[rows] = keras.ops.convert_to_numpy(value).astype(view.dtype)
+            if progress:
+                progress(int(rows[-1]) + 1, count, "frozen features")
+        for name, file, (shape, dtype) in zip(names, files, kept.values(), strict=True):
+            file.flush()
+            partial = entry / f"{name}.json.part"
+            partial.write_text(json.dumps({"shape": list(shape), "dtype": dtype.name}))
+            os.replace(partial, entry / f"{name}.json")
+
+
+def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
+    return int(np.prod(shape)) * dtype.itemsize
+
+
+def _open(stem: Path) -> np.ndarray | None:
+    try:
+        about = json.loads(stem.with_name(stem.name + ".json").read_text())
+    except FileNotFoundError:
+        return None
+    dtype, shape = DTYPES[about["dtype"]], tuple(about["shape"])
+    raw = np.memmap(stem.with_name(stem.name + ".bin"), dtype=np.uint8, mode="r", shape=(_bytes(shape, dtype),))
+    return raw.view(dtype).reshape(shape)

@@ -1,0 +1,337 @@
+"""One TrainConfig -> one Run: the head alone, then Block k+1..5 with it, resumed from the last whole epoch."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from scipy.special import softmax
+
+from xaitune import device, runs, vgg
+from xaitune.config import LOSSES, METRICS, OPTIMIZERS, TrainConfig, replace_fields
+from xaitune.data import ImageData
+from xaitune.features import FeatureCache, Progress, cache_key, suffix_model
+from xaitune.results import Run
+from xaitune.stats import classification_metrics, confusion, scores_from_confusion
+
+HEAD_LEARNING_RATE = 1e-3  # of stage (a), with Adam: the same for every cell of a sweep
+CLIP_NORM = 1.0  # of the whole gradient: VGG16 has no batch normalisation, and a first bad batch could wreck it
+FINAL_RATE_DIVISOR = 100
+IN_MEMORY_BYTES = 4e9  # images above that are read from disk batch by batch
+STAGES = ("head", "fine-tune", "final")
+
+
+def train_model(
+    data: ImageData,
+    config: TrainConfig | None = None,
+    *,
+    name: str | None = None,
+    runs_dir: str | Path = "runs",
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    cache_gb: float = 20.0,
+    progress: Progress | None = None,
+    notes: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Run:
+    """Train one model and write its run folder; the same call again finds the finished run, or goes on with it.
+
+    `options` are fields of TrainConfig. `cache_dir` (default `runs_dir`/cache) keeps frozen features, up to
+    `cache_gb`. `progress(done, total, what)` counts epochs; `notes` receives lines for the user. A loss that turns
+    NaN ends the run as 'diverged', which is recorded and returned. Raises InputError for what must be mended,
+    RunError for a locked folder, a full disk, or a `name` that another configuration has.
+    """
+    config = replace_fields(config or TrainConfig(), options)
+    data.require_trainable()
+    backbone = vgg.load_backbone(config.weights)
+    identity = runs.run_identity(config, data.config, data.fingerprint, backbone.digest)
+    folder, note = runs.choose_folder(Path(runs_dir), runs.run_name(config), name, identity, overwrite=overwrite)
+    if note and notes:
+        notes(note)
+    with runs.locked(folder):
+        if runs.is_finished(folder) and not overwrite:
+            if notes:
+                notes(f"{folder} is finished already; it is not trained again.")
+            return runs.load_run(folder)
+        contents = {
+            "train": dataclasses.asdict(config),
+            "data": dataclasses.asdict(data.config),
+            "class_names": list(data.class_names),
+            "identity": identity,
+        }
+        runs.start_folder(folder, contents, overwrite=overwrite)
+        cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
+        _Training(data, config, backbone, folder, cache, progress).run()
+    return runs.load_run(folder)
+
+
+class _Training:
+    """The state of one training while it runs."""
+
+    def __init__(
+        self,
+        data: ImageData,
+        config: TrainConfig,
+        backbone: vgg.Backbone,
+        folder: Path,
+        cache: FeatureCache,
+        progress: Progress | None,
+    ) -> None:
+        self.data, self.config, self.folder, self.cache, self.progress = data, config, folder, cache, progress
+        self.precision, self.why = device.resolve_precision(config.precision)
+        self.backbone = backbone
+        self.model = vgg.build_vgg16(
+            len(data.class_names), image_size=data.image_size, head=config.head, weights=backbone, seed=config.seed
+        )
+        self.checkpoint = runs.Checkpoint(folder)
+        self.history: list[dict[str, Any]] = []
+        self.total = config.head_epochs + config.epochs + config.final_epochs
+        self.images: np.ndarray | _ImagesOnDisk | None = None
+
+    def run(self) -> None:
+        head = trained_head(self.model, self.data, self.config, self.precision, self.cache, self._report)
+        for layer, arrays in head["weights"].items():
+            self.model.get_layer(layer).set_weights(arrays)
+        self.history += head["history"]
+        state = "finished"
+        parts, inputs = None, None
+        for stage, epochs, through, rate in (
+            ("fine-tune", self.config.epochs, self.config.freeze_through, self.config.rate),
+            ("final", self.config.final_epochs, 0, self.config.rate / FINAL_RATE_DIVISOR),
+        ):
+            if stage == "final" and not epochs:
+                continue
+            parts, inputs = self._prepare(through)
+            if not self._fit(parts[1], inputs, stage, epochs, rate):
+                state = "diverged"
+                break
+            self.model.set_weights(parts[0].get_weights())
+        self._finish(state, parts[1] if parts else None, inputs)
+
+    def _prepare(self, through: int) -> tuple[tuple[keras.Model, keras.Model], Any]:
+        """((the whole model in its precision, the part to train), the inputs of that part)."""
+        vgg.freeze_blocks(self.model, through)
+        features = None
+        if through:
+            features = self.cache.get(self.model, self.data, [through], self.precision, self.progress)[through]
+        whole = device.with_precision(self.model, self.precision)
+        if features is not None:
+            return (whole, suffix_model(whole, through)), features
+        if self.images is None:
+            self.images = _all_images(self.data)
+        return (whole, whole), self.images
+
+    def _report(self, what: str) -> None:
+        if self.progress:
+            self.progress(len(self.history), self.total, what)
+
+    def _fit(self, model: keras.Model, inputs: Any, stage: str, epochs: int, rate: float) -> bool:
+        """Train one stage, from its checkpoint where there is one. False where the loss is no longer a number."""
+        config = self.config
+        fit = _Fit(model, inputs, self.data, config, stage, config.optimizer, rate)
+        best, best_score, wait, start = model.get_weights(), -1.0, 0, 0
+        found = self.checkpoint.load()
+        if found and STAGES.index(found[0]["stage"]) > STAGES.index(stage):
+            return True  # a later stage was reached: its checkpoint holds all the weights
+        if found and found[0]["stage"] == stage:
+            state, arrays = found
+            self.history, best_score = state["history"], state["best_score"]
+            wait, start, best = state["wait"], state["epoch"], arrays["best"]
+            fit.restore(arrays["weights"], arrays["optimizer"])
+        for epoch in range(start, epochs):
+            if wait >= config.patience:
+                break
+            row = fit.epoch(epoch)
+            self.history.append(row)
+            if not np.isfinite(row["train_loss"]) or not np.isfinite(row["val_loss"]):
+                return False
+            score = row[f"val_{config.metric}"]
+            wait += 1
+            if score > best_score:
+                best, best_score, wait = model.get_weights(), score, 0
+            state = {"stage": stage, "epoch": epoch + 1, "best_score": best_score, "wait": wait, "history": self.history}
+            arrays = {"weights": model.get_weights(), "optimizer": fit.optimizer_state(), "best": best}
+            self.checkpoint.save(state, arrays)
+            self._report(f"{stage} {epoch + 1}/{epochs}, {config.metric} {best_score:.3f}")
+        model.set_weights(best)
+        return True
+
+    def _finish(self, state: str, model: keras.Model | None, inputs: Any) -> None:
+        """Write the run's files, result.json last."""
+        runs.write_csv(self.folder / "history.csv", pd.DataFrame(self.history))
+        metrics: dict[str, Any] = {}
+        if state == "finished" and model is not None:
+            probabilities = softmax(_logits(model, inputs, np.arange(len(self.data.files))), axis=1)
+            runs.write_csv(self.folder / "predictions.csv", prediction_table(self.data, probabilities))
+            for split in ("train", "validation", "test"):
+                rows = self.data.indices(split)
+                metrics[split] = classification_metrics(self.data.labels[rows], probabilities[rows], self.data.class_names)
+            with runs.writing(self.folder / "model.keras") as part:
+                self.model.save(part)
+        about = device.describe(self.precision) | {
+            "precision_reason": self.why,
+            "fingerprint": self.data.fingerprint,
+            "weights": self.config.weights,
+            "weights_digest": self.backbone.digest,
+            "preprocessing": self.backbone.preprocessing,
+            "skipped": [list(s) for s in self.data.skipped],
+            "git_commit": runs.git_commit(),
+            "ended": runs.now(),
+        }
+        runs.write_json(self.folder / "metadata.json", about)
+        seconds = sum(row["seconds"] for row in self.history)
+        runs.write_json(self.folder / runs.RESULT, {"state": state, "metrics": metrics, "seconds": seconds})
+        self.checkpoint.remove()
+
+
+class _ImagesOnDisk:
+    """Images that are read when a batch asks for them: for sets that do not fit into memory."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.data.load(rows)
+
+
+def _all_images(data: ImageData) -> np.ndarray | _ImagesOnDisk:
+    height, width = data.image_size
+    if len(data.files) * height * width * 3 > IN_MEMORY_BYTES:
+        return _ImagesOnDisk(data)
+    return data.load()
+
+
+class _Fit:
+    """A compiled model with its data: one epoch at a time, its order fixed by (seed, stage, epoch)."""
+
+    def __init__(
+        self, model: keras.Model, inputs: Any, data: ImageData, config: TrainConfig, stage: str, optimizer: str, rate: float
+    ) -> None:
+        self.model, self.inputs, self.config, self.stage = model, inputs, config, stage
+        self.num_classes = len(data.class_names)
+        kind, options, _ = OPTIMIZERS[optimizer]
+        loss, one_hot = LOSSES[config.loss]
+        model.compile(
+            optimizer=getattr(keras.optimizers, kind)(learning_rate=rate, global_clipnorm=CLIP_NORM, **options),
+            loss=getattr(keras.losses, loss)(from_logits=True),
+            weighted_metrics=["accuracy"],
+            jit_compile=False,
+        )
+        model.optimizer.build(model.trainable_variables)
+        self.labels = data.labels
+        self.targets = np.eye(self.num_classes, dtype=np.float32)[data.labels] if one_hot else data.labels
+        self.train, self.validation = data.indices("train"), data.indices("validation")
+        self.sample_weight = np.ones(len(data.labels), np.float32)
+        if config.class_weight == "balanced":
+            counts = np.bincount(self.labels[self.train], minlength=self.num_classes)
+            self.sample_weight = (len(self.train) / (self.num_classes * np.maximum(counts, 1)))[self.labels].astype(np.float32)
+
+    def optimizer_state(self) -> list[np.ndarray]:
+        return [keras.ops.convert_to_numpy(v) for v in self.model.optimizer.variables]
+
+    def restore(self, weights: list[np.ndarray], optimizer: list[np.ndarray]) -> None:
+        self.model.set_weights(weights)
+        for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
+            variable.assign(value)
+
+    def epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch and measure it on validation: one row of the history."""
+        start = time.perf_counter()
+        key = [self.config.seed, STAGES.index(self.stage), epoch]
+        order = np.random.default_rng(key).permutation(self.train)
+        _reseed_dropout(self.model, key)
+        sums = np.zeros(2)
+        for first in range(0, len(order), self.config.batch_size):
+            rows = order[first : first + self.config.batch_size]
+            logs = self.model.train_on_batch(
+                _batch(self.inputs, rows), self.targets[rows], sample_weight=self.sample_weight[rows], return_dict=True
+            )
+            sums += len(rows) * np.array([float(logs["loss"]), float(logs["accuracy"])])
+        logits = _logits(self.model, self.inputs, self.validation)
+        true = self.labels[self.validation]
+        matrix = confusion(true, logits.argmax(axis=1), self.num_classes)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            loss = float(-np.log(np.maximum(softmax(logits, axis=1)[np.arange(len(true)), true], 1e-12)).mean())
+        row = {"stage": self.stage, "epoch": epoch + 1}
+        row |= dict(zip(("train_loss", "train_accuracy"), (sums / len(order)).tolist(), strict=True)) | {"val_loss": loss}
+        row |= {f"val_{metric}": float(scores_from_confusion(matrix, metric)) for metric in METRICS}
+        return row | {"seconds": time.perf_counter() - start}
+
+
+def trained_head(
+    model: keras.Model,
+    data: ImageData,
+    config: TrainConfig,
+    precision: str,
+    cache: FeatureCache,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Stage (a): the head trained alone on the frozen base; kept, and shared by all cells with the same seed.
+
+    Returns {'weights': layer -> arrays, 'history': rows}. Adam at HEAD_LEARNING_RATE for `head_epochs`.
+    """
+    fields = ("head", "head_epochs", "seed", "batch_size", "loss", "class_weight")
+    key = json.dumps({f: getattr(config, f) for f in fields}, sort_keys=True)
+    entry = cache.folder / cache_key(model, data, precision)
+    file = entry / f"head-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
+    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    entry.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(file) + ".lock"):
+        if file.is_file():
+            with np.load(file, allow_pickle=False) as found:
+                weights = {n: [found[f"{n}/0"], found[f"{n}/1"]] for n in names}
+                return {"weights": weights, "history": json.loads(found["history"].tobytes())}
+        features = cache.get(model, data, [5], precision)[5]
+        vgg.freeze_blocks(model, 5)
+        whole = device.with_precision(model, precision)
+        part = suffix_model(whole, 5) if features is not None else whole
+        fit = _Fit(part, features if features is not None else _all_images(data), data, config, "head", "adam", HEAD_LEARNING_RATE)
+        history = []
+        for epoch in range(config.head_epochs):
+            history.append(fit.epoch(epoch))
+            if report:
+                report(f"head {epoch + 1}/{config.head_epochs}")
+        weights = {n: whole.get_layer(n).get_weights() for n in names}
+        flat = {f"{n}/{i}": a for n, arrays in weights.items() for i, a in enumerate(arrays)}
+        with runs.writing(file) as partial, partial.open("wb") as out:
+            np.savez(out, history=np.frombuffer(json.dumps(history).encode(), np.uint8), **flat)  # type: ignore[arg-type]
+    return {"weights": weights, "history": history}
+
+
+def _reseed_dropout(model: keras.Model, key: list[int]) -> None:
+    """A Dropout layer's own random state is in no weights file: set it from (seed, stage, epoch)."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.seed_generator.state.assign(np.random.default_rng(key).integers(0, 2**31, 2, dtype=np.uint32))
+
+
+def _batch(inputs: Any, rows: np.ndarray) -> np.ndarray:
+    batch = np.asarray(inputs[rows])
+    return batch.astype(np.float32) if batch.dtype == np.uint8 else batch
+
+
+def _logits(model: keras.Model, inputs: Any, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    out = [model.predict_on_batch(_batch(inputs, rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
+    return np.concatenate(out).astype(np.float64)
+
+
+def prediction_table(data: ImageData, probabilities: np.ndarray) -> pd.DataFrame:
+    """predictions.csv: file, group, split, true class, predicted class, and a probability a class ('p(name)')."""
+    names = np.array(data.class_names)
+    frame = pd.DataFrame(
+        {
+            "file": data.files,
+            "group": data.groups,
+            "split": data.split,
+            "true": names[data.labels],
+            "predicted": names[probabilities.argmax(axis=1)],
+        }
+    )
+    return pd.concat([frame, pd.DataFrame(probabilities, columns=[f"p({n})" for n in data.class_names])], axis=1)
