@@ -25,9 +25,8 @@ def main() -> None:
     found = find_near_duplicates(data.paths())
     seconds = time.perf_counter() - start
     sizes = np.bincount(found.component)
-    print(
-        f"{len(data)} images in {seconds:.1f} s; median threshold {np.median(found.thresholds):.3f}; {len(found.pairs)} pairs"
-    )
+    threshold = np.median(found.thresholds)
+    print(f"{len(data)} images in {seconds:.1f} s; median threshold {threshold:.3f}; {len(found.pairs)} pairs")
     print(f"{(sizes > 1).sum()} groups of several images, {sizes[sizes > 1].sum()} images, the largest {sizes.max()}")
     if args.groups is None:
         return

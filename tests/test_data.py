@@ -11,8 +11,9 @@ from PIL import Image
 
 from xaitune.config import DataConfig
 from xaitune.data import ImageData
-from xaitune.datafiles import DECODE_LIMIT, SPLITS, scan_files, split_groups
+from xaitune.datafiles import DECODE_LIMIT, scan_files
 from xaitune.errors import ConfigError, DataError
+from xaitune.splits import SPLITS, split_groups
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -77,6 +77,13 @@ def test_a_few_images_are_not_compared(parts):
     assert len(find_near_duplicates(sorted(parts.rglob("*.png"))[:7]).pairs) == 0
 
 
+def test_a_very_large_set_is_not_searched_and_says_so(parts, monkeypatch):
+    monkeypatch.setattr("xaitune.datacheck.MOST_IMAGES", 10)
+    check = ImageData.from_folder(parts).check()
+    assert check.near_duplicates is None
+    assert "not searched" in problems(check, "note")
+
+
 def test_connected_numbers_components_by_first_member():
     assert connected(6, np.array([[4, 1], [1, 3], [5, 2]])).tolist() == [0, 1, 2, 1, 1, 2]
 

@@ -1,9 +1,11 @@
 """Pictures against arithmetic; no state of matplotlib is changed; names print as themselves."""
 
 import importlib.util
+import io
 import itertools
 import warnings
 
+import cv2
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -135,7 +137,7 @@ def test_plot_returns_its_axes_and_changes_no_state(name):
         figure = Figure(figsize=(9, 4))
         given = figure.add_subplot(1, 2, 1)
         assert draw(given) is given
-        figure.savefig("/dev/null", format="png", dpi=50)
+        figure.savefig(io.BytesIO(), format="png", dpi=50)
     assert own._repr_png_().startswith(b"\x89PNG")
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == []
@@ -211,6 +213,21 @@ def test_panel_titles_do_not_overlap():
     ax.figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in ax.texts[:6]]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_captions_are_drawn():
+    image, heights = np.zeros((64, 64)), {}
+    for caption in ("", "a caption"):
+        for ax in (
+            plots.panels([image], ["a"], caption=caption),
+            plots.contact_sheet([image] * 2, ["a", "b"], caption=caption),
+        ):
+            content = np.frombuffer(plots.png_bytes(ax, dpi=80), np.uint8)
+            dark = (cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) < 128).any(axis=1)
+            heights.setdefault(len(ax.images[0].get_array()), []).append(int(np.diff(dark.astype(int)).clip(0).sum()))
+    assert all(with_caption == without + 1 for without, with_caption in heights.values()), (
+        heights
+    )  # one more row of ink
 
 
 def test_class_frequencies_are_sorted_with_totals_and_shares():

@@ -1,5 +1,6 @@
 """The report page, from results made by hand: what it shows, says of missing parts, and never does."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -26,7 +27,7 @@ def predictions(seed=0, images=60):
     rng = np.random.default_rng(seed)
     true = np.arange(images) % 3
     predicted = np.where(rng.random(images) < 0.75, true, rng.integers(0, 3, images))
-    names, split = np.array(CLASSES), np.where(np.arange(images) < images // 3, "train", "test")
+    names, split = np.array(CLASSES), np.where(np.arange(images) < images // 3, "train", "test").astype(object)
     split[images // 3 : images // 2] = "validation"
     frame = {
         "file": [f"i{i}.png" for i in range(images)],
@@ -75,7 +76,7 @@ def make_sweep(path, diverged=()):
                 cell |= dict.fromkeys(
                     ("validation", "test", "low", "high", "difference", "diff_low", "diff_high"), np.nan
                 )
-            cells.append(cell | {"scores": [score, score + 0.01], "equals": not lost and score > 0.66})
+            cells.append(cell | {"scores": [] if lost else [score, score + 0.01], "equals": not lost and score > 0.66})
     about = {"python": "3.11.9", "processor": "Test CPU", "precision": "float32"}
     folder = path / "freeze3-nag-seed0"
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,11 +251,13 @@ def test_figures_of_the_sweep(full):
     for run in sweep.runs.to_dict("records"):
         assert run["name"] in page.texts
         assert f"{run['test']:.3f}" in page.texts
-    marked = f"{best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}] validation 0.760, 150 s ★ best on validation"
+    marked = (
+        f"{best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}] validation 0.760, 2.5 min ★ best on validation"
+    )
     assert marked in page.texts
     assert page.texts.count("≈ equals the best") == int(sweep.cells["equals"].sum()) - 1
     cheapest = sweep.equals.iloc[0]
-    assert f"Cheapest of the cells that cannot be told from it: {cheapest['name']} (100 s against 150 s)" in page.texts
+    assert f"Cheapest of the cells that cannot be told from it: {cheapest['name']} (50 s against 2.5 min)" in page.texts
     assert "30 test images in 15 groups" in page.texts
 
 
@@ -327,6 +330,21 @@ def test_a_diverged_run_and_a_diverged_sweep(tmp_path):
     page, _ = page_of(make_sweep(tmp_path / "b", diverged=grid))
     assert "No run of this sweep ended well." in page.texts
     assert "nan" not in page.texts.lower().replace("nanumgothic", "")
+
+
+def test_cells_that_did_not_end_are_said(tmp_path):
+    sweep = make_sweep(tmp_path / "s", diverged={(2, "sgd")})
+    cells = sweep.cells[sweep.cells["validation"].notna()]  # as load_sweep makes it: without diverged cells
+    runs = sweep.runs[~sweep.runs["name"].isin(["freeze1-sgd-seed0", "freeze1-sgd-seed1", "freeze4-nag-seed1"])]
+    failed = pd.DataFrame({"name": ["freeze1-sgd-seed0", "freeze4-nag-seed1"], "state": "failed: out of memory"})
+    runs = pd.concat([runs, failed], ignore_index=True)
+    cells = cells[cells["name"] != "freeze1-sgd"]
+    page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells))
+    assert "validation 0.700, 4.2 min failed Block 1-2" in page.texts
+    assert "≈ equals the best diverged Block 1-3" in page.texts
+    assert "validation 0.710, 100 s 1 of 2 seeds not finished" in page.texts
+    assert "freeze4-nag-seed1 1 failed: out of memory" in page.texts
+    assert "--freeze-through 1,2,3,4,5 --optimizers nag,sgd --seeds 2" in page.texts
 
 
 def test_parts_of_other_data_are_named(tmp_path):

@@ -48,7 +48,7 @@ def test_eleven_classes_of_uneven_frequency_with_groups_of_three_or_four(whole):
     assert len(set(groups)) == sum(parts for _, parts in CLASSES.values())
     assert all(row["file"].split("/")[0] == row["group"].rsplit("-", 1)[0] for row in rows(path))
     assert len(data) == sum(counts.values())
-    assert data.class_names == sorted(CLASSES) or tuple(data.class_names) == tuple(sorted(CLASSES))
+    assert list(data.class_names) == sorted(CLASSES)
 
 
 def test_no_group_is_divided_and_every_split_has_every_class(whole):

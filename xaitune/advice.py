@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from xaitune import device, mapscores, plots, runs, vgg
 from xaitune.config import TrainConfig, replace_fields
@@ -142,7 +143,10 @@ def _measure(
         raw, _ = mapper(images, classes)
         calls += 2 * len(rows)  # forward and backward
         maps = unit_maps(raw, data.image_size)  # (n, 5, h, w)
-        scores = {"zero": (maps.max(axis=(2, 3)) <= 0).astype(float), "concentration": mapscores.concentration(maps).gini}
+        scores = {
+            "zero": (maps.max(axis=(2, 3)) <= 0).astype(float),
+            "concentration": mapscores.concentration(maps).gini,
+        }
         scores["agreement"] = _agreement(maps)
         scores["stability"] = _stability(mapper, images, classes, maps, seed)
         calls += 4 * len(rows)
@@ -231,7 +235,12 @@ def _localisation(
 
 
 def _faithfulness(
-    predict: Any, images: np.ndarray, raw: dict[int, np.ndarray], classes: np.ndarray, steps: int, rng: np.random.Generator
+    predict: Any,
+    images: np.ndarray,
+    raw: dict[int, np.ndarray],
+    classes: np.ndarray,
+    steps: int,
+    rng: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Insertion minus deletion area of each block's map, less that of the same map put elsewhere; and the calls."""
     size = images.shape[1:3]
@@ -247,8 +256,6 @@ def _faithfulness(
 
 def _mean_rank(scores: dict[str, np.ndarray]) -> np.ndarray:
     """(seeds, images, blocks) in 0..1: the weighted mean rank of a block among the five over MEASURES."""
-    from scipy.stats import rankdata
-
     ranks = np.stack([(rankdata(scores[m], axis=-1) - 1) / (len(BLOCK_NUMBERS) - 1) for m in MEASURES])
     return np.tensordot(WEIGHTS, ranks, axes=1)
 
@@ -270,7 +277,8 @@ def _decide(
 ) -> FreezeAdvice:
     names, number = np.unique(groups, return_inverse=True)
     per_seed = np.zeros((len(probe.seeds), len(names), len(BLOCK_NUMBERS)))
-    np.add.at(per_seed, (slice(None), number), scores["score"])
+    for group in range(len(names)):
+        per_seed[:, group] = scores["score"][:, number == group].sum(axis=1)
     size = np.bincount(number)
     rng = np.random.default_rng(0)
     weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)  # (draws, groups)
@@ -297,7 +305,7 @@ def _decide(
         measure=measure,
         fingerprint=data.fingerprint,
         weights=probe.weights,
-        image_size=tuple(data.image_size),
+        image_size=data.image_size,
         images=len(groups),
         groups=len(names),
         model_calls=calls,
@@ -319,9 +327,7 @@ def _reasons(advice: FreezeAdvice, seeds: int) -> str:
         f"Block {best} scores best ({e.loc[best, 'score']:.3f} [{e.loc[best, 'low']:.3f}, {e.loc[best, 'high']:.3f}]). "
     )
     if k != best:
-        text += (
-            f"Block {k} ({e.loc[k, 'score']:.3f}) lies within one standard error of it, and freezing deeper is cheaper to train. "
-        )
+        text += f"Block {k} ({e.loc[k, 'score']:.3f}) lies within one standard error of it, and freezing deeper is cheaper to train. "
     if k < 5:
         text += (
             f"From Block {k + 1} on the maps lose what the decision needs (Block {k + 1}: {e.loc[k + 1, 'score']:.3f}), "
@@ -353,7 +359,8 @@ def _save(advice: FreezeAdvice, folder: Path, data: ImageData, probe: _Probe) ->
     mapper = block_mapper(probe.subject.model, BLOCK_NUMBERS)
     maps = unit_maps(mapper(images.astype(np.float32), data.labels[rows])[0], data.image_size)
     strips = [
-        plots.strip([image, *(plots.overlay(image, m) for m in row)], height=160) for image, row in zip(images, maps, strict=True)
+        plots.strip([image, *(plots.overlay(image, m) for m in row)], height=160)
+        for image, row in zip(images, maps, strict=True)
     ]
     labels = [f"{Path(data.files[i]).stem} ({data.class_names[data.labels[i]]})" for i in rows]
     titles = ["image", *(f"Block {b}" for b in BLOCK_NUMBERS)]
@@ -372,7 +379,9 @@ def load_advice(path: str | Path) -> FreezeAdvice:
         evidence = pd.read_csv(folder / "evidence.csv", index_col="block")
         return FreezeAdvice(**values, evidence=evidence, path=folder)
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise RunError(f"{folder} is damaged ({error}). Make the advice again with 'xaitune advise --overwrite'.") from None
+        raise RunError(
+            f"{folder} is damaged ({error}). Make the advice again with 'xaitune advise --overwrite'."
+        ) from None
 
 
 def find_advice(runs_dir: str | Path, fingerprint: str | None = None) -> Path | None:

@@ -39,10 +39,9 @@ def cam_of(subject: Subject, images: np.ndarray, files: tuple[str, ...], index: 
 
 def _gap_head(subject: Subject) -> tuple[keras.layers.Layer, keras.layers.Dense]:
     layers = subject.model.layers
-    for pooling, dense in zip(layers, layers[1:], strict=False):
-        if isinstance(pooling, keras.layers.GlobalAveragePooling2D) and isinstance(dense, keras.layers.Dense):
-            if dense is layers[-1]:
-                return pooling, dense
+    pooling, dense = layers[-2], layers[-1]
+    if isinstance(pooling, keras.layers.GlobalAveragePooling2D) and isinstance(dense, keras.layers.Dense):
+        return pooling, dense
     raise ModelError(
         f"{subject.name} has no GAP head (global average pooling, then one Dense layer), which CAM needs. "
         "Train with --head gap, or use --method gradcam."

@@ -186,7 +186,9 @@ class TrainConfig:
             ("patience", 1),
             ("batch_size", 1),
         ):
-            _check(_is_int(getattr(self, name), low), "", name, f"a whole number of at least {low}", getattr(self, name))
+            _check(
+                _is_int(getattr(self, name), low), "", name, f"a whole number of at least {low}", getattr(self, name)
+            )
         rate = self.learning_rate
         if rate is not None:
             _check(isinstance(rate, float | int) and 0 < rate <= 10, "", "learning_rate", "above 0, at most 10", rate)
@@ -222,7 +224,13 @@ class SweepConfig:
         object.__setattr__(self, "optimizers", tuple(dict.fromkeys(names)))
         _check(_is_int(self.seeds, 1), "", "seeds", "a whole number of at least 1", self.seeds)
         _choice(self.engine, ENGINES, "engine")
-        _check(self.workers is None or _is_int(self.workers, 1), "", "workers", "a whole number of at least 1", self.workers)
+        _check(
+            self.workers is None or _is_int(self.workers, 1),
+            "",
+            "workers",
+            "a whole number of at least 1",
+            self.workers,
+        )
 
 
 @dataclass(frozen=True)
@@ -267,7 +275,9 @@ def load_config(path: str | Path = CONFIG_FILE) -> Config:
     made = {}
     for table, values in raw.items():
         if table not in TABLES or not isinstance(values, dict):
-            raise ConfigError(f"{path}: unknown table or key {table!r}.{nearest(table, TABLES)} Tables: data, train, sweep.")
+            raise ConfigError(
+                f"{path}: unknown table or key {table!r}.{nearest(table, TABLES)} Tables: data, train, sweep."
+            )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         try:
             made[table] = replace_fields(TABLES[table](), values)

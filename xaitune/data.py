@@ -11,10 +11,8 @@ import pandas as pd
 from xaitune.config import DataConfig, replace_fields
 from xaitune.datacheck import DataCheck, check_data, trainability
 from xaitune.datafiles import (
-    SPLITS,
     Listing,
     Scanned,
-    assign_splits,
     digest,
     few_unreadable,
     find_masks,
@@ -27,6 +25,7 @@ from xaitune.datafiles import (
 )
 from xaitune.errors import DataError
 from xaitune.images import ImageHeader, read_image, read_mask, resize_image, resize_mask
+from xaitune.splits import SPLITS, assign_splits
 
 Progress = Callable[[int, int], None]
 

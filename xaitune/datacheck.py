@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from xaitune.datafiles import SPLITS, by_name
-from xaitune.duplicates import LEAST_IMAGES, NearDuplicates, connected, find_near_duplicates
+from xaitune.datafiles import by_name
+from xaitune.duplicates import LEAST_IMAGES, MOST_IMAGES, NearDuplicates, connected, find_near_duplicates
 from xaitune.images import ImageHeader, image_header
+from xaitune.splits import SPLITS
 
 FEW_GROUPS = 10  # a class below it has 2 groups or so in the test split: its score is a matter of luck
 LEVELS = ("error", "warning", "note")
@@ -102,12 +103,17 @@ def check_data(
     """Look for what would make training meaningless or its figures misleading; nothing is changed.
 
     Near-duplicates are searched by content, which reads every image (`progress(done, count)`); about a second for
-    200 images.
+    200 images. Sets of more than MOST_IMAGES are not searched, which is noted.
     """
     found = trainability(data)
     found += _unreadable_and_notes(data) + _small_classes(data) + _mask_problems(data)
     exact = _pairs_of_equal(data.digests)
-    near = find_near_duplicates(data.paths(), progress) if near_duplicates and len(data.files) >= LEAST_IMAGES else None
+    near = None
+    if near_duplicates and len(data.files) > MOST_IMAGES:
+        message = f"Near-duplicates were not searched: {len(data.files)} images, the limit is {MOST_IMAGES}."
+        found.append(Problem("note", "not searched", (), message))
+    elif near_duplicates and len(data.files) >= LEAST_IMAGES:
+        near = find_near_duplicates(data.paths(), progress)
     pairs = np.concatenate([exact, near.pairs]) if near is not None else exact
     found += _duplicate_problems(data, exact, pairs) + _group_leakage(data)
     found.sort(key=lambda p: LEVELS.index(p.level))

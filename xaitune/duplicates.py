@@ -27,7 +27,7 @@ SHIFT = 4  # how far two pictures of one thing may be displaced, in FINE pixels
 NEIGHBOURS = 24  # candidates of an image, and as many behind them to learn what chance gives
 DEVIATIONS = 6.0
 LEAST = 0.15  # no pair below it, however narrow the distribution of others is
-LEAST_IMAGES = 8
+LEAST_IMAGES, MOST_IMAGES = 8, 20_000  # a search's memory and time grow with the images
 _SPECTRUM_FLOOR = 0.2
 _CHUNK = 512
 
@@ -47,7 +47,7 @@ def find_near_duplicates(paths: Sequence[Path], progress: Callable[[int, int], N
     """Pairs of files that show the same thing; `progress(done, count)` is called as they are read.
 
     Fewer than LEAST_IMAGES give none: there is nothing to compare with. Of one thing at most NEIGHBOURS pictures (in
-    a small set half of the images) are told from the rest. Memory: about 40 kB an image. Raises ImageError.
+    a small set half of the images) are told from the rest. Memory: about 100 kB an image. Raises ImageError.
     """
     coarse = np.empty((len(paths), COARSE * COARSE), np.float32)
     fine = np.empty((len(paths), FINE, FINE), np.float32)
@@ -119,7 +119,7 @@ def _whitened_spectra(fine: np.ndarray) -> np.ndarray:
     """(n, FINE, FINE // 2 + 1) spectra of unit energy, divided by the data set's mean amplitude."""
     flat = _unit((fine - fine.mean(axis=0)).reshape(len(fine), -1)).reshape(fine.shape)
     edge = np.hanning(FINE + 2)[1:-1] ** 0.25
-    spectra = scipy.fft.rfft2(flat * np.outer(edge, edge)).astype(np.complex64)
+    spectra = scipy.fft.rfft2(flat * np.outer(edge, edge).astype(np.float32)).astype(np.complex64)
     amplitude = np.sqrt((np.abs(spectra) ** 2).mean(axis=0))
     spectra /= amplitude + _SPECTRUM_FLOOR * amplitude.mean() + 1e-12
     twice = np.full(spectra.shape[2], 2.0)  # a real picture's spectrum stores all columns but two only once

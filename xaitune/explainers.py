@@ -60,7 +60,9 @@ def explainer(
 ) -> Callable[[np.ndarray, tuple[str, ...]], Explanation]:
     """A function (images at the model's size, names) -> explanation, made once for many batches."""
     if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.{nearest(method, METHODS)}")
+        raise ConfigError(
+            f"method must be one of {', '.join(METHODS)}. Received: {method!r}.{nearest(method, METHODS)}"
+        )
     index = subject.class_index(class_name)
     if method == "cam":
         return lambda array, files: cam_of(subject, array, files, index)
@@ -83,7 +85,10 @@ def explainer(
 
 
 def iter_explanations(
-    subject: Subject, paths: list[Path], explain: Callable[[np.ndarray, tuple[str, ...]], Explanation], size: int = CHUNK
+    subject: Subject,
+    paths: list[Path],
+    explain: Callable[[np.ndarray, tuple[str, ...]], Explanation],
+    size: int = CHUNK,
 ) -> Iterator[Explanation]:
     """Explanations of many files, at most `size` images in memory at a time."""
     for start in range(0, len(paths), size):
@@ -137,6 +142,10 @@ class ExplanationWriter:
             return [made.images[i]] + [plots.overlay(made.images[i], made.upsampled(b)[i]) for b in made.blocks]
         return [made.images[i], plots.signed_overlay(made.images[i], made.signed_map(i))]
 
+    def empty_maps(self) -> int:
+        """How many of the maps written so far are all zero."""
+        return sum(int(table["is_zero"].sum()) for table in self.tables if "is_zero" in table)
+
     def close(self) -> dict[str, Any]:
         """Write the list and the contact sheet; returns what was written."""
         table = pd.concat(self.tables, ignore_index=True)
@@ -181,7 +190,9 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
     try:
         with np.load(folder / "heatmaps.npz", allow_pickle=False) as found:
             names = sorted({key.partition("/")[0] for key in found.files})
-            joined = {n: np.concatenate([found[k] for k in sorted(found.files) if k.startswith(f"{n}/")]) for n in names}
+            joined = {
+                n: np.concatenate([found[k] for k in sorted(found.files) if k.startswith(f"{n}/")]) for n in names
+            }
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{folder / 'heatmaps.npz'} is missing or damaged ({error}).") from None
     raw = {int(n[5:]): joined[n] for n in names if n.startswith("block")}

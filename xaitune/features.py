@@ -21,6 +21,7 @@ from xaitune.data import ImageData
 from xaitune.vgg import BLOCKS
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+BATCH = 64
 Progress = Callable[[int, int, str], None]  # done, total, what
 
 
@@ -45,7 +46,7 @@ def prefix_digest(model: keras.Model) -> str:
     for names in BLOCKS.values():
         for name in names:
             for array in model.get_layer(name).get_weights():
-                found.update(np.ascontiguousarray(array))
+                found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()[:12]
 
 
@@ -111,27 +112,43 @@ class FeatureCache:
                 kept[k], room = (shape, dtype), room - size
         if not kept:
             return
-        computing = device.with_precision(model, precision)
         names = [cut_layer(model, k) for k in kept]
-        taps = keras.Model(computing.input, [computing.get_layer(name).output for name in names])
         files = [
             np.memmap(entry / f"{name}.bin", dtype=np.uint8, mode="w+", shape=(_bytes(shape, dtype),))
             for name, (shape, dtype) in zip(names, kept.values(), strict=True)
         ]
         views = [f.view(dtype).reshape(shape) for f, (shape, dtype) in zip(files, kept.values(), strict=True)]
-        for start in range(0, count, 64):
-            rows = np.arange(start, min(start + 64, count))
-            batch = data.load(rows).astype(np.float32)
-            made = taps(batch, training=False)
-            for view, value in zip(views, made if isinstance(made, list | tuple) else [made], strict=True):
-                view[rows] = keras.ops.convert_to_numpy(value).astype(view.dtype)
-            if progress:
-                progress(int(rows[-1]) + 1, count, "frozen features")
+        pass_through(model, data, list(kept), precision, views, progress)
         for name, file, (shape, dtype) in zip(names, files, kept.values(), strict=True):
             file.flush()
             partial = entry / f"{name}.json.part"
             partial.write_text(json.dumps({"shape": list(shape), "dtype": dtype.name}))
             os.replace(partial, entry / f"{name}.json")
+
+
+def pass_through(
+    model: keras.Model,
+    data: ImageData,
+    depths: list[int],
+    precision: str,
+    into: list[np.ndarray] | None = None,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """What Block 1..k gives for every image, for each depth, in one pass; written `into` arrays where they are given."""
+    computing = device.with_precision(model, precision)
+    taps = keras.Model(computing.input, [computing.get_layer(cut_layer(model, k)).output for k in depths])
+    parts: list[list[np.ndarray]] = [[] for _ in depths]
+    for start in range(0, len(data), BATCH):
+        rows = np.arange(start, min(start + BATCH, len(data)))
+        made = taps.predict_on_batch(data.load(rows).astype(np.float32))
+        for i, value in enumerate(made if isinstance(made, list | tuple) else [made]):
+            if into is None:
+                parts[i].append(value)
+            else:
+                into[i][rows] = value.astype(into[i].dtype)
+        if progress:
+            progress(int(rows[-1]) + 1, len(data), "frozen features")
+    return into if into is not None else [np.concatenate(part) for part in parts]
 
 
 def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:

@@ -267,7 +267,7 @@ def _inches_per_pixel(ax: Axes, shape: tuple[int, ...]) -> float:
 
 
 def panels(
-    images: Sequence[Any], titles: Sequence[str], *, caption: str = "", ax: Axes | None = None, size: float = 9
+    images: Sequence[Any], titles: Sequence[str], *, caption: str = "", ax: Axes | None = None, size: float = 10
 ) -> Axes:
     """Pictures side by side on one Axes, a title above each and a caption below all of them.
 
@@ -339,7 +339,8 @@ def contact_sheet(
         where = (width * (i + 0.5) / len(titles), 0)
         ax.annotate(title, where, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size)
     if caption:
-        ax.annotate(caption, (0, sheet.shape[0]), (0, -6), textcoords="offset points", va="top", fontsize=size)
+        where, look = (0, sheet.shape[0]), dict[str, Any](va="top", fontsize=size, annotation_clip=False)
+        ax.annotate(caption, where, (0, -6), textcoords="offset points", **look)
     return _finish(ax)
 
 
@@ -489,7 +490,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_mac
 def _legend(ax: Axes, handles: list[Line2D], own: bool, title: str | None = None) -> None:
     """Right of the picture in a figure of our own; in a caller's, where there would be no room, inside."""
     place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if own else {"loc": "best"}
-    ax.legend(handles=handles, fontsize=8, frameon=not own, title=title, title_fontsize=8, **place)
+    ax.legend(handles=handles, fontsize=8, frameon=not own, framealpha=0.6, title=title, title_fontsize=8, **place)
 
 
 def _cycle(count: int) -> list[str]:
@@ -505,8 +506,9 @@ def all_curves(
     """
     own = ax is None
     ax = ax or _own_axes(8, 4.2)
-    runs = runs[runs["name"].isin(list(curves))]
+    runs = runs.dropna(subset=["freeze_through", "optimizer"])  # a run that failed may not know its own
     depths, optimizers = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
+    runs = runs[runs["name"].isin(list(curves))]
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, max(len(depths), 1)))
     colour = dict(zip(depths, shades, strict=True))
     style = {name: LINES[i % len(LINES)] for i, name in enumerate(optimizers)}
@@ -659,6 +661,7 @@ def difference(
             textcoords="offset points",
             ha="center",
             fontsize=9,
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5},
         )
     ax.set_xlim(-reach, reach)
     ax.set_ylim(-0.6, 0.9)

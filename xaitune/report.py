@@ -72,6 +72,7 @@ def write_report(
             warnings=_warnings(result, advice, check, data, sweep),
             data=_data(data, data_check, shown),
             heatmaps=[picture for m in maps for picture in _strips(m)],
+            signed=any(isinstance(m, Superpixels) for m in maps),
             advice=_advice(advice),
             sweep=_sweep(sweep),
             run=shown,
@@ -100,7 +101,7 @@ def _duration(seconds: Any) -> str:
     seconds = float(seconds)
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _cell_text(value: Any) -> str:
@@ -125,10 +126,12 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _picture(ax: "Axes", alt: str, caption: str = "") -> Picture:
-    content = plots.png_bytes(ax)
+def _picture(ax: "Axes", alt: str, caption: str = "", dpi: int = 150) -> Picture:
+    content = plots.png_bytes(ax, dpi)
     width = struct.unpack(">I", content[16:20])[0]  # a PNG's header
-    return Picture("data:image/png;base64," + base64.b64encode(content).decode(), round(width / 1.5), alt, caption)
+    return Picture(
+        "data:image/png;base64," + base64.b64encode(content).decode(), round(width * 100 / dpi), alt, caption
+    )
 
 
 def _plural(number: int, word: str) -> str:
@@ -306,7 +309,7 @@ def _strips(maps: BlockHeatmaps | Superpixels) -> list[Picture]:
     for i in chosen:
         what = f"blocks {', '.join(map(str, maps.blocks))}" if isinstance(maps, BlockHeatmaps) else "superpixels"
         alt = f"{maps.method} maps ({what}) of {maps.files[i]} for class {maps.explained(i)}"
-        pictures.append(_picture(maps.plot(image=i), alt, maps.files[i]))
+        pictures.append(_picture(maps.plot(image=i), alt, maps.files[i], dpi=100))
     return pictures
 
 
@@ -326,7 +329,7 @@ def _advice(advice: FreezeAdvice | None) -> dict[str, Any] | None:
     return {
         "headline": f"Freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%}).",
         "reasons": [p for p in advice.reasons.split("\n") if p.strip()],
-        "measures": measures,
+        "measures": [str(m).replace("_", " ") for m in measures],
         "measure": advice.measure,
         "rows": rows,
         "picture": _picture(advice.plot(), alt),
@@ -346,17 +349,23 @@ def _sweep(sweep: SweepTable | None) -> dict[str, Any] | None:
     """The table frozen blocks x optimizer, all seeds, and the pictures."""
     if sweep is None:
         return None
-    best = _best(sweep)
-    optimizers = list(dict.fromkeys(sweep.cells["optimizer"]))
-    rows = []
-    for depth, cells in sweep.cells.groupby("freeze_through"):
-        by_name = {c["optimizer"]: _table_cell(c, best) for c in cells.to_dict("records")}
-        rows.append((frozen_name(int(depth)), [by_name.get(o) for o in optimizers]))
+    best, runs = _best(sweep), _all_runs(sweep)
+    optimizers = list(dict.fromkeys(runs["optimizer"]))
+    cells = {(int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best) for c in sweep.cells.to_dict("records")}
+    rows: list[tuple[str, list[dict[str, Any]]]] = []
+    for depth in sorted(runs["freeze_through"].unique()):
+        row = []
+        for optimizer in optimizers:
+            ended = runs.loc[(runs["freeze_through"] == depth) & (runs["optimizer"] == optimizer), "state"]
+            states = ", ".join(dict.fromkeys(s.partition(":")[0] for s in ended)) or "not run"
+            cell = cells.get((depth, optimizer), {"finished": False, "best": False})
+            lost = int((ended != "finished").sum())
+            row.append(cell | {"state": states, "lost": f"{lost} of {len(ended)} seeds not finished" if lost else ""})
+        rows.append((frozen_name(depth), row))
     pictures = []
     if best is not None:
         pictures.append(_picture(sweep.plot(), f"Test {metric_name(sweep.metric)} of every cell with its interval"))
         pictures.append(_picture(sweep.plot_histories(), "Validation curves of all runs of the sweep"))
-    runs = sweep.runs.to_dict("records")
     return {
         "metric": metric_name(sweep.metric),
         "basis": f"{_plural(sweep.images, 'test image')} in {_plural(sweep.groups, 'group')}",
@@ -365,9 +374,19 @@ def _sweep(sweep: SweepTable | None) -> dict[str, Any] | None:
         "rows": rows,
         "cheapest": sweep.equals.iloc[0].to_dict() if best is not None and len(sweep.equals) else None,
         "best": None if best is None else best.to_dict(),
-        "runs": [{k: r.get(k) for k in ("name", "seed", "state", "validation", "test", "seconds")} for r in runs],
+        "runs": runs[["name", "seed", "state", "validation", "test", "seconds"]].to_dict("records"),
         "pictures": pictures,
     }
+
+
+def _all_runs(sweep: SweepTable) -> pd.DataFrame:
+    """The sweep's runs; of one that failed before it wrote anything, depth, optimizer and seed are in its name."""
+    runs = sweep.runs.copy()
+    told = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)-seed(?P<seed>\d+)")
+    for column in ("freeze_through", "optimizer", "seed"):
+        runs[column] = runs[column].where(runs[column].notna(), told[column])
+    runs = runs.dropna(subset=["freeze_through", "optimizer", "seed"])
+    return runs.astype({"freeze_through": int, "seed": int})
 
 
 def _table_cell(cell: dict[str, Any], best: pd.Series | None) -> dict[str, Any]:
@@ -443,9 +462,11 @@ def _per_class(
     Intervals come from a bootstrap over groups; those of precision and recall reach at least as far as Wilson's over
     images, since a resample of a class without a mistake never has one.
     """
-    parts = stats.group_confusions(true, predicted, groups, len(names))  # (G, C, C)
-    hits, support, claimed = np.diagonal(parts, axis1=1, axis2=2), parts.sum(2), parts.sum(1)  # (G, C) each
-    weights = stats.bootstrap_weights(len(parts), 1000)
+    numbers, right = np.unique(groups, return_inverse=True)[1], true == predicted
+    hits, support, claimed = (np.zeros((numbers.max() + 1, len(names)), int) for _ in range(3))  # (G, C) each
+    for counts, labels, which in ((hits, true, right), (support, true, slice(None)), (claimed, predicted, slice(None))):
+        np.add.at(counts, (numbers[which], labels[which]), 1)
+    weights = stats.bootstrap_weights(len(hits), 1000)
     drawn = _ratios(*(weights @ p for p in (hits, support, claimed)))
     whole = _ratios(*(p.sum(0) for p in (hits, support, claimed)))
     rows = []
@@ -484,7 +505,8 @@ def _flat(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
         if isinstance(value, dict):
             yield key, ", ".join(f"{k} {v}" for k, v in value.items())
         elif key != "skipped" and value not in (None, "", []):
-            yield key, " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            between = " x " if key == "image_size" else ", "
+            yield key, between.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _making(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, Any]) -> dict[str, Any]:
@@ -498,10 +520,11 @@ def _making(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, A
         config = _read_json(result.path / run["name"] / "config.json") if run["name"] else {}
         train, data, commands = config.get("train", {}), config.get("data", {}), []
     if sweep is not None:
-        depths, names = sorted(sweep.runs["freeze_through"].unique()), list(dict.fromkeys(sweep.runs["optimizer"]))
+        runs = _all_runs(sweep)
+        depths, names = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
         commands.append(
             f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(names)} "
-            f"--seeds {sweep.runs['seed'].nunique()}"
+            f"--seeds {runs['seed'].nunique()}"
         )
     made = {"fingerprint": result.fingerprint, **run["metadata"]}
     of = f" (of {run['name']})" if run["name"] else ""

@@ -1,7 +1,7 @@
 """What each stage hands on: small frozen dataclasses with `.plot`, `.to_dataframe` and a notebook view. No Keras."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,9 @@ class Run:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a split: loss, accuracy and the F1, precision and recall averages."""
-        keep = {split: {k: v for k, v in m.items() if not isinstance(v, dict | list)} for split, m in self.metrics.items()}
+        keep = {
+            split: {k: v for k, v in m.items() if not isinstance(v, dict | list)} for split, m in self.metrics.items()
+        }
         return pd.DataFrame(keep).T.rename_axis("split")
 
     def per_class(self, split: str = "test") -> pd.DataFrame:
@@ -146,7 +148,9 @@ class BlockHeatmaps:
             plots.overlay(self.images[image], self.upsampled(b)[image]) for b in self.blocks
         ]
         zero = self.is_zero[image]
-        titles = ["image"] + [f"Block {b}" + (" (no positive evidence)" if z else "") for b, z in zip(self.blocks, zero, strict=True)]
+        titles = ["image"] + [
+            f"Block {b}" + (" (no positive evidence)" if z else "") for b, z in zip(self.blocks, zero, strict=True)
+        ]
         index = int(self.classes[image])
         caption = f"{self.method}: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f})"
         return plots.panels(panels, titles, caption=caption, ax=ax)
@@ -232,8 +236,8 @@ class Superpixels:
         picture, segments = self.images[image], self.segments[image]
         panels = [
             plots.boundaries(picture, segments),
-            plots.tint(picture, self.top_mask(image, True), (40, 160, 80)),
-            plots.tint(picture, self.top_mask(image, False), (210, 60, 50)),
+            plots.tint(picture, self.top_mask(image, True), plots.POSITIVE),
+            plots.tint(picture, self.top_mask(image, False), plots.NEGATIVE),
             plots.signed_overlay(picture, self.signed_map(image)),
         ]
         titles = ["superpixels", "positive (top 5)", "negative (top 5)", "all weights"]
@@ -348,7 +352,9 @@ class SweepTable:
         """One cell. Raises ModelError where the sweep lacks it."""
         match = self.cells[(self.cells["freeze_through"] == freeze_through) & (self.cells["optimizer"] == optimizer)]
         if match.empty:
-            raise ModelError(f"The sweep has no finished cell freeze_through={freeze_through}, optimizer={optimizer!r}.")
+            raise ModelError(
+                f"The sweep has no finished cell freeze_through={freeze_through}, optimizer={optimizer!r}."
+            )
         return match.iloc[0]
 
     def table(self, column: str = "test") -> pd.DataFrame:
@@ -392,6 +398,7 @@ class AdviceCheck:
     cheapest: dict[str, Any]
     test_images_needed: int | None
     seeds: int
+    advice_made_first: bool = True
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -414,13 +421,17 @@ class AdviceCheck:
         )
         if self.verdict == "cannot tell" and self.test_images_needed:
             text += f" About {self.test_images_needed} test images would settle it."
+        if not self.advice_made_first:
+            text += " Note: the advice was made after the sweep began, so it is no blind test of it."
         if self.cheapest["name"] != self.best["name"]:
             text += f" {self.cheapest['name']} cannot be told from the best cell ({self.best['name']}) and is the cheapest of those to train."
         return text
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The difference with its interval, against zero and the margin."""
-        return plots.difference(self.difference.difference, *self.interval, margin=self.margin, label=self.verdict, ax=ax)
+        return plots.difference(
+            self.difference.difference, *self.interval, margin=self.margin, label=self.verdict, ax=ax
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row: the verdict and what it rests on."""
@@ -434,14 +445,3 @@ class AdviceCheck:
 
     def _repr_html_(self) -> str:
         return f"<b>{self.verdict}</b><p>{self.sentence()}</p>"
-
-
-def iterate_batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Index arrays 0..count-1 in runs of at most `size`."""
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
-
-
-def as_sequence(names: Sequence[str]) -> tuple[str, ...]:
-    """A tuple of strings."""
-    return tuple(str(n) for n in names)

@@ -47,7 +47,9 @@ def writing(path: Path) -> Iterator[Path]:
 def disk_error(error: OSError, path: Path) -> RunError:
     """One clear error for a write that failed."""
     if error.errno == errno.ENOSPC:
-        return RunError(f"The disk is full: {path} could not be written. Free some space and give the same command again.")
+        return RunError(
+            f"The disk is full: {path} could not be written. Free some space and give the same command again."
+        )
     if isinstance(error, PermissionError):
         return RunError(f"No permission to write {path}. Choose another folder with --runs-dir.")
     return RunError(f"{path} could not be written ({error.strerror or error}).")
@@ -181,7 +183,11 @@ def load_run(path: str | Path) -> Run:
     """A finished run from its folder. Raises RunError where it is missing, unfinished or damaged."""
     path = Path(path)
     if not is_finished(path):
-        state = "is not finished: give the same command again to go on" if (path / "config.json").is_file() else "holds no run"
+        state = (
+            "is not finished: give the same command again to go on"
+            if (path / "config.json").is_file()
+            else "holds no run"
+        )
         raise RunError(f"{path} {state}.")
     config, result = read_json(path / "config.json"), read_json(path / RESULT)
     try:
@@ -196,7 +202,9 @@ def load_run(path: str | Path) -> Run:
             state=result["state"],
             history=pd.read_csv(path / "history.csv"),
             metrics=result["metrics"],
-            predictions=pd.read_csv(predictions, dtype=keep, keep_default_na=False) if predictions.is_file() else pd.DataFrame(),
+            predictions=pd.read_csv(predictions, dtype=keep, keep_default_na=False)
+            if predictions.is_file()
+            else pd.DataFrame(),
             metadata=read_json(path / "metadata.json"),
             loader=load_model,
         )

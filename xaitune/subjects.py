@@ -56,7 +56,9 @@ class Subject:
         if images.ndim == 3:
             images = images[None]
         if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-            raise ImageError(f"An array of images must be (n, height, width, 3) RGB in 0..255. Received: shape {images.shape}.")
+            raise ImageError(
+                f"An array of images must be (n, height, width, 3) RGB in 0..255. Received: shape {images.shape}."
+            )
         low, high = float(np.min(images)), float(np.max(images))
         if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 255:
             raise ImageError(
@@ -101,7 +103,7 @@ def _numbered(model: keras.Model) -> tuple[str, ...]:
 
 def _checked(subject: Subject) -> Subject:
     model = subject.model
-    shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
+    shapes: list[Any] = [getattr(model, "input_shape", None), getattr(model, "output_shape", None)]
     ok = all(isinstance(s, tuple) for s in shapes) and len(shapes[0]) == 4 and len(shapes[1]) == 2
     if not ok or shapes[0][-1] != 3 or None in shapes[0][1:]:
         raise ModelError(

@@ -17,12 +17,12 @@ from scipy.special import softmax
 from xaitune import device, runs, vgg
 from xaitune.config import LOSSES, METRICS, OPTIMIZERS, TrainConfig, replace_fields
 from xaitune.data import ImageData
-from xaitune.features import FeatureCache, Progress, cache_key, suffix_model
+from xaitune.features import FeatureCache, Progress, cache_key, pass_through, suffix_model
 from xaitune.results import Run
 from xaitune.stats import classification_metrics, confusion, scores_from_confusion
 
-HEAD_LEARNING_RATE = 1e-3  # of stage (a), with Adam: the same for every cell of a sweep
-CLIP_NORM = 1.0  # of the whole gradient: VGG16 has no batch normalisation, and a first bad batch could wreck it
+HEAD_LOGIT_STEP = 0.5  # of stage (a), with Adam: about how far one step may move a logit
+CLIP_NORM = 3.0  # of the whole gradient: VGG16 has no batch normalisation, and a first bad batch could wreck it
 FINAL_RATE_DIVISOR = 100
 IN_MEMORY_BYTES = 4e9  # images above that are read from disk batch by batch
 STAGES = ("head", "fine-tune", "final")
@@ -156,7 +156,13 @@ class _Training:
             wait += 1
             if score > best_score:
                 best, best_score, wait = model.get_weights(), score, 0
-            state = {"stage": stage, "epoch": epoch + 1, "best_score": best_score, "wait": wait, "history": self.history}
+            state = {
+                "stage": stage,
+                "epoch": epoch + 1,
+                "best_score": best_score,
+                "wait": wait,
+                "history": self.history,
+            }
             arrays = {"weights": model.get_weights(), "optimizer": fit.optimizer_state(), "best": best}
             self.checkpoint.save(state, arrays)
             self._report(f"{stage} {epoch + 1}/{epochs}, {config.metric} {best_score:.3f}")
@@ -172,7 +178,9 @@ class _Training:
             runs.write_csv(self.folder / "predictions.csv", prediction_table(self.data, probabilities))
             for split in ("train", "validation", "test"):
                 rows = self.data.indices(split)
-                metrics[split] = classification_metrics(self.data.labels[rows], probabilities[rows], self.data.class_names)
+                metrics[split] = classification_metrics(
+                    self.data.labels[rows], probabilities[rows], self.data.class_names
+                )
             with runs.writing(self.folder / "model.keras") as part:
                 self.model.save(part)
         about = device.describe(self.precision) | {
@@ -212,7 +220,14 @@ class _Fit:
     """A compiled model with its data: one epoch at a time, its order fixed by (seed, stage, epoch)."""
 
     def __init__(
-        self, model: keras.Model, inputs: Any, data: ImageData, config: TrainConfig, stage: str, optimizer: str, rate: float
+        self,
+        model: keras.Model,
+        inputs: Any,
+        data: ImageData,
+        config: TrainConfig,
+        stage: str,
+        optimizer: str,
+        rate: float,
     ) -> None:
         self.model, self.inputs, self.config, self.stage = model, inputs, config, stage
         self.num_classes = len(data.class_names)
@@ -231,7 +246,9 @@ class _Fit:
         self.sample_weight = np.ones(len(data.labels), np.float32)
         if config.class_weight == "balanced":
             counts = np.bincount(self.labels[self.train], minlength=self.num_classes)
-            self.sample_weight = (len(self.train) / (self.num_classes * np.maximum(counts, 1)))[self.labels].astype(np.float32)
+            self.sample_weight = (len(self.train) / (self.num_classes * np.maximum(counts, 1)))[self.labels].astype(
+                np.float32
+            )
 
     def optimizer_state(self) -> list[np.ndarray]:
         return [keras.ops.convert_to_numpy(v) for v in self.model.optimizer.variables]
@@ -260,7 +277,9 @@ class _Fit:
         with np.errstate(divide="ignore", invalid="ignore"):
             loss = float(-np.log(np.maximum(softmax(logits, axis=1)[np.arange(len(true)), true], 1e-12)).mean())
         row = {"stage": self.stage, "epoch": epoch + 1}
-        row |= dict(zip(("train_loss", "train_accuracy"), (sums / len(order)).tolist(), strict=True)) | {"val_loss": loss}
+        row |= dict(zip(("train_loss", "train_accuracy"), (sums / len(order)).tolist(), strict=True)) | {
+            "val_loss": loss
+        }
         row |= {f"val_{metric}": float(scores_from_confusion(matrix, metric)) for metric in METRICS}
         return row | {"seconds": time.perf_counter() - start}
 
@@ -275,7 +294,7 @@ def trained_head(
 ) -> dict[str, Any]:
     """Stage (a): the head trained alone on the frozen base; kept, and shared by all cells with the same seed.
 
-    Returns {'weights': layer -> arrays, 'history': rows}. Adam at HEAD_LEARNING_RATE for `head_epochs`.
+    Returns {'weights': layer -> arrays, 'history': rows}. Adam for `head_epochs`, at the rate of `head_rate`.
     """
     fields = ("head", "head_epochs", "seed", "batch_size", "loss", "class_weight")
     key = json.dumps({f: getattr(config, f) for f in fields}, sort_keys=True)
@@ -289,10 +308,12 @@ def trained_head(
                 weights = {n: [found[f"{n}/0"], found[f"{n}/1"]] for n in names}
                 return {"weights": weights, "history": json.loads(found["history"].tobytes())}
         features = cache.get(model, data, [5], precision)[5]
+        if features is None:  # no room on disk: these are small enough to hold
+            features = pass_through(model, data, [5], precision)[0]
         vgg.freeze_blocks(model, 5)
         whole = device.with_precision(model, precision)
-        part = suffix_model(whole, 5) if features is not None else whole
-        fit = _Fit(part, features if features is not None else _all_images(data), data, config, "head", "adam", HEAD_LEARNING_RATE)
+        rate = head_rate(features[data.indices("train")])
+        fit = _Fit(suffix_model(whole, 5), features, data, config, "head", "adam", rate)
         history = []
         for epoch in range(config.head_epochs):
             history.append(fit.epoch(epoch))
@@ -303,6 +324,16 @@ def trained_head(
         with runs.writing(file) as partial, partial.open("wb") as out:
             np.savez(out, history=np.frombuffer(json.dumps(history).encode(), np.uint8), **flat)  # type: ignore[arg-type]
     return {"weights": weights, "history": history}
+
+
+def head_rate(features: np.ndarray) -> float:
+    """Adam's rate for a head on frozen features (n, ...), in 3e-4..3e-2.
+
+    Adam moves every weight by about its rate, so a step moves a logit by about rate * sum |feature|: that product is
+    set to HEAD_LOGIT_STEP, and weights of any scale (ImageNet's, slim's, random ones) get a head that trains.
+    """
+    size = float(np.abs(features.reshape(len(features), -1).astype(np.float64)).sum(axis=1).mean())
+    return float(np.clip(HEAD_LOGIT_STEP / max(size, 1e-9), 3e-4, 3e-2))
 
 
 def _reseed_dropout(model: keras.Model, key: list[int]) -> None:

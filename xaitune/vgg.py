@@ -3,16 +3,15 @@
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 import numpy as np
 
-from xaitune import device
 from xaitune.config import HEADS, parse_image_size
 from xaitune.errors import ConfigError, ModelError, WeightsError
 
@@ -22,7 +21,7 @@ CHANNELS = (64, 128, 256, 512, 512)
 FC_UNITS = 256
 # The first step of every model, always in float32. Keras trained VGG16 on BGR; here the first kernel is turned
 # round on loading instead of the image, which is the same sum.
-PREPROCESSING = {
+PREPROCESSING: dict[str, dict[str, Any]] = {
     "imagenet": {"scale": 1.0, "offset": [-123.68, -116.779, -103.939]},
     "slim": {"scale": 1 / 127.5, "offset": -1.0},
     "random": {"scale": 1 / 255, "offset": 0.0},
@@ -35,7 +34,7 @@ class Backbone:
     """A convolution base: `arrays` name -> (kernel, bias) or None for random ones, and its preprocessing."""
 
     arrays: dict[str, tuple[np.ndarray, np.ndarray]] | None
-    preprocessing: dict
+    preprocessing: dict[str, Any]
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -51,7 +50,7 @@ class Backbone:
         for name, pair in (self.arrays or {}).items():
             found.update(name.encode())
             for array in pair:
-                found.update(np.ascontiguousarray(array, np.float32))
+                found.update(np.ascontiguousarray(array, np.float32).tobytes())
         return found.hexdigest()[:12]
 
 
@@ -202,7 +201,9 @@ def _from_h5(path: Path) -> Backbone:
     previous = 3
     for name, (kernel, bias) in pairs.items():
         if kernel.shape != (3, 3, previous, len(bias)):
-            raise WeightsError(f"{path}: {name} should be a 3x3 kernel over {previous} channels. Received: {kernel.shape}.")
+            raise WeightsError(
+                f"{path}: {name} should be a 3x3 kernel over {previous} channels. Received: {kernel.shape}."
+            )
         previous = len(bias)
     return Backbone(_rgb_first(pairs) if kind == "imagenet" else pairs, PREPROCESSING[kind])
 
@@ -210,7 +211,9 @@ def _from_h5(path: Path) -> Backbone:
 def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     if name not in file:
         has = ", ".join(list(file)[:4]) or "nothing"
-        raise WeightsError(f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {has}). {OTHER_WEIGHTS}.")
+        raise WeightsError(
+            f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {has}). {OTHER_WEIGHTS}."
+        )
     arrays: list[np.ndarray] = []
     file[name].visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
     arrays.sort(key=lambda a: -a.ndim)  # the kernel, then the bias
@@ -261,22 +264,17 @@ def imagenet_classifier() -> tuple[keras.Model, list[str]]:
     return model, [name for _, name, _ in decoded]
 
 
+def convolution_shapes(channels: Sequence[int] = CHANNELS) -> list[tuple[int, int]]:
+    """(channels in, channels out) of the 13 convolutions."""
+    wide = [channels[block - 1] for block, names in BLOCKS.items() for _ in names]
+    return list(zip([3, *wide], wide, strict=False))
+
+
 def multiply_adds(image_size: Sequence[int], channels: Sequence[int] = CHANNELS) -> dict[int, float]:
     """Multiply-adds of one forward pass for each block, by the formula h * w * 9 * c_in * c_out."""
-    height, width = image_size
-    previous, found = 3, {}
+    shapes = iter(convolution_shapes(channels))
+    found = {}
     for block, names in BLOCKS.items():
-        found[block] = 0.0
-        for _ in names:
-            found[block] += height * width * 9.0 * previous * channels[block - 1]
-            previous = channels[block - 1]
-        height, width = height // 2, width // 2
+        pixels = (image_size[0] >> (block - 1)) * (image_size[1] >> (block - 1))
+        found[block] = sum(9.0 * pixels * i * o for i, o in (next(shapes) for _ in names))
     return found
-
-
-def block_of(layer_name: str) -> int | None:
-    """3 for 'block3_conv2', None for a layer outside the blocks."""
-    match = re.match(r"block([1-5])_", layer_name)
-    return int(match[1]) if match else None
-
-

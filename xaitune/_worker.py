@@ -1,0 +1,84 @@
+"""`python -m xaitune._worker`: trains the runs that it is sent, one JSON line each, and answers in JSON lines.
+
+It ends when its standard input closes, which is also what happens when its parent dies.
+"""
+
+import json
+import os
+import sys
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+
+def main() -> None:
+    """Read tasks from standard input until it closes; answer on the first standard output."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not mix with the answers
+    tasks: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            tasks.put(json.loads(line))
+        os._exit(0)  # the parent is gone or has no more work: leave at once, the last whole epoch is on disk
+
+    threading.Thread(target=listen, daemon=True).start()
+    first = tasks.get()
+    from xaitune import device
+
+    device.set_threads(first["threads"])
+    data: dict[str, Any] = {}
+    task = first
+    while True:
+        try:
+            answer = _work(task, data, answers)
+        except Exception as error:  # one failed run must not end the others
+            answer = {
+                "event": "failed",
+                "error": f"{type(error).__name__}: {error}",
+                "input": hasattr(error, "exit_status"),
+            }
+        print(json.dumps(answer), file=answers)
+        task = tasks.get()
+
+
+def _work(task: dict[str, Any], data: dict[str, Any], answers: Any) -> dict[str, Any]:
+    """Do one task: fill the frozen features of a data set, or one run."""
+    from xaitune import training, vgg
+    from xaitune.config import DataConfig, TrainConfig
+    from xaitune.data import ImageData
+    from xaitune.device import resolve_precision
+    from xaitune.features import FeatureCache
+
+    key = json.dumps(task["data"], sort_keys=True)
+    if key not in data:
+        data.clear()
+        data[key] = ImageData.from_config(DataConfig(**task["data"]))
+    images, config = data[key], TrainConfig(**task["train"])
+    if images.fingerprint != task["fingerprint"]:
+        raise ValueError("the images have changed since the sweep began: start it under another --name")
+
+    def progress(done: int, total: int, what: str) -> None:
+        print(json.dumps({"event": "progress", "done": done, "total": total, "what": what}), file=answers)
+
+    if task["kind"] == "features":
+        model = vgg.build_vgg16(
+            len(images.class_names), image_size=images.image_size, head=config.head, weights=config.weights
+        )
+        cache = FeatureCache(task["cache_dir"], task["cache_gb"])
+        cache.get(model, images, task["depths"], resolve_precision(config.precision)[0], progress)
+        return {"event": "done", "state": "finished"}
+    run = training.train_model(
+        images,
+        config,
+        name=task["name"],
+        runs_dir=task["runs_dir"],
+        cache_dir=task["cache_dir"],
+        cache_gb=task["cache_gb"],
+        progress=progress,
+    )
+    return {"event": "done", "state": run.state, "score": run.score("validation")}
+
+
+if __name__ == "__main__":
+    main()

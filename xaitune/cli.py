@@ -1,0 +1,541 @@
+"""The command line: thin commands over the public functions. Only errors, config and console load before a command runs."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xaitune.config import CONFIG_FILE, DataConfig, SweepConfig, TrainConfig, config_text
+from xaitune.console import Ui, duration, print_error
+from xaitune.errors import ConfigError, DataError, ImageError, XaituneError
+from xaitune.options import Job, command
+
+app = typer.Typer(
+    name="xaitune",
+    help="Look inside VGG16, decide how many of its blocks to freeze, and check the decision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+DataPath = Annotated[
+    Path | None, typer.Argument(metavar="DATA", help="Class folders or a CSV file,label[,split][,group].")
+]
+Name = Annotated[
+    str | None, typer.Option("--name", help="The folder's name below --runs-dir, instead of a made-up one.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
+
+
+def main() -> None:
+    """The entry point: runs a command and turns every error into one or two lines and an exit status."""
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        print_error("Interrupted. What was finished is kept: give the same command again to go on.")
+        status = 130
+    except BrokenPipeError:
+        status = 0
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        status, message = (error.exit_status, str(error)) if isinstance(error, XaituneError) else _foreign(error)
+        print_error(message)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _foreign(error: Exception) -> tuple[int, str]:
+    """(exit status, message) of an error that is not ours: the command line parser's, or one nobody foresaw."""
+    if hasattr(error, "format_message"):  # a wrong option or argument
+        text = error.format_message().strip()
+        context = getattr(error, "ctx", None)
+        where = f"{context.command_path} --help" if context else "xaitune --help"
+        return 2, f"{text.rstrip('.')}. See '{where}'."
+    if isinstance(error, OSError) and error.errno == 28:
+        return 1, "The disk is full. Free some space and give the same command again."
+    if isinstance(error, PermissionError):
+        return 2, f"No permission for {error.filename}. Choose another folder with --runs-dir, or change its rights."
+    if isinstance(error, MemoryError):
+        return 1, "Memory ran out. Use a smaller --image-size or --batch-size."
+    return (
+        1,
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\nThis was not foreseen: --debug shows where.",
+    )
+
+
+def _load(job: Job, path: Path | None = None) -> tuple[Any, Any]:
+    """(configuration, ImageData), saying what was read and skipped."""
+    from xaitune.data import ImageData
+
+    config = job.config(path)
+    data = ImageData.from_config(config.data)
+    groups = len(set(data.groups))
+    job.ui.say(
+        f"Data: {len(data)} images, {len(data.class_names)} classes, {groups} groups, "
+        f"{data.image_size[0]}x{data.image_size[1]} ({config.data.path})"
+    )
+    for file, reason in data.skipped[:5]:
+        job.ui.warn(f"Skipped {file}: {reason}")
+    if len(data.skipped) > 5:
+        job.ui.warn(f"and {len(data.skipped) - 5} more unreadable files: see 'xaitune data-check'.")
+    return config, data
+
+
+@command(app, "init", DataConfig, TrainConfig, SweepConfig)
+def init(
+    job: Job,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Class folders or a CSV file,label[,split][,group].")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Look at DATA, write xaitune.toml, and say what a sweep would cost at several image sizes."""
+    from xaitune import cost
+
+    file = Path(CONFIG_FILE)
+    if file.exists() and not overwrite:
+        raise ConfigError(f"{file} exists already. Edit it, or replace it with --overwrite.")
+    config, images = _load(job, data)
+    images.require_trainable()
+    job.ui.table(images.counts()[["train", "validation", "test", "groups"]], "Images a class")
+    if config.data.groups is None:
+        job.ui.warn(
+            "No groups: if one thing was photographed several times, run 'xaitune data-check' and give --groups."
+        )
+    table = cost.sweep_costs(config, images)
+    job.ui.table(
+        table,
+        f"A sweep of {len(config.sweep.freeze_through) * len(config.sweep.optimizers)} cells x {config.sweep.seeds} seeds",
+    )
+    try:
+        file.write_text(config_text(config), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file.absolute()} could not be written ({error.strerror}).") from None
+    job.ui.finish(
+        [file],
+        "xaitune data-check",
+        images=len(images),
+        classes=list(images.class_names),
+        cost=table.to_dict("records"),
+    )
+
+
+@command(app, "data-check", DataConfig)
+def data_check(job: Job, data: DataPath = None) -> None:
+    """Counts, class frequencies, sizes, unreadable files, duplicates and near-duplicates, leakage between splits."""
+    from xaitune import plots, runs
+
+    _, images = _load(job, data)
+    with job.ui.progress("comparing images") as report:
+        check = images.check(report)
+    job.ui.table(check.counts[["images", "groups", "train", "validation", "test"]], "Images a class")
+    job.ui.table(check.frequencies, "Class frequencies")
+    job.ui.table(check.sizes, "Sizes and modes")
+    for row in check.problems.itertuples():
+        (job.ui.say if row.level == "note" else job.ui.warn)(f"{row.level}: {row.message}")
+    folder = job.runs_dir / "data-check"
+    runs.write_csv(folder / "counts.csv", check.counts.reset_index())
+    runs.write_csv(folder / "problems.csv", check.to_dataframe())
+    wrote = [
+        folder / "counts.csv",
+        folder / "problems.csv",
+        plots.save(plots.class_frequencies(check.counts), folder / "counts.png"),
+    ]
+    if check.proposed_groups is not None:
+        runs.write_csv(folder / "groups.csv", check.proposed_groups)
+        wrote.append(folder / "groups.csv")
+        job.ui.say(
+            f"Proposed groups: {check.proposed_groups['group'].nunique()}. Use them with --groups {folder / 'groups.csv'}"
+        )
+    errors = [row.message for row in check.problems.itertuples() if row.level == "error"]
+    job.ui.finish(wrote, "" if errors else "xaitune train", ok=check.ok, image_worth=check.image_worth, errors=errors)
+    if errors:
+        raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
+
+
+@command(app, "train", DataConfig, TrainConfig)
+def train(job: Job, data: DataPath = None, name: Name = None, overwrite: Overwrite = False) -> None:
+    """Train one model with Block 1..k frozen."""
+    config, images = _load(job, data)
+    from xaitune.device import resolve_precision
+    from xaitune.training import train_model
+    from xaitune.vgg import frozen_name
+
+    precision, why = resolve_precision(config.train.precision)
+    job.ui.say(f"{frozen_name(config.train.freeze_through)}, {config.train.optimizer}, {precision} ({why})")
+    with job.ui.progress("training") as report:
+        run = train_model(
+            images,
+            config.train,
+            name=name,
+            runs_dir=job.runs_dir,
+            overwrite=overwrite,
+            progress=report,
+            notes=job.ui.say,
+        )
+    if run.state == "diverged":
+        raise XaituneError(
+            f"{run.path}: the loss is no longer a number. Try a lower --learning-rate than {run.config.rate:g}."
+        )
+    _say_run(job.ui, run)
+    job.ui.finish(
+        [run.path],
+        f"xaitune explain --model {run.path} IMAGES",
+        run=run.name,
+        metrics={split: {k: v for k, v in m.items() if k != "confusion"} for split, m in run.metrics.items()},
+        seconds=float(run.history["seconds"].sum()),
+    )
+
+
+def _say_run(ui: Ui, run: Any) -> None:
+    from xaitune.stats import bootstrap_interval, wilson_interval
+
+    columns = ["accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "loss"]
+    ui.table(run.to_dataframe()[columns], run.name)
+    ui.table(run.per_class(), "Test images, a class")
+    test = run.predictions.query("split == 'test'")
+    number = {name: i for i, name in enumerate(run.class_names)}
+    true, predicted = test["true"].map(number).to_numpy(), test["predicted"].map(number).to_numpy()
+    interval = bootstrap_interval(true, predicted, test["group"].to_numpy(str), run.config.metric)
+    low, high = wilson_interval(int((true == predicted).sum()), len(true))
+    ui.say(
+        f"Test {run.config.metric} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over {interval.groups} groups, "
+        f"accuracy {(true == predicted).mean():.3f} [{low:.3f}, {high:.3f}] over {len(true)} images"
+    )
+
+
+def _subject(job: Job, model: str | None) -> Any:
+    """The model to explain: --model, else the newest run, else the newest sweep's best cell, else ImageNet's VGG16."""
+    from xaitune import runs, sweep, vgg
+    from xaitune.subjects import Subject, open_subject
+
+    if model:
+        return open_subject(Path(model))
+    found = runs.find_runs(job.runs_dir)
+    if found:
+        job.ui.say(f"Model: {found[0]}, the newest finished run")
+        return open_subject(found[0])
+    folder = sweep.find_sweep(job.runs_dir)
+    if folder:
+        run = sweep.best_run(sweep.load_sweep(folder))
+        job.ui.say(f"Model: {run.path}, the best cell on validation of the newest sweep")
+        return open_subject(run)
+    job.ui.say("Model: VGG16 with its ImageNet classes, since there is no finished run here")
+    classifier, names = vgg.imagenet_classifier()
+    return Subject(classifier, tuple(names), name="VGG16 (ImageNet)")
+
+
+def _readable(ui: Ui, images: list[Path]) -> list[Path]:
+    """The files behind `images`, having decoded each: a few unreadable ones among many are named and left out."""
+    from xaitune.images import expand_images, read_image
+
+    paths = expand_images(images)
+    good, bad = [], []
+    for path in paths:
+        try:
+            read_image(path)
+            good.append(path)
+        except ImageError as error:
+            bad.append(error)
+    if bad and (not good or len(bad) > max(3, len(paths) // 20)):
+        more = f" ({len(bad)} of {len(paths)} images cannot be used.)" if len(bad) > 1 else ""
+        raise ImageError(f"{bad[0]}{more}")
+    for problem in bad:
+        ui.warn(f"Skipped: {problem}")
+    return good
+
+
+ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files or folders.")]
+ModelPath = Annotated[str | None, typer.Option("--model", help="A run's folder or a .keras file [the newest run].")]
+
+
+@command(app, "explain")
+def explain(
+    job: Job,
+    images: ImageFiles,
+    block: Annotated[str, typer.Option("--block", help="3, 1-3, 1,3 or all.")] = "all",
+    method: Annotated[str, typer.Option("--method", help="gradcam, cam or lime.")] = "gradcam",
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="The class to explain [each image's top class].")
+    ] = None,
+    model: ModelPath = None,
+    rule: Annotated[
+        str, typer.Option("--rule", help="gradcam, gradcam++, hirescam, xgradcam or layercam.")
+    ] = "gradcam",
+    num_samples: Annotated[int, typer.Option("--num-samples", help="Forward passes an image, for lime.")] = 1000,
+    segmenter: Annotated[
+        str, typer.Option("--segmenter", help="quickshift, slic or felzenszwalb, for lime.")
+    ] = "quickshift",
+    seed: Annotated[int, typer.Option("--seed", help="Of lime's masks.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Where pictures go [RUNS_DIR/explain].")] = None,
+) -> None:
+    """Draw what the model sees in images: Grad-CAM for each block, CAM, or LIME superpixels."""
+    from xaitune.config import parse_blocks
+
+    parse_blocks(block)
+    paths = _readable(job.ui, images)
+    from xaitune import explainers
+
+    subject = _subject(job, model)
+    make = explainers.explainer(subject, method, block, class_name, rule, num_samples, segmenter, seed)
+    about = {"method": method, "rule": rule, "model": subject.name, "class_names": list(subject.class_names)}
+    writer = explainers.ExplanationWriter(out or job.runs_dir / "explain", about)
+    size = 1 if method == "lime" else explainers.CHUNK
+    start = time.monotonic()
+    with job.ui.progress("explaining") as report:
+        for done, made in enumerate(explainers.iter_explanations(subject, paths, make, size), 1):
+            writer.add(made)
+            report(min(done * size, len(paths)), len(paths))
+    wrote = writer.close()
+    seconds = time.monotonic() - start
+    job.ui.say(
+        f"{len(paths)} images in {duration(seconds)} ({method}, {'all blocks' if block == 'all' else f'Block {block}'})"
+    )
+    empty = writer.empty_maps()
+    if empty:
+        job.ui.warn(f"{empty} of the maps have no positive evidence and show nothing; explain.json names them.")
+    files = [wrote[k] for k in ("first_picture", "contact_sheet", "json", "npz") if k in wrote]
+    job.ui.finish(files, "xaitune advise", **wrote, seconds=seconds, empty_maps=empty)
+
+
+@command(app, "predict")
+def predict(
+    job: Job,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder or a .keras file.")],
+    images: ImageFiles,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the predictions here.")] = None,
+) -> None:
+    """Class and probabilities of images."""
+    import pandas as pd
+
+    paths = _readable(job.ui, images)
+    from xaitune import runs
+    from xaitune.explainers import CHUNK
+    from xaitune.subjects import open_subject
+    from xaitune.superpixels import probability_function
+
+    subject = open_subject(run)
+    probabilities = probability_function(subject, "float32")
+    rows = []
+    with job.ui.progress("predicting") as report:
+        for start in range(0, len(paths), CHUNK):
+            part = paths[start : start + CHUNK]
+            found = probabilities(subject.read_paths(part))
+            for path, row in zip(part, found, strict=True):
+                named = {f"p({n})": float(p) for n, p in zip(subject.class_names, row, strict=True)}
+                rows.append(
+                    {
+                        "file": str(path),
+                        "predicted": subject.class_names[int(row.argmax())],
+                        "probability": float(row.max()),
+                    }
+                    | named
+                )
+            report(start + len(part), len(paths))
+    table = pd.DataFrame(rows)
+    job.ui.table(table[["file", "predicted", "probability"]].set_index("file").head(50))
+    if csv:
+        runs.write_csv(csv, table)
+    job.ui.finish([csv] if csv else [], "", predictions=rows if job.ui.json_only else len(rows))
+
+
+@command(app, "advise", DataConfig, TrainConfig, skip=("freeze_through", "optimizer", "learning_rate", "seed"))
+def advise(
+    job: Job,
+    data: DataPath = None,
+    model: ModelPath = None,
+    name: Name = None,
+    overwrite: Overwrite = False,
+    max_calls: Annotated[
+        int | None, typer.Option("--max-calls", help="Bound of the network calls for faithfulness.")
+    ] = None,
+) -> None:
+    """Recommend how many blocks to freeze, from what a probe's blocks see in validation images."""
+    config, images = _load(job, data)
+    found = _advise(job, config, images, model=model, name=name, overwrite=overwrite, max_calls=max_calls)
+    job.ui.finish(
+        [found.path],
+        "xaitune sweep-freeze",
+        freeze_through=found.freeze_through,
+        confidence=found.confidence,
+        votes=found.votes,
+        reasons=found.reasons,
+        model_calls=found.model_calls,
+    )
+
+
+def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
+    from xaitune.advice import advise_freeze
+
+    start = time.monotonic()
+    with job.ui.progress("advising") as report:
+        found = advise_freeze(images, config.train, runs_dir=job.runs_dir, progress=report, **options)
+    columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
+    job.ui.table(found.evidence[columns], f"Evidence (score: {found.measure})")
+    from xaitune.vgg import frozen_name
+
+    job.ui.say(f"Advice: {frozen_name(found.freeze_through)} (confidence {found.confidence:.0%}). {found.reasons}")
+    job.ui.say(f"{found.model_calls} network calls; this command took {duration(time.monotonic() - start)}")
+    return found
+
+
+@command(app, "sweep-freeze", DataConfig, TrainConfig, SweepConfig, skip=("seed", "optimizer"))
+def sweep_freeze(
+    job: Job,
+    data: DataPath = None,
+    name: Name = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say runs, time and disk, and start nothing.")] = False,
+    cache_gb: Annotated[float, typer.Option("--cache-gb", help="Disk for frozen features.")] = 20.0,
+) -> None:
+    """Train every freeze depth with every optimizer and seed, and check the advice by it."""
+    config, images = _load(job, data)
+    from xaitune import cost, sweep
+    from xaitune.advice import find_advice, load_advice
+
+    plan = cost.plan(config, images, job.runs_dir)
+    job.ui.say(
+        f"{plan['missing']} of {plan['runs']} runs to do, about {duration(plan['seconds'])}, "
+        f"{plan['disk_bytes'] / 1e9:.1f} GB of disk in {plan['folder']}"
+    )
+    if dry_run:
+        job.ui.finish([], "xaitune sweep-freeze", **plan)
+        return
+    before = find_advice(job.runs_dir, images.fingerprint)
+    if before:
+        advice = load_advice(before)
+        job.ui.say(f"Advice: {before}, made {advice.created}")
+    else:
+        advice = _advise(job, config, images)
+    start = time.monotonic()
+    with job.ui.progress("sweeping") as report:
+        table = sweep.sweep_freeze(
+            images,
+            config.sweep,
+            train=config.train,
+            name=name,
+            runs_dir=job.runs_dir,
+            cache_gb=cache_gb,
+            progress=report,
+            notes=job.ui.say,
+        )
+    _say_sweep(job.ui, table)
+    job.ui.say(f"The sweep took {duration(time.monotonic() - start)}")
+    check = sweep.check_advice(advice, table)
+    sweep.save_check(check, table.path)
+    job.ui.say(check.sentence())
+    job.ui.finish(
+        [table.path / "sweep.csv", table.path / "check.json"],
+        "xaitune report",
+        cells=table.cells.to_dict("records"),
+        verdict=check.verdict,
+        sentence=check.sentence(),
+    )
+
+
+def _say_sweep(ui: Ui, table: Any) -> None:
+    shown = table.cells.copy()
+    best = table.best["name"]
+    shown["shown"] = [
+        f"{r.test:.3f} [{r.low:.3f}, {r.high:.3f}]" + ("*" if r.name == best else "=" if r.equals else "")
+        for r in shown.itertuples()
+    ]
+    order = list(dict.fromkeys(shown["optimizer"]))
+    grid = (
+        shown.pivot(index="freeze_through", columns="optimizer", values="shown")[order]
+        .fillna("")
+        .sort_index(ascending=False)
+    )
+    grid.index = [f"Block 1-{k}" if k > 1 else "Block 1" if k else "nothing" for k in grid.index]
+    grid.index.name = "frozen"
+    ui.table(
+        grid,
+        f"Test {table.metric}, mean over the seeds [95 % interval over {table.groups} groups, {table.images} images]",
+    )
+    ui.say(
+        f"* best on validation. = cannot be told from it; the cheapest of these to train is {table.equals.iloc[0]['name']}."
+    )
+    bad = table.runs[table.runs["state"] != "finished"]
+    for row in bad.itertuples():
+        ui.warn(f"{row.name}: {row.state}")
+
+
+@command(app, "check-advice")
+def check_advice(
+    job: Job,
+    sweep_path: Annotated[Path | None, typer.Argument(metavar="SWEEP", help="A sweep's folder [the newest].")] = None,
+) -> None:
+    """The verdict again: does the sweep confirm the advice, contradict it, or can it not tell?"""
+    from xaitune import sweep
+
+    folder, advice = _sweep_and_advice(job, sweep_path)
+    table = sweep.load_sweep(folder)
+    check = sweep.check_advice(advice, table)
+    sweep.save_check(check, folder)
+    _say_sweep(job.ui, table)
+    job.ui.say(check.sentence())
+    job.ui.finish([folder / "check.json"], "xaitune report", verdict=check.verdict, sentence=check.sentence())
+
+
+def _sweep_and_advice(job: Job, path: Path | None) -> tuple[Path, Any]:
+    from xaitune import sweep
+    from xaitune.advice import load_advice
+
+    folder = path or sweep.find_sweep(job.runs_dir)
+    if folder is None or not (folder / "config.json").is_file():
+        raise ConfigError(f"No sweep in {path or job.runs_dir}. Make one with 'xaitune sweep-freeze'.")
+    job.ui.say(f"Sweep: {folder}")
+    found = sweep.advice_for(folder)
+    if found is None:
+        raise ConfigError(f"No advice on the data of {folder} in {job.runs_dir}. Make it with 'xaitune advise'.")
+    job.ui.say(f"Advice: {found}")
+    return folder, load_advice(found)
+
+
+@command(app, "report")
+def report(
+    job: Job,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run's or sweep's folder [the newest sweep].")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page on a sweep or a run."""
+    from xaitune import pages
+
+    with job.ui.progress("report") as progress:
+        written = pages.report_on(path, job.runs_dir, job.ui.say, progress)
+    job.ui.finish([written], "", report=str(written))
+
+
+@command(app, "runs")
+def list_runs(job: Job) -> None:
+    """Runs, sweeps and advice below --runs-dir: name, state and score."""
+    from xaitune import pages
+
+    table = pages.list_runs(job.runs_dir)
+    job.ui.table(table.set_index("name"))
+    job.ui.finish([], "", runs=table.to_dict("records"))
+
+
+@command(app, "demo")
+def demo(
+    job: Job, folder: Annotated[Path, typer.Option("--folder", help="Where the demo works.")] = Path("xaitune-demo")
+) -> None:
+    """Everything on generated images in xaitune-demo/: train, explain, advise, sweep 5 x 3, check, report."""
+    from xaitune.demo import run_demo
+
+    with job.ui.progress("demo") as report:
+        summary = run_demo(folder, report, job.ui.say)
+    _say_sweep(job.ui, summary["sweep"])
+    job.ui.say(summary["check"].sentence())
+    job.ui.finish(
+        [summary["report"]],
+        f"open {summary['report']}",
+        verdict=summary["check"].verdict,
+        advised=summary["check"].advised,
+        seconds=summary["seconds"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""A grid of runs, freeze depth x optimizer x seed, and what it says about an advice."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune import advice as advice_module
+from xaitune import runs, stats, vgg
+from xaitune.config import SweepConfig, TrainConfig, replace_fields
+from xaitune.data import ImageData
+from xaitune.engine import Task, run_local
+from xaitune.errors import ConfigError, DataError, RunError
+from xaitune.features import Progress
+from xaitune.results import AdviceCheck, FreezeAdvice, Run, SweepTable
+
+GRID_FIELDS = ("freeze_through", "optimizer", "seed")
+
+
+def sweep_freeze(
+    data: ImageData,
+    config: SweepConfig | None = None,
+    *,
+    train: TrainConfig | None = None,
+    name: str | None = None,
+    runs_dir: str | Path = "runs",
+    cache_dir: str | Path | None = None,
+    cache_gb: float = 20.0,
+    progress: Progress | None = None,
+    notes: Callable[[str], None] | None = None,
+    **options: Any,
+) -> SweepTable:
+    """Train every cell of the grid that is not finished yet, and return the table of all of them.
+
+    `train` is the base configuration; its freeze_through, optimizer and seed are replaced by the grid's. `options`
+    are fields of SweepConfig. The sweep stands in `runs_dir`/sweep, each run in a folder below it; the same call goes
+    on where an earlier one stopped, and a larger grid runs only what is missing. A run that fails is recorded and the
+    others go on. Raises InputError, and RunError where no run at all was finished.
+    """
+    config = replace_fields(config or SweepConfig(), options)
+    base = train or TrainConfig()
+    data.require_trainable()
+    digest = vgg.load_backbone(base.weights).digest
+    folder, note = runs.choose_folder(
+        Path(runs_dir), "sweep", name, sweep_identity(data, base, digest), overwrite=False
+    )
+    if note and notes:
+        notes(note)
+    with runs.locked(folder):
+        contents = {
+            "identity": sweep_identity(data, base, digest),
+            "train": dataclasses.asdict(base),
+            "data": dataclasses.asdict(data.config),
+            "class_names": list(data.class_names),
+            "started": runs.now(),
+        }
+        runs.start_folder(folder, contents, overwrite=False)
+        cache = Path(cache_dir or Path(runs_dir) / "cache").absolute()
+        missing = [c for c in grid(config, base) if not runs.is_finished(folder / runs.run_name(c))]
+        if notes and len(missing) < len(grid(config, base)):
+            notes(f"{len(grid(config, base)) - len(missing)} of {len(grid(config, base))} runs are finished already.")
+        failures = _run(data, missing, config, folder, cache, cache_gb, progress) if missing else {}
+        runs.write_json(folder / "sweep.json", {"grid": dataclasses.asdict(config), "failures": failures})
+    table = load_sweep(folder)
+    runs.write_csv(folder / "sweep.csv", table.runs)
+    return table
+
+
+def grid(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
+    """The runs of a sweep, the cheapest depth first, so that a first picture comes early."""
+    return [
+        replace_fields(base, {"freeze_through": depth, "optimizer": optimizer, "seed": seed})
+        for seed in range(config.seeds)
+        for depth in sorted(config.freeze_through, reverse=True)
+        for optimizer in config.optimizers
+    ]
+
+
+def sweep_identity(data: ImageData, base: TrainConfig, digest: str) -> dict[str, Any]:
+    """What makes a sweep this one: its data and base configuration; the grid may grow."""
+    identity = runs.run_identity(base, data.config, data.fingerprint, digest)
+    identity["learning_rate"] = base.learning_rate
+    return {k: v for k, v in identity.items() if k not in GRID_FIELDS}
+
+
+def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> float:
+    """Multiply-adds of a run's training with its frozen features cached: 3 passes over the blocks that are trained."""
+    macs = vgg.multiply_adds(image_size)
+    trained = sum(value for block, value in macs.items() if block > config.freeze_through)
+    return (config.epochs * 3 * trained + 0.002 * sum(macs.values())) * images
+
+
+def _run(
+    data: ImageData,
+    missing: list[TrainConfig],
+    config: SweepConfig,
+    folder: Path,
+    cache: Path,
+    cache_gb: float,
+    progress: Progress | None,
+) -> dict[str, str]:
+    """Run what is missing on the engine; returns run name -> error of those that failed."""
+    common = {
+        "data": dataclasses.asdict(data.config),
+        "fingerprint": data.fingerprint,
+        "cache_dir": str(cache),
+        "cache_gb": cache_gb,
+        "runs_dir": str(folder.absolute()),
+    }
+    tasks: list[Task] = [
+        {**common, "kind": "run", "name": runs.run_name(c), "train": dataclasses.asdict(c)} for c in missing
+    ]
+    depths = sorted({c.freeze_through for c in missing} | {5})
+    first: Task = {
+        **common,
+        "kind": "features",
+        "depths": depths,
+        "train": tasks[0]["train"],
+        "name": "frozen features",
+    }
+    costs = {runs.run_name(c): run_cost(c, len(data.indices("train")), data.image_size) for c in missing}
+    costs["frozen features"] = sum(vgg.multiply_adds(data.image_size).values()) * len(data.files)
+    total = sum(costs.values())
+    state: dict[str, float] = {}
+    failures: dict[str, str] = {}
+
+    def show(what: str) -> None:
+        if progress:
+            progress(int(1000 * sum(state.values()) / total), 1000, what)
+
+    def report(task: Task, event: dict[str, Any]) -> None:
+        state[task["name"]] = costs[task["name"]] * event["done"] / max(event["total"], 1)
+        show(f"{task['name']}: {event['what']}")
+
+    def done(task: Task, event: dict[str, Any]) -> None:
+        state[task["name"]] = costs[task["name"]]
+        if event["event"] == "failed":
+            failures[task["name"]] = event["error"]
+        show(f"{task['name']}: {event['error'] if event['event'] == 'failed' else event['state']}")
+
+    workers = config.workers or max((os.cpu_count() or 1) // 2, 1)
+    run_local([first], tasks, min(workers, len(tasks)), report, done)
+    finished = [t for t in tasks if t["name"] not in failures]
+    if not finished:
+        raise RunError(f"No run of the sweep was finished. The first error: {next(iter(failures.values()))}")
+    return failures
+
+
+def load_sweep(path: str | Path) -> SweepTable:
+    """A sweep from its folder, with every run that is finished. Raises RunError where there is none."""
+    folder = Path(path)
+    config = runs.read_json(folder / "config.json")
+    if "started" not in config:
+        raise RunError(f"{folder} holds no sweep.")
+    made = [runs.load_run(p.parent) for p in sorted(folder.glob(f"*/{runs.RESULT}"))]
+    finished = [r for r in made if r.state == "finished"]
+    if not finished:
+        raise RunError(f"{folder} has no finished run yet. Give 'xaitune sweep-freeze' again to go on.")
+    metric = finished[0].config.metric
+    table = pd.DataFrame([_row(r) for r in made]).sort_values(
+        ["freeze_through", "optimizer", "seed"], ignore_index=True
+    )
+    failures = json.loads((folder / "sweep.json").read_text())["failures"] if (folder / "sweep.json").is_file() else {}
+    failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
+    by_name = {r.name: r for r in finished}
+    test = _test_arrays(finished)
+    cells = _cells(table[table["state"] == "finished"], test, metric)
+    return SweepTable(
+        path=folder,
+        metric=metric,
+        runs=pd.concat([table, pd.DataFrame(failed)], ignore_index=True) if failed else table,
+        cells=cells,
+        class_names=finished[0].class_names,
+        fingerprint=config["identity"]["fingerprint"],
+        weights=config["identity"]["weights"],
+        groups=len(np.unique(test["groups"])),
+        images=len(test["true"]),
+        predictions=lambda name: by_name[name].predictions,
+        histories=lambda name: by_name[name].history,
+    )
+
+
+def _row(run: Any) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "freeze_through": run.config.freeze_through,
+        "optimizer": run.config.optimizer,
+        "seed": run.config.seed,
+        "state": run.state,
+        "validation": run.score("validation"),
+        "test": run.score("test"),
+        "test_accuracy": run.metrics.get("test", {}).get("accuracy", np.nan),
+        "train": run.score("train"),
+        "epochs": len(run.history),
+        "seconds": float(run.history["seconds"].sum()),
+        "learning_rate": run.config.rate,
+        "precision": run.metadata["precision"],
+    }
+
+
+def _test_arrays(finished: list[Any]) -> dict[str, Any]:
+    """True classes and groups of the test images, and run name -> predicted classes, as numbers."""
+    number = {name: i for i, name in enumerate(finished[0].class_names)}
+    reference = finished[0].predictions.query("split == 'test'")
+    predicted = {}
+    for run in finished:
+        rows = run.predictions.query("split == 'test'")
+        if list(rows["file"]) != list(reference["file"]):
+            raise DataError(f"{run.path} was tested on other images than {finished[0].path}: they cannot be compared.")
+        predicted[run.name] = rows["predicted"].map(number).to_numpy(np.int64)
+    true = reference["true"].map(number).to_numpy(np.int64)
+    return {"true": true, "groups": reference["group"].to_numpy(str), "predicted": predicted}
+
+
+def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFrame:
+    """One row a cell, with its interval and its comparison with the cell that is best on validation."""
+    rows = []
+    for (depth, optimizer), part in table.groupby(["freeze_through", "optimizer"], sort=False):
+        predicted = np.stack([test["predicted"][n] for n in part["name"]])
+        interval = stats.bootstrap_interval(test["true"], predicted, test["groups"], metric)
+        rows.append(
+            {
+                "name": f"freeze{depth}-{optimizer}",
+                "freeze_through": int(depth),
+                "optimizer": optimizer,
+                "seeds": len(part),
+                "validation": part["validation"].mean(),
+                "test": part["test"].mean(),
+                "low": interval.low,
+                "high": interval.high,
+                "scores": part["test"].tolist(),
+                "train": part["train"].mean(),
+                "seconds": part["seconds"].mean(),
+                "predicted": predicted,
+            }
+        )
+    best = max(rows, key=lambda row: row["validation"])
+    for row in rows:
+        gap = stats.paired_bootstrap(row["predicted"], best["predicted"], test["true"], test["groups"], metric)
+        row |= {"difference": gap.difference, "diff_low": gap.low, "diff_high": gap.high, "equals": gap.high >= 0}
+    return pd.DataFrame(rows).drop(columns="predicted")
+
+
+def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
+    """Whether the sweep confirms the advice, contradicts it, or cannot tell.
+
+    For each depth the optimizer that is best on validation; d = test score of the advised depth minus that of the
+    other depth best on validation, seed-mean, with its 95 % paired interval over groups. Confirmed: lower bound above
+    -1 point. Contradicted: upper bound below 0. Raises DataError where advice and sweep are of different data or
+    weights, ConfigError where the sweep lacks the advised depth or any other.
+    """
+    if (advice.fingerprint, advice.weights) != (sweep.fingerprint, sweep.weights):
+        raise DataError("The advice and the sweep are of different data or weights: make both from the same.")
+    chosen = sweep.cells.loc[sweep.cells.groupby("freeze_through")["validation"].idxmax()].set_index("freeze_through")
+    if advice.freeze_through not in chosen.index or len(chosen) < 2:
+        raise ConfigError(
+            f"The sweep must hold the advised depth {advice.freeze_through} and another. It has: {', '.join(map(str, chosen.index))}."
+        )
+    rival = int(chosen["validation"].drop(advice.freeze_through).idxmax())
+    depths = (advice.freeze_through, rival)
+    optimizers = {d: str(chosen.loc[d, "optimizer"]) for d in depths}
+    predicted, true, groups = {}, None, None
+    for depth in depths:
+        names = sweep.runs.query("freeze_through == @depth and state == 'finished'")
+        names = names[names["optimizer"] == optimizers[depth]]["name"]
+        tables = [sweep.predictions(n).query("split == 'test'") for n in names]
+        number = {name: i for i, name in enumerate(sweep.class_names)}
+        predicted[depth] = np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tables])
+        true, groups = tables[0]["true"].map(number).to_numpy(np.int64), tables[0]["group"].to_numpy(str)
+    gap = stats.paired_bootstrap(predicted[depths[0]], predicted[depths[1]], true, groups, sweep.metric)
+    verdict = stats.verdict(gap.difference, gap.low, gap.high)
+    needed = stats.images_needed(gap.difference, gap.half_width, gap.images) if verdict == "cannot tell" else None
+    return AdviceCheck(
+        verdict=verdict,
+        advised=advice.freeze_through,
+        rival=rival,
+        optimizers=optimizers,
+        difference=gap,
+        margin=stats.MARGIN,
+        metric=sweep.metric,
+        best=sweep.best.to_dict(),
+        cheapest=sweep.equals.iloc[0].to_dict(),
+        test_images_needed=needed,
+        seeds=int(sweep.cells["seeds"].min()),
+        advice_made_first=advice.created <= runs.read_json(sweep.path / "config.json")["started"],
+    )
+
+
+def save_check(check: AdviceCheck, folder: Path) -> None:
+    """Write check.json into the sweep's folder."""
+    keep = dataclasses.asdict(check)
+    runs.write_json(
+        folder / "check.json", {**json.loads(json.dumps(keep, default=_plain)), "sentence": check.sentence()}
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | None:
+    """The newest sweep with a finished run under `runs_dir`, on that data where a fingerprint is given."""
+    found = []
+    for file in Path(runs_dir).glob("*/config.json"):
+        config = runs.read_json(file)
+        if "started" not in config or not list(file.parent.glob(f"*/{runs.RESULT}")):
+            continue
+        if fingerprint in (None, config["identity"]["fingerprint"]):
+            found.append((file.stat().st_mtime, file.parent))
+    return max(found)[1] if found else None
+
+
+def best_run(sweep: SweepTable) -> Run:
+    """The run of the best cell that is best on validation among its seeds."""
+    cell = sweep.best
+    part = sweep.runs.query("state == 'finished'")
+    part = part[(part["freeze_through"] == cell["freeze_through"]) & (part["optimizer"] == cell["optimizer"])]
+    return runs.load_run(sweep.path / str(part.loc[part["validation"].idxmax(), "name"]))
+
+
+def advice_for(folder: Path) -> Path | None:
+    """The newest advice on a sweep's data, beside the sweep."""
+    fingerprint = runs.read_json(folder / "config.json")["identity"]["fingerprint"]
+    return advice_module.find_advice(folder.parent, fingerprint)
