@@ -43,6 +43,16 @@ if TYPE_CHECKING:
     from xaitune.cam import class_activation_map  # noqa: F401
     from xaitune.config import Config, DataConfig, SweepConfig, TrainConfig, load_config  # noqa: F401
     from xaitune.data import ImageData  # noqa: F401
+    from xaitune.errors import (  # noqa: F401
+        ConfigError,
+        DataError,
+        ImageError,
+        InputError,
+        ModelError,
+        RunError,
+        WeightsError,
+        XaituneError,
+    )
     from xaitune.explainers import explain_images, load_heatmaps  # noqa: F401
     from xaitune.gradcam import gradcam_blocks  # noqa: F401
     from xaitune.report import write_report  # noqa: F401
@@ -63,4 +73,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULE_OF])
+    return sorted(__all__)

@@ -65,7 +65,7 @@ def advise_freeze(
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
     probe = _Probe(data, config, model, head_seeds, Path(cache_dir or Path(runs_dir) / "cache"))
-    identity = _identity(data, config, probe, method)
+    identity = _identity(data, config, probe, method, max_calls)
     folder, _ = runs.choose_folder(Path(runs_dir), "advice", name, identity, overwrite=overwrite)
     if (folder / "advice.json").is_file() and not overwrite:
         return load_advice(folder)
@@ -77,7 +77,9 @@ def advise_freeze(
     return load_advice(folder)
 
 
-def _identity(data: ImageData, config: TrainConfig, probe: "_Probe", method: str) -> dict[str, Any]:
+def _identity(
+    data: ImageData, config: TrainConfig, probe: "_Probe", method: str, max_calls: int | None
+) -> dict[str, Any]:
     return {
         "fingerprint": data.fingerprint,
         "masks": data.masks is not None,
@@ -86,6 +88,8 @@ def _identity(data: ImageData, config: TrainConfig, probe: "_Probe", method: str
         "head": config.head,
         "head_epochs": probe.head_epochs,
         "head_seeds": len(probe.seeds),
+        "max_calls": max_calls,
+        **{field: getattr(config, field) for field in ("batch_size", "loss", "class_weight")},
     }
 
 
@@ -327,7 +331,10 @@ def _reasons(advice: FreezeAdvice, seeds: int) -> str:
         f"Block {best} scores best ({e.loc[best, 'score']:.3f} [{e.loc[best, 'low']:.3f}, {e.loc[best, 'high']:.3f}]). "
     )
     if k != best:
-        text += f"Block {k} ({e.loc[k, 'score']:.3f}) lies within one standard error of it, and freezing deeper is cheaper to train. "
+        text += (
+            f"Block {k} ({e.loc[k, 'score']:.3f}) lies within one standard error of it, "
+            "and freezing deeper is cheaper to train. "
+        )
     if k < 5:
         text += (
             f"From Block {k + 1} on the maps lose what the decision needs (Block {k + 1}: {e.loc[k + 1, 'score']:.3f}), "
@@ -384,11 +391,11 @@ def load_advice(path: str | Path) -> FreezeAdvice:
         ) from None
 
 
-def find_advice(runs_dir: str | Path, fingerprint: str | None = None) -> Path | None:
-    """The newest advice under `runs_dir`, on that data where a fingerprint is given."""
+def find_advice(runs_dir: str | Path, fingerprint: str | None = None, weights: str | None = None) -> Path | None:
+    """The newest advice under `runs_dir`; with a fingerprint or weights (their digest), on those alone."""
     found = []
     for file in Path(runs_dir).glob("*/advice.json"):
         values = runs.read_json(file)
-        if fingerprint in (None, values["fingerprint"]):
+        if fingerprint in (None, values["fingerprint"]) and weights in (None, values["weights"]):
             found.append((values["created"], file.parent))
     return max(found)[1] if found else None

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 
+from xaitune.device import keras
 from xaitune.errors import ModelError
 from xaitune.gradcam import BATCH, heatmaps
 from xaitune.results import BlockHeatmaps

@@ -280,6 +280,7 @@ def explain(
     subject = _subject(job, model)
     make = explainers.explainer(subject, method, block, class_name, rule, num_samples, segmenter, seed)
     about = {"method": method, "rule": rule, "model": subject.name, "class_names": list(subject.class_names)}
+    about["resize"] = subject.resize
     writer = explainers.ExplanationWriter(out or job.runs_dir / "explain", about)
     size = 1 if method == "lime" else explainers.CHUNK
     start = time.monotonic()
@@ -401,7 +402,7 @@ def sweep_freeze(
     if dry_run:
         job.ui.finish([], "xaitune sweep-freeze", **plan)
         return
-    before = find_advice(job.runs_dir, images.fingerprint)
+    before = find_advice(job.runs_dir, images.fingerprint, plan["weights"])
     if before:
         advice = load_advice(before)
         job.ui.say(f"Advice: {before}, made {advice.created}")

@@ -38,6 +38,7 @@ LOSSES = MappingProxyType(
 )
 METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
 HEADS = ("gap", "fc")
+NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path
 PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")
 ENGINES = ("local",)
@@ -50,10 +51,19 @@ def _check(ok: bool, owner: str, name: str, want: str, got: Any) -> None:
 
 
 def _choice(value: Any, known: tuple[str, ...] | MappingProxyType, name: str) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ConfigError(
             f"{name} must be one of {', '.join(known)}. Received: {name}={value!r}.{nearest(str(value), known)}"
         )
+
+
+def _as_text(config: Any, name: str) -> None:
+    """A field that names a path, as text; None stays."""
+    value = getattr(config, name)
+    if isinstance(value, Path):
+        object.__setattr__(config, name, str(value))
+    else:
+        _check(value is None or isinstance(value, str), "", name, "text", value)
 
 
 def _is_int(value: Any, low: int) -> bool:
@@ -124,8 +134,13 @@ class DataConfig:
     resize: str = "stretch"
 
     def __post_init__(self) -> None:
+        for name in ("path", "masks", "groups"):
+            _as_text(self, name)
         object.__setattr__(self, "image_size", parse_image_size(self.image_size))
-        split = tuple(float(s) for s in self.split)
+        try:
+            split = tuple(float(s) for s in self.split)
+        except (TypeError, ValueError):
+            split = ()
         _check(
             len(split) == 3 and min(split) > 0 and abs(sum(split) - 1) < 1e-6,
             "",
@@ -172,7 +187,8 @@ class TrainConfig:
             "0..5 (0 freezes nothing, 5 all of VGG16)",
             self.freeze_through,
         )
-        _check(isinstance(self.weights, str) and bool(self.weights), "", "weights", "a name or a path", self.weights)
+        _as_text(self, "weights")
+        _check(bool(self.weights), "", "weights", "a name or a path", self.weights)
         _choice(self.head, HEADS, "head")
         _choice(self.optimizer, OPTIMIZERS, "optimizer")
         _choice(self.metric, METRICS, "metric")
@@ -216,11 +232,11 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze_through", parse_blocks(self.freeze_through, "freeze_through", low=0))
-        names = self.optimizers.split(",") if isinstance(self.optimizers, str) else list(self.optimizers)
-        names = [n.strip() for n in names]
+        given = self.optimizers.split(",") if isinstance(self.optimizers, str) else self.optimizers
+        _check(isinstance(given, list | tuple) and bool(given), "", "optimizers", "at least one optimizer", given)
+        names = [n.strip() if isinstance(n, str) else n for n in given]
         for name in names:
             _choice(name, OPTIMIZERS, "optimizers")
-        _check(bool(names), "", "optimizers", "at least one optimizer", self.optimizers)
         object.__setattr__(self, "optimizers", tuple(dict.fromkeys(names)))
         _check(_is_int(self.seeds, 1), "", "seeds", "a whole number of at least 1", self.seeds)
         _choice(self.engine, ENGINES, "engine")
@@ -300,7 +316,10 @@ def _paths_from(config: Config, folder: Path) -> Config:
         masks=absolute(config.data.masks),
         groups=absolute(config.data.groups),
     )
-    train = dataclasses.replace(config.train, weights=absolute(config.train.weights) or config.train.weights)
+    weights = config.train.weights
+    train = dataclasses.replace(
+        config.train, weights=weights if weights in NAMED_WEIGHTS else absolute(weights) or weights
+    )
     return dataclasses.replace(config, data=data, train=train)
 
 

@@ -46,6 +46,7 @@ def plan(config: Config, data: ImageData, runs_dir: str | Path) -> dict[str, Any
     work = _work(missing, data, data.image_size, backbone.channels)
     return {
         "folder": str(folder),
+        "weights": backbone.digest,
         "runs": len(cells),
         "missing": len(missing),
         "seconds": work / training_rate(config.train.precision) if missing else 0.0,

@@ -1,6 +1,7 @@
 """The processor: precision, threads, and the one place that differentiates.
 
-`import tensorflow` stands here alone; every other module uses Keras and numpy.
+`import tensorflow` stands here alone. Every other module takes `keras` from here, so that what TensorFlow prints on
+its start stays off the screen.
 """
 
 import contextlib
@@ -102,11 +103,11 @@ def with_precision(model: keras.Model, precision: str) -> keras.Model:
 def activation_gradients(
     model: keras.Model, layers: Sequence[str]
 ) -> Callable[[np.ndarray, np.ndarray], tuple[list[np.ndarray], list[np.ndarray], np.ndarray]]:
-    """A function (images (n, h, w, 3), class indices (n,)) -> (activations, gradients, logits).
+    """A function of images (n, h, w, 3) and class indices (n,) that gives activations, gradients and logits.
 
-    A class index of -1 stands for the image's top class. Activations and gradients are lists of float32 arrays (n, h_b, w_b, c_b), one a layer in the order asked:
-    d logit[class] / d activation, from one forward and one backward pass over activations alone; no weight
-    gradient is computed and nothing of the model is changed.
+    A class index of -1 stands for the image's top class. Activations and gradients are lists of float32 arrays
+    (n, h_b, w_b, c_b), one a layer in the order asked: d logit[class] / d activation, from one forward and one
+    backward pass over activations alone; no weight gradient is computed and nothing of the model is changed.
     """
     try:
         taps = keras.Model(model.input, [model.get_layer(name).output for name in layers] + [model.output])

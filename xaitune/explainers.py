@@ -15,6 +15,7 @@ from xaitune.cam import cam_of
 from xaitune.config import parse_blocks
 from xaitune.errors import ConfigError, RunError, nearest
 from xaitune.gradcam import block_mapper, heatmaps
+from xaitune.images import resize_image
 from xaitune.results import BlockHeatmaps, Superpixels
 from xaitune.subjects import Images, Subject, open_subject
 from xaitune.superpixels import lime_superpixels
@@ -114,13 +115,16 @@ class ExplanationWriter:
 
     def add(self, made: Explanation) -> None:
         """Write one batch."""
-        blocks = [f"Block {b}" for b in made.blocks] if isinstance(made, BlockHeatmaps) else ["weights"]
-        self.titles = ["image", *blocks]
         for i, file in enumerate(made.files):
             path = self.folder / _safe(made.explained(i)) / f"{self._name(file)}.png"
             self.pictures.append(plots.save(made.plot(image=i), path))
             if len(self.sheet) < SHEET_ROWS:
-                self.sheet.append((f"{Path(file).stem} ({made.explained(i)})", self._row(made, i)))
+                panels = made.panels(i)
+                self.titles = [f"Block {b}" for b in made.blocks] if isinstance(made, BlockHeatmaps) else []
+                self.titles = ["image", *self.titles] if self.titles else [title for title, _ in panels]
+                # Equal squares, so that files of any shape stand in columns.
+                squares = [resize_image(picture, (160, 160), "pad") for _, picture in panels]
+                self.sheet.append((f"{Path(file).stem} ({made.explained(i)})", squares))
         number = len(self.tables)
         self.tables.append(made.to_dataframe())
         try:
@@ -135,12 +139,6 @@ class ExplanationWriter:
             name = f"{stem}-{number}"
         self.taken.add(name)
         return name
-
-    @staticmethod
-    def _row(made: Explanation, i: int) -> list[np.ndarray]:
-        if isinstance(made, BlockHeatmaps):
-            return [made.images[i]] + [plots.overlay(made.images[i], made.upsampled(b)[i]) for b in made.blocks]
-        return [made.images[i], plots.signed_overlay(made.images[i], made.signed_map(i))]
 
     def empty_maps(self) -> int:
         """How many of the maps written so far are all zero."""
@@ -206,4 +204,5 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
         class_names=tuple(about["class_names"]),
         probabilities=joined["probabilities"],
         rule=about["rule"],
+        resize=about.get("resize", "stretch"),
     )

@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
 import ml_dtypes
 import numpy as np
 from filelock import FileLock
 
 from xaitune import device
 from xaitune.data import ImageData
+from xaitune.device import keras
 from xaitune.vgg import BLOCKS
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -113,8 +113,10 @@ class FeatureCache:
         if not kept:
             return
         names = [cut_layer(model, k) for k in kept]
+        for name, (shape, dtype) in zip(names, kept.values(), strict=True):
+            _reserve(entry / f"{name}.bin", _bytes(shape, dtype))
         files = [
-            np.memmap(entry / f"{name}.bin", dtype=np.uint8, mode="w+", shape=(_bytes(shape, dtype),))
+            np.memmap(entry / f"{name}.bin", dtype=np.uint8, mode="r+", shape=(_bytes(shape, dtype),))
             for name, (shape, dtype) in zip(names, kept.values(), strict=True)
         ]
         views = [f.view(dtype).reshape(shape) for f, (shape, dtype) in zip(files, kept.values(), strict=True)]
@@ -149,6 +151,15 @@ def pass_through(
         if progress:
             progress(int(rows[-1]) + 1, len(data), "frozen features")
     return into if into is not None else [np.concatenate(part) for part in parts]
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file of that size with its disk space taken: a mapped file that meets a full disk later kills the process."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
 
 
 def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:

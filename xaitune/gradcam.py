@@ -4,12 +4,11 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-import keras
 import numpy as np
 from scipy.special import softmax
 
 from xaitune.config import parse_blocks
-from xaitune.device import activation_gradients
+from xaitune.device import activation_gradients, keras
 from xaitune.errors import ConfigError, nearest
 from xaitune.results import BlockHeatmaps
 from xaitune.subjects import Images, Subject, open_subject
@@ -126,4 +125,5 @@ def heatmaps(
         class_names=subject.class_names,
         probabilities=softmax(logits, axis=1),
         rule=rule,
+        resize=subject.resize,
     )

@@ -39,7 +39,8 @@ def report_on(
     if progress:
         progress(1, 3, "heatmaps")
     heatmaps = _heatmaps(run, data) if data is not None else None
-    found = advice_module.find_advice(folder.parent if table is not None else runs_dir, run.fingerprint)
+    weights = str(run.metadata["weights_digest"])
+    found = advice_module.find_advice(folder.parent if table is not None else runs_dir, run.fingerprint, weights)
     advice = advice_module.load_advice(found) if found else None
     check = sweep.check_advice(advice, table) if advice is not None and table is not None else None
     if progress:

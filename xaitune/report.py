@@ -309,7 +309,7 @@ def _strips(maps: BlockHeatmaps | Superpixels) -> list[Picture]:
     for i in chosen:
         what = f"blocks {', '.join(map(str, maps.blocks))}" if isinstance(maps, BlockHeatmaps) else "superpixels"
         alt = f"{maps.method} maps ({what}) of {maps.files[i]} for class {maps.explained(i)}"
-        pictures.append(_picture(maps.plot(image=i), alt, maps.files[i], dpi=100))
+        pictures.append(_picture(maps.plot(image=i), alt, Path(maps.files[i]).name, dpi=100))
     return pictures
 
 

@@ -1,6 +1,7 @@
 """What each stage hands on: small frozen dataclasses with `.plot`, `.to_dataframe` and a notebook view. No Keras."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import pandas as pd
 
 from xaitune import plots
 from xaitune.config import DataConfig, TrainConfig
-from xaitune.errors import ModelError
+from xaitune.errors import ImageError, ModelError
+from xaitune.images import map_to_image, read_image, resize_image
 from xaitune.stats import Difference
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ class Run:
         """The run folder's name."""
         return self.path.name
 
-    @property
+    @functools.cached_property
     def model(self) -> Any:
-        """The trained keras.Model: raw RGB 0..255 in, logits out."""
+        """The trained keras.Model: raw RGB 0..255 in, logits out. Loaded once."""
         return self.loader(self.path)
 
     def score(self, split: str = "test") -> float:
@@ -92,7 +94,7 @@ class BlockHeatmaps:
 
     `raw`: block -> (n, h_b, w_b) float32, unnormalised, at the block's own resolution; compare blocks by these.
     `images`: (n, h, w, 3) as the model saw them, 0..255. `classes`: the class index explained for each image;
-    `probabilities`: (n, classes) softmax.
+    `probabilities`: (n, classes) softmax. `resize`: how files were brought to the model's size.
     """
 
     method: str
@@ -103,6 +105,7 @@ class BlockHeatmaps:
     class_names: tuple[str, ...]
     probabilities: np.ndarray
     rule: str = "gradcam"
+    resize: str = "stretch"
 
     def __post_init__(self) -> None:
         for array in (*self.raw.values(), self.images, self.classes, self.probabilities):
@@ -142,18 +145,24 @@ class BlockHeatmaps:
         """The name of the class that is explained for an image."""
         return self.class_names[int(self.classes[image])]
 
+    def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
+        """(title, picture) of one image and its overlays at all drawn blocks, in the file's own geometry."""
+        picture = own_picture(self.files[image], self.images[image])
+        panels = [("image", picture)]
+        for block, zero in zip(self.blocks, self.is_zero[image], strict=True):
+            view = unit_view(self.raw[block][image : image + 1])[0]
+            heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
+            panels.append(
+                (f"Block {block}" + (" (no positive evidence)" if zero else ""), plots.overlay(picture, heat))
+            )
+        return panels
+
     def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
         """One image beside its heatmaps over all drawn blocks."""
-        panels = [self.images[image]] + [
-            plots.overlay(self.images[image], self.upsampled(b)[image]) for b in self.blocks
-        ]
-        zero = self.is_zero[image]
-        titles = ["image"] + [
-            f"Block {b}" + (" (no positive evidence)" if z else "") for b, z in zip(self.blocks, zero, strict=True)
-        ]
+        titles, pictures = zip(*self.panels(image), strict=True)
         index = int(self.classes[image])
         caption = f"{self.method}: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f})"
-        return plots.panels(panels, titles, caption=caption, ax=ax)
+        return plots.panels(pictures, titles, caption=caption, ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row an image and block: class explained, probability, raw maximum and mean, all-zero or not."""
@@ -174,6 +183,17 @@ class BlockHeatmaps:
 
     def _repr_html_(self) -> str:
         return f"<b>{self.method}</b>: {len(self)} images" + self.to_dataframe().head(20).round(3).to_html(index=False)
+
+
+def own_picture(file: str, shown: np.ndarray, longest: int = 640) -> np.ndarray:
+    """The file's own image, at most `longest` pixels a side; what the model saw where there is no such file."""
+    try:
+        picture = read_image(file)
+    except ImageError:
+        return shown
+    height, width = picture.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    return resize_image(picture, (max(round(height * scale), 1), max(round(width * scale), 1)))
 
 
 def unit_view(raw: np.ndarray) -> np.ndarray:
@@ -203,6 +223,7 @@ class Superpixels:
     score: np.ndarray
     num_samples: int
     method: str = "lime"
+    resize: str = "stretch"
 
     def __len__(self) -> int:
         return len(self.files)
@@ -231,16 +252,23 @@ class Superpixels:
         top = np.argsort(-weights, kind="stable")[:count]
         return np.isin(self.segments[image], top[weights[top] > 0])
 
-    def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
-        """The image, its superpixels, the positive and negative ones, and the other classes' shares."""
-        picture, segments = self.images[image], self.segments[image]
-        panels = [
-            plots.boundaries(picture, segments),
-            plots.tint(picture, self.top_mask(image, True), plots.POSITIVE),
-            plots.tint(picture, self.top_mask(image, False), plots.NEGATIVE),
-            plots.signed_overlay(picture, self.signed_map(image)),
+    def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
+        """(title, picture) of the superpixels, the five most positive and negative, and all weights, in the file's own geometry."""
+        picture = own_picture(self.files[image], self.images[image])
+
+        def placed(map_: np.ndarray) -> np.ndarray:
+            return map_to_image(map_, picture.shape, self.images.shape[1:3], self.resize, nearest=True)
+
+        return [
+            ("superpixels", plots.boundaries(picture, placed(self.segments[image]))),
+            ("positive", plots.tint(picture, placed(self.top_mask(image, True)), plots.POSITIVE)),
+            ("negative", plots.tint(picture, placed(self.top_mask(image, False)), plots.NEGATIVE)),
+            ("all weights", plots.signed_overlay(picture, placed(self.signed_map(image)))),
         ]
-        titles = ["superpixels", "positive (top 5)", "negative (top 5)", "all weights"]
+
+    def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
+        """The superpixels, the positive and negative ones, all weights, and the other classes' shares."""
+        titles, pictures = zip(*self.panels(image), strict=True)
         index = int(self.classes[image])
         share = self.share(image).sort_values(ascending=False).head(4)
         shares = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
@@ -248,7 +276,7 @@ class Superpixels:
             f"lime: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f}, R² = {self.score[image]:.2f})"
             f"\npositive share: {shares}"
         )
-        return plots.panels(panels, titles, caption=caption, ax=ax)
+        return plots.panels(pictures, titles, caption=caption, ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a superpixel: file, class, its id, weight, interval and share of the pixels."""

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from xaitune import runs, vgg
+from xaitune.device import keras
 from xaitune.errors import ImageError, ModelError, nearest
 from xaitune.images import expand_images, read_image, resize_image
 from xaitune.results import Run

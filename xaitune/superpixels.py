@@ -80,6 +80,7 @@ def lime_superpixels(
         interval=tuple(intervals),
         score=np.array(scores),
         num_samples=num_samples,
+        resize=subject.resize,
     )
 
 

@@ -259,7 +259,8 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     chosen = sweep.cells.loc[sweep.cells.groupby("freeze_through")["validation"].idxmax()].set_index("freeze_through")
     if advice.freeze_through not in chosen.index or len(chosen) < 2:
         raise ConfigError(
-            f"The sweep must hold the advised depth {advice.freeze_through} and another. It has: {', '.join(map(str, chosen.index))}."
+            f"The sweep must hold the advised depth {advice.freeze_through} and another. "
+            f"It has: {', '.join(map(str, chosen.index))}."
         )
     rival = int(chosen["validation"].drop(advice.freeze_through).idxmax())
     depths = (advice.freeze_through, rival)
@@ -324,6 +325,6 @@ def best_run(sweep: SweepTable) -> Run:
 
 
 def advice_for(folder: Path) -> Path | None:
-    """The newest advice on a sweep's data, beside the sweep."""
-    fingerprint = runs.read_json(folder / "config.json")["identity"]["fingerprint"]
-    return advice_module.find_advice(folder.parent, fingerprint)
+    """The newest advice on a sweep's data and weights, beside the sweep."""
+    identity = runs.read_json(folder / "config.json")["identity"]
+    return advice_module.find_advice(folder.parent, identity["fingerprint"], identity["weights"])

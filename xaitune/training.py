@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from filelock import FileLock
@@ -17,6 +16,7 @@ from scipy.special import softmax
 from xaitune import device, runs, vgg
 from xaitune.config import LOSSES, METRICS, OPTIMIZERS, TrainConfig, replace_fields
 from xaitune.data import ImageData
+from xaitune.device import keras
 from xaitune.features import FeatureCache, Progress, cache_key, pass_through, suffix_model
 from xaitune.results import Run
 from xaitune.stats import classification_metrics, confusion, scores_from_confusion
@@ -322,7 +322,7 @@ def trained_head(
         weights = {n: whole.get_layer(n).get_weights() for n in names}
         flat = {f"{n}/{i}": a for n, arrays in weights.items() for i, a in enumerate(arrays)}
         with runs.writing(file) as partial, partial.open("wb") as out:
-            np.savez(out, history=np.frombuffer(json.dumps(history).encode(), np.uint8), **flat)  # type: ignore[arg-type]
+            np.savez(out, history=np.frombuffer(json.dumps(history).encode(), np.uint8), **flat)
     return {"weights": weights, "history": history}
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 
 from xaitune.config import HEADS, parse_image_size
+from xaitune.device import keras
 from xaitune.errors import ConfigError, ModelError, WeightsError
 
 # Block -> its convolutions (Simonyan and Zisserman 2015, configuration D), in Keras's names.
@@ -209,7 +209,7 @@ def _from_h5(path: Path) -> Backbone:
 
 
 def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if name not in file:
+    if not isinstance(file.get(name), h5py.Group):
         has = ", ".join(list(file)[:4]) or "nothing"
         raise WeightsError(
             f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {has}). {OTHER_WEIGHTS}."
@@ -235,7 +235,10 @@ def load_model(path: str | Path) -> keras.Model:
 
 
 def _from_model_file(path: Path) -> Backbone:
-    model = load_model(path)
+    try:
+        model = load_model(path)
+    except ModelError as error:
+        raise WeightsError(f"{error}\n{OTHER_WEIGHTS}.") from None
     try:
         require_blocks(model)
         preprocess = model.get_layer("preprocess").get_config()
