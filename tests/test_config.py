@@ -87,7 +87,11 @@ def test_block_zero_where_it_means_something():
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("freeze_through", 7, "freeze_through must be 0..5 (0 freezes nothing, 5 all of VGG16). Received: freeze_through=7."),
+        (
+            "freeze_through",
+            7,
+            "freeze_through must be 0..5 (0 freezes nothing, 5 all of VGG16). Received: freeze_through=7.",
+        ),
         ("freeze_through", -1, "Received: freeze_through=-1."),
         ("freeze_through", True, "Received: freeze_through=True."),
         ("freeze_through", 2.0, "Received: freeze_through=2.0."),

@@ -25,7 +25,7 @@ def test_examples_are_the_two_known():
     assert [p.name for p in EXAMPLES] == ["freeze_advice.py", "look_inside.py"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_data(monkeypatch, tmp_path):
     """The demo's data with few images, in a folder of its own."""
     import xaitune
@@ -68,7 +68,9 @@ def test_readme_commands_exist():
     lines = re.findall(r"^    (xaitune .*)$", README, re.M)
     assert len(lines) >= 6
     for name in sorted({line.split()[1] for line in lines}):
-        told = subprocess.run([sys.executable, "-m", "xaitune.cli", name, "--help"], capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            [sys.executable, "-m", "xaitune.cli", name, "--help"], capture_output=True, text=True, check=True
+        ).stdout
         for line in lines:
             if line.split()[1] == name:
                 for option in re.findall(r"--[a-z-]+", line):

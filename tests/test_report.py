@@ -78,7 +78,7 @@ def make_sweep(path, diverged=()):
                 )
             cells.append(cell | {"scores": [] if lost else [score, score + 0.01], "equals": not lost and score > 0.66})
     about = {"python": "3.11.9", "processor": "Test CPU", "precision": "float32"}
-    folder = path / "freeze3-nag-seed0"
+    folder = path / "freeze3-nag-seed1"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metadata.json").write_text(json.dumps(about))
     (folder / "config.json").write_text(json.dumps({"train": {"batch_size": 32}, "data": {"image_size": [64, 64]}}))
@@ -236,7 +236,7 @@ def test_the_verdict_comes_first_and_says_what_to_do(full):
     headings = [re.sub(r"\s+", " ", h) for h in re.findall(r"<h2>(.*?)</h2>", full[1], re.S)]
     assert headings[0].startswith("Freeze Block 1-3")
     assert headings[1:] == [
-        *("The data", "What the blocks see", "The advice", "The sweep", "Class by class: freeze3-nag-seed0"),
+        *("The data", "What the blocks see", "The advice", "The sweep", "Class by class: freeze3-nag-seed1"),
         "How it was made",
     ]
 
@@ -306,7 +306,7 @@ def test_other_verdicts(verdict, headline, command):
 
 
 def test_a_single_run_says_what_is_missing(tmp_path):
-    page, _ = page_of(make_run(tmp_path / "freeze3-nag-seed0"), tmp_path / "out" / "페이지.html")
+    page, _ = page_of(make_run(tmp_path / "freeze3-nag-seed1"), tmp_path / "out" / "페이지.html")
     test = predictions().query("split == 'test'")
     codes = {name: i for i, name in enumerate(CLASSES)}
     true, predicted = (test[c].map(codes).to_numpy() for c in ("true", "predicted"))
@@ -361,7 +361,7 @@ def test_sweep_without_a_best_cell_missing_files_or_predictions(tmp_path):
 
     object.__setattr__(sweep, "predictions", lost)
     page, _ = page_of(sweep)
-    assert "freeze3-nag-seed0/predictions.csv is missing" in page.texts
+    assert "freeze3-nag-seed1/predictions.csv is missing" in page.texts
 
 
 def test_wrong_result_is_refused(tmp_path):

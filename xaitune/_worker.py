@@ -4,11 +4,14 @@ It ends when its standard input closes, which is also what happens when its pare
 """
 
 import json
+import logging
 import os
 import sys
 import threading
 from queue import SimpleQueue
 from typing import Any
+
+from xaitune.errors import DataError, XaituneError
 
 
 def main() -> None:
@@ -23,23 +26,16 @@ def main() -> None:
         os._exit(0)  # the parent is gone or has no more work: leave at once, the last whole epoch is on disk
 
     threading.Thread(target=listen, daemon=True).start()
-    first = tasks.get()
-    from xaitune import device
-
-    device.set_threads(first["threads"])
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     data: dict[str, Any] = {}
-    task = first
     while True:
+        task = tasks.get()
         try:
             answer = _work(task, data, answers)
         except Exception as error:  # one failed run must not end the others
-            answer = {
-                "event": "failed",
-                "error": f"{type(error).__name__}: {error}",
-                "input": hasattr(error, "exit_status"),
-            }
+            ours = isinstance(error, XaituneError)
+            answer = {"event": "failed", "error": str(error) if ours else f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
-        task = tasks.get()
 
 
 def _work(task: dict[str, Any], data: dict[str, Any], answers: Any) -> dict[str, Any]:
@@ -56,14 +52,18 @@ def _work(task: dict[str, Any], data: dict[str, Any], answers: Any) -> dict[str,
         data[key] = ImageData.from_config(DataConfig(**task["data"]))
     images, config = data[key], TrainConfig(**task["train"])
     if images.fingerprint != task["fingerprint"]:
-        raise ValueError("the images have changed since the sweep began: start it under another --name")
+        raise DataError("The images have changed since the sweep began: start it again under another --name.")
 
     def progress(done: int, total: int, what: str) -> None:
         print(json.dumps({"event": "progress", "done": done, "total": total, "what": what}), file=answers)
 
     if task["kind"] == "features":
         model = vgg.build_vgg16(
-            len(images.class_names), image_size=images.image_size, head=config.head, weights=config.weights
+            len(images.class_names),
+            image_size=images.image_size,
+            head=config.head,
+            weights=config.weights,
+            seed=config.seed,
         )
         cache = FeatureCache(task["cache_dir"], task["cache_gb"])
         cache.get(model, images, task["depths"], resolve_precision(config.precision)[0], progress)

@@ -1,6 +1,8 @@
 """The freeze advisor: a probe's heatmaps at all five blocks, measured on validation images, decide freeze_through."""
 
 import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from scipy.stats import rankdata
 from xaitune import device, mapscores, plots, runs, vgg
 from xaitune.config import TrainConfig, replace_fields
 from xaitune.data import ImageData
+from xaitune.device import keras
 from xaitune.errors import ConfigError, DataError, RunError
 from xaitune.features import FeatureCache, Progress
 from xaitune.gradcam import block_mapper
@@ -26,6 +29,8 @@ DRAWS = 2000
 MASKED_IMAGES = 120  # at most that many validation images with a mask
 MEASURES = ("faithfulness", "agreement", "concentration", "stability")
 WEIGHTS = np.array([3.0, 1.0, 1.0, 1.0]) / 6  # faithfulness counts as much as the three others together
+MIN_IMAGES = 5  # that insertion and deletion must at least see
+MAP_CALLS = 6  # an image: forward and backward, for its maps and those of its two changed copies
 NOISE, SHIFT = 5.0, 2  # grey values, pixels: the small input changes of the stability measure
 
 
@@ -42,6 +47,7 @@ def advise_freeze(
     max_calls: int | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
+    notes: Callable[[str], None] | None = None,
     **options: Any,
 ) -> FreezeAdvice:
     """Recommend `freeze_through` from what the blocks see, before any fine-tuning.
@@ -52,8 +58,8 @@ def advise_freeze(
     faithfulness (insertion minus deletion area, minus the same of the map put elsewhere), agreement with the other
     blocks' maps, concentration (Gini) and stability. The advice is the deepest block whose score lies within one
     standard error of the best, since deeper is cheaper to train; its confidence is the share of resampled groups and
-    head seeds that choose the same block. At most `max_calls` images go through the network for faithfulness.
-    No training or test image is looked at, other than to train the probe's head on training images.
+    head seeds that choose the same block. At most `max_calls` network calls are made for the measures (an image once
+    forward or backward is one call). No test image is looked at, and training images only train the probe's head.
 
     `model`: explain this model instead of a probe. `options` are fields of TrainConfig. The folder `runs_dir`/advice
     gets advice.json, evidence.csv and pictures. Raises InputError and RunError.
@@ -65,13 +71,18 @@ def advise_freeze(
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
     probe = _Probe(data, config, model, head_seeds, Path(cache_dir or Path(runs_dir) / "cache"))
+    budget = _budget(data, probe.channels, len(probe.seeds), max_calls)
     identity = _identity(data, config, probe, method, max_calls)
-    folder, _ = runs.choose_folder(Path(runs_dir), "advice", name, identity, overwrite=overwrite)
+    folder, note = runs.choose_folder(Path(runs_dir), "advice", name, identity, overwrite=overwrite)
+    if note and notes:
+        notes(note)
     if (folder / "advice.json").is_file() and not overwrite:
+        if notes:
+            notes(f"{folder} is there already; it is not made again.")
         return load_advice(folder)
     with runs.locked(folder):
         runs.start_folder(folder, {"identity": identity, "train": dataclasses.asdict(config)}, overwrite=overwrite)
-        scores, groups, calls, measure = _measure(data, probe, max_calls, progress)
+        scores, groups, calls, measure = _measure(data, probe, budget, progress)
         advice = _decide(scores, groups, calls, measure, data, probe, method)
         _save(advice, folder, data, probe)
     return load_advice(folder)
@@ -82,8 +93,10 @@ def _identity(
 ) -> dict[str, Any]:
     return {
         "fingerprint": data.fingerprint,
-        "masks": data.masks is not None,
+        "masks": _masks_digest(data),
+        "seed": config.seed,
         "weights": probe.weights,
+        "model": probe.explained,
         "method": method,
         "head": config.head,
         "head_epochs": probe.head_epochs,
@@ -91,6 +104,17 @@ def _identity(
         "max_calls": max_calls,
         **{field: getattr(config, field) for field in ("batch_size", "loss", "class_weight")},
     }
+
+
+def _masks_digest(data: ImageData) -> str | None:
+    """12 hex digits over the validation images' masks: a corrected mask asks for new advice."""
+    if data.masks is None:
+        return None
+    found = hashlib.sha256()
+    for row in data.indices("validation"):
+        path = data.masks[row]
+        found.update(path.read_bytes() if path else b"-")
+    return found.hexdigest()[:12]
 
 
 class _Probe:
@@ -102,13 +126,11 @@ class _Probe:
         self.cache = FeatureCache(cache_dir)
         self.trains = model is None
         self.seeds = tuple(range(head_seeds)) if self.trains else (0,)
+        self.explained: str | None = None  # the given model's name
         if model is None:
-            backbone = vgg.load_backbone(config.weights)
-            self.weights = backbone.digest
-            built = vgg.build_vgg16(
-                len(data.class_names), image_size=data.image_size, head=config.head, weights=backbone, seed=config.seed
-            )
-            self.subject = Subject(built, data.class_names, data.config.resize, "probe")
+            self.backbone = vgg.load_backbone(config.weights)
+            self.weights = self.backbone.digest
+            self.subject = Subject(self._built(config.seed), data.class_names, data.config.resize, "probe")
         else:
             self.subject = open_subject(model)
             if self.subject.class_names != data.class_names or self.subject.image_size != tuple(data.image_size):
@@ -116,36 +138,63 @@ class _Probe:
                     f"The model's classes or input size {self.subject.image_size} are not those of the data "
                     f"({', '.join(data.class_names)}; {data.image_size}). Advise on the data it was trained on."
                 )
-            self.weights = self.subject.name
+            self.weights, self.explained = _base_weights(self.subject), self.subject.name
 
-    def use(self, seed: int) -> None:
-        """Put the head of a seed into the model."""
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of Block 1 to 5."""
+        model = self.subject.model
+        return tuple(model.get_layer(names[-1]).output.shape[-1] for names in vgg.require_blocks(model).values())
+
+    def _built(self, seed: int) -> keras.Model:
+        return vgg.build_vgg16(
+            len(self.data.class_names),
+            image_size=self.data.image_size,
+            head=self.config.head,
+            weights=self.backbone,
+            seed=seed,
+        )
+
+    def use(self, seed: int, report: Callable[[str], None]) -> None:
+        """Put the head of a seed into the model, trained from that seed's own start."""
         if not self.trains:
             return
+        start = self._built(seed)
+        for layer in self.subject.model.layers:
+            if isinstance(layer, keras.layers.Dense):
+                layer.set_weights(start.get_layer(layer.name).get_weights())
         config = replace_fields(self.config, {"seed": seed})
         precision, _ = device.resolve_precision(config.precision)
-        head = trained_head(self.subject.model, self.data, config, precision, self.cache)
+        head = trained_head(self.subject.model, self.data, config, precision, self.cache, report)
         for layer, arrays in head["weights"].items():
             self.subject.model.get_layer(layer).set_weights(arrays)
 
 
+def _base_weights(subject: Subject) -> str:
+    """The digest of the pretrained weights that a run began with; another model's name."""
+    path = Path(subject.name)
+    folder = path if path.is_dir() else path.parent
+    return str(runs.load_run(folder).metadata["weights_digest"]) if runs.is_finished(folder) else subject.name
+
+
 def _measure(
-    data: ImageData, probe: _Probe, max_calls: int | None, progress: Progress | None
+    data: ImageData, probe: _Probe, budget: tuple[int, int, int], progress: Progress | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray, int, str]:
     """(measure -> (seeds, images, blocks), the images' groups, network calls, the measure that decides)."""
     validation = data.indices("validation")
     masked = [i for i in validation if data.masks is not None and (m := data.mask(int(i))) is not None and m.any()]
     by_masks = len(np.unique(data.groups[masked])) >= 5 if masked else False
-    steps, limit = (0, MASKED_IMAGES) if by_masks else _budget(data, len(probe.seeds), max_calls)
+    steps, unmasked, masked_limit = budget
+    limit = masked_limit if by_masks else unmasked
     rows = _choose(data, np.array(masked) if by_masks else validation, limit)
     images, classes = data.load(rows).astype(np.float32), data.labels[rows]
     mapper = block_mapper(probe.subject.model, BLOCK_NUMBERS)
     found: list[dict[str, np.ndarray]] = []
     calls = 0
     for step, seed in enumerate(probe.seeds):
-        probe.use(seed)
+        report = _step_report(progress, step, len(probe.seeds))
+        probe.use(seed, report)
         raw, _ = mapper(images, classes)
-        calls += 2 * len(rows)  # forward and backward
         maps = unit_maps(raw, data.image_size)  # (n, 5, h, w)
         scores = {
             "zero": (maps.max(axis=(2, 3)) <= 0).astype(float),
@@ -153,7 +202,7 @@ def _measure(
         }
         scores["agreement"] = _agreement(maps)
         scores["stability"] = _stability(mapper, images, classes, maps, seed)
-        calls += 4 * len(rows)
+        calls += MAP_CALLS * len(rows)
         rng = np.random.default_rng([seed, 7])
         if by_masks:
             scores |= _localisation(raw, data, rows, rng)
@@ -170,14 +219,28 @@ def _measure(
     return together, data.groups[rows], calls, "localisation" if by_masks else "mean rank"
 
 
-def _budget(data: ImageData, seeds: int, max_calls: int | None) -> tuple[int, int]:
-    """(steps, images) of deletion and insertion within `max_calls`; by default about 1e13 multiply-adds."""
+def _budget(data: ImageData, channels: Sequence[int], seeds: int, max_calls: int | None) -> tuple[int, int, int]:
+    """(steps of deletion and insertion, images without masks, images with masks) for at most `max_calls` network calls.
+
+    By default about 1e13 multiply-adds. Raises ConfigError where that is not enough for MIN_IMAGES.
+    """
     if max_calls is None:
-        per_image = sum(vgg.multiply_adds(data.image_size).values())
+        per_image = sum(vgg.multiply_adds(data.image_size, channels).values())
         max_calls = int(np.clip(1e13 / per_image, 2400, 8000))
     steps = 8 if max_calls >= 5000 else 5
-    per_image_calls = seeds * (len(BLOCK_NUMBERS) * 2 * 2 * (steps - 1) + 4)
-    return steps, max(max_calls // per_image_calls, 5)
+    # An image's maps (forward and backward, three times), its two ends, and the steps between of ten maps, both ways.
+    per_image_calls = seeds * (MAP_CALLS + 2 + 2 * len(BLOCK_NUMBERS) * 2 * (steps - 1))
+    if max_calls < MIN_IMAGES * per_image_calls:
+        raise ConfigError(
+            f"max_calls must be at least {MIN_IMAGES * per_image_calls}, for {MIN_IMAGES} images with {seeds} head "
+            f"seeds. Received: max_calls={max_calls}."
+        )
+    return steps, max_calls // per_image_calls, min(MASKED_IMAGES, max_calls // (seeds * MAP_CALLS))
+
+
+def _step_report(progress: Progress | None, step: int, steps: int) -> Callable[[str], None]:
+    """Tells what is done within a step of `progress`."""
+    return lambda what: progress(step, steps, what) if progress else None
 
 
 def _choose(data: ImageData, rows: np.ndarray, limit: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The command line: thin commands over the public functions. Only errors, config and console load before a command runs."""
 
+import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -7,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from xaitune.config import CONFIG_FILE, DataConfig, SweepConfig, TrainConfig, config_text
-from xaitune.console import Ui, duration, print_error
-from xaitune.errors import ConfigError, DataError, ImageError, XaituneError
+from xaitune import __version__
+from xaitune.config import CONFIG_FILE, NAMED_WEIGHTS, DataConfig, SweepConfig, TrainConfig, check_method, config_text
+from xaitune.console import Ui, disk_size, duration, print_error, told
+from xaitune.errors import ConfigError, DataError, ImageError, RunError, XaituneError
 from xaitune.options import Job, command
 
 app = typer.Typer(
@@ -20,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+INTERRUPTED = 130  # exit status
 DataPath = Annotated[
     Path | None, typer.Argument(metavar="DATA", help="Class folders or a CSV file,label[,split][,group].")
 ]
@@ -35,35 +39,36 @@ def main() -> None:
         status = app(standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
-        print_error("Interrupted. What was finished is kept: give the same command again to go on.")
-        status = 130
-    except BrokenPipeError:
+        status = INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone; nothing more may be written, not at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        status, message = (error.exit_status, str(error)) if isinstance(error, XaituneError) else _foreign(error)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)
+            sys.exit(2)
+        status, message = told(error)
         print_error(message)
+    if status == INTERRUPTED:  # the parser may have turned Ctrl-C into this status
+        print_error("Interrupted. What was finished is kept: give the same command again to go on.")
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _foreign(error: Exception) -> tuple[int, str]:
-    """(exit status, message) of an error that is not ours: the command line parser's, or one nobody foresaw."""
-    if hasattr(error, "format_message"):  # a wrong option or argument
-        text = error.format_message().strip()
-        context = getattr(error, "ctx", None)
-        where = f"{context.command_path} --help" if context else "xaitune --help"
-        return 2, f"{text.rstrip('.')}. See '{where}'."
-    if isinstance(error, OSError) and error.errno == 28:
-        return 1, "The disk is full. Free some space and give the same command again."
-    if isinstance(error, PermissionError):
-        return 2, f"No permission for {error.filename}. Choose another folder with --runs-dir, or change its rights."
-    if isinstance(error, MemoryError):
-        return 1, "Memory ran out. Use a smaller --image-size or --batch-size."
-    return (
-        1,
-        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}\nThis was not foreseen: --debug shows where.",
-    )
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"xaitune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def _load(job: Job, path: Path | None = None) -> tuple[Any, Any]:
@@ -71,6 +76,7 @@ def _load(job: Job, path: Path | None = None) -> tuple[Any, Any]:
     from xaitune.data import ImageData
 
     config = job.config(path)
+    config = dataclasses.replace(config, train=_absolute_weights(config.train))
     data = ImageData.from_config(config.data)
     groups = len(set(data.groups))
     job.ui.say(
@@ -84,19 +90,30 @@ def _load(job: Job, path: Path | None = None) -> tuple[Any, Any]:
     return config, data
 
 
+def _absolute_weights(train: TrainConfig) -> TrainConfig:
+    """A path that holds in every folder, since config.json keeps it."""
+    if train.weights in NAMED_WEIGHTS:
+        return train
+    return dataclasses.replace(train, weights=str(Path(train.weights).expanduser().absolute()))
+
+
 @command(app, "init", DataConfig, TrainConfig, SweepConfig)
 def init(
     job: Job,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Class folders or a CSV file,label[,split][,group].")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Look at DATA, write xaitune.toml, and say what a sweep would cost at several image sizes."""
+    """Look at DATA, write xaitune.toml, and price a sweep.
+
+    The price is said for several image sizes.
+    """
     from xaitune import cost
 
     file = Path(CONFIG_FILE)
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} exists already. Edit it, or replace it with --overwrite.")
-    config, images = _load(job, data)
+    _, images = _load(job, data)
+    config = job.config(data)  # with its paths as they were given
     images.require_trainable()
     job.ui.table(images.counts()[["train", "validation", "test", "groups"]], "Images a class")
     if config.data.groups is None:
@@ -106,7 +123,8 @@ def init(
     table = cost.sweep_costs(config, images)
     job.ui.table(
         table,
-        f"A sweep of {len(config.sweep.freeze_through) * len(config.sweep.optimizers)} cells x {config.sweep.seeds} seeds",
+        f"A sweep of {len(config.sweep.freeze_through) * len(config.sweep.optimizers)} cells x "
+        f"{config.sweep.seeds} seed{'s' if config.sweep.seeds > 1 else ''}",
     )
     try:
         file.write_text(config_text(config), encoding="utf-8")
@@ -123,7 +141,10 @@ def init(
 
 @command(app, "data-check", DataConfig)
 def data_check(job: Job, data: DataPath = None) -> None:
-    """Counts, class frequencies, sizes, unreadable files, duplicates and near-duplicates, leakage between splits."""
+    """Count and check the images: damage, duplicates, leakage.
+
+    Counts, class frequencies, sizes, unreadable files, duplicates and near-duplicates, leakage between splits.
+    """
     from xaitune import plots, runs
 
     _, images = _load(job, data)
@@ -160,10 +181,10 @@ def train(job: Job, data: DataPath = None, name: Name = None, overwrite: Overwri
     config, images = _load(job, data)
     from xaitune.device import resolve_precision
     from xaitune.training import train_model
-    from xaitune.vgg import frozen_name
+    from xaitune.plots import frozen_name
 
     precision, why = resolve_precision(config.train.precision)
-    job.ui.say(f"{frozen_name(config.train.freeze_through)}, {config.train.optimizer}, {precision} ({why})")
+    job.ui.say(f"{frozen_name(config.train.freeze_through)} frozen, {config.train.optimizer}, {precision} ({why})")
     with job.ui.progress("training") as report:
         run = train_model(
             images,
@@ -193,7 +214,7 @@ def _say_run(ui: Ui, run: Any) -> None:
 
     columns = ["accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "loss"]
     ui.table(run.to_dataframe()[columns], run.name)
-    ui.table(run.per_class(), "Test images, a class")
+    ui.table(run.per_class().astype({"support": int}), "Test images, a class")
     test = run.predictions.query("split == 'test'")
     number = {name: i for i, name in enumerate(run.class_names)}
     true, predicted = test["true"].map(number).to_numpy(), test["predicted"].map(number).to_numpy()
@@ -210,20 +231,52 @@ def _subject(job: Job, model: str | None) -> Any:
     from xaitune import runs, sweep, vgg
     from xaitune.subjects import Subject, open_subject
 
+    if model and sweep.is_sweep(Path(model)):
+        return _best_of(job, Path(model))
     if model:
-        return open_subject(Path(model))
+        return open_subject(_existing(Path(model)))
     found = runs.find_runs(job.runs_dir)
     if found:
         job.ui.say(f"Model: {found[0]}, the newest finished run")
         return open_subject(found[0])
     folder = sweep.find_sweep(job.runs_dir)
     if folder:
-        run = sweep.best_run(sweep.load_sweep(folder))
-        job.ui.say(f"Model: {run.path}, the best cell on validation of the newest sweep")
-        return open_subject(run)
+        return _best_of(job, folder)
     job.ui.say("Model: VGG16 with its ImageNet classes, since there is no finished run here")
     classifier, names = vgg.imagenet_classifier()
     return Subject(classifier, tuple(names), name="VGG16 (ImageNet)")
+
+
+def _best_of(job: Job, folder: Path) -> Any:
+    from xaitune import sweep
+    from xaitune.subjects import open_subject
+
+    run = sweep.best_run(sweep.load_sweep(folder))
+    job.ui.say(f"Model: {run.path}, the best cell on validation of the sweep {folder}")
+    return open_subject(run)
+
+
+def _existing(path: Path) -> Path:
+    """A run's folder or a .keras file. Raises ConfigError for a folder without a finished run."""
+    if path.is_dir() and not (path / "result.json").is_file():
+        unfinished = (path / "config.json").is_file()
+        what = "is not finished, or no run" if unfinished else "holds no run"
+        raise ConfigError(f"{path} {what}. Give a finished run's folder: 'xaitune runs' lists them.")
+    return path
+
+
+def _check_class(job: Job, model: str | None, class_name: str | None) -> None:
+    """Refuse a class that the model lacks before anything slow happens, where a run's config.json tells."""
+    if class_name is None:
+        return
+    from xaitune import runs, subjects, sweep
+
+    newest = [*runs.find_runs(job.runs_dir)[:1], sweep.find_sweep(job.runs_dir)]
+    folder = Path(model) if model else next((f for f in newest if f), None)
+    if folder is not None and (folder / "config.json").is_file():
+        known = runs.read_json(folder / "config.json").get("class_names", [class_name])
+        if class_name not in known:
+            raise subjects.unknown_class(class_name, known)
 
 
 def _readable(ui: Ui, images: list[Path]) -> list[Path]:
@@ -246,7 +299,7 @@ def _readable(ui: Ui, images: list[Path]) -> list[Path]:
     return good
 
 
-ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files or folders.")]
+ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files or folders.")]
 ModelPath = Annotated[str | None, typer.Option("--model", help="A run's folder or a .keras file [the newest run].")]
 
 
@@ -270,10 +323,12 @@ def explain(
     seed: Annotated[int, typer.Option("--seed", help="Of lime's masks.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Where pictures go [RUNS_DIR/explain].")] = None,
 ) -> None:
-    """Draw what the model sees in images: Grad-CAM for each block, CAM, or LIME superpixels."""
-    from xaitune.config import parse_blocks
+    """Draw what the model sees: Grad-CAM a block, CAM or LIME."""
+    from xaitune.images import expand_images
 
-    parse_blocks(block)
+    check_method(method, block)
+    expand_images(images)
+    _check_class(job, model, class_name)
     paths = _readable(job.ui, images)
     from xaitune import explainers
 
@@ -281,18 +336,20 @@ def explain(
     make = explainers.explainer(subject, method, block, class_name, rule, num_samples, segmenter, seed)
     about = {"method": method, "rule": rule, "model": subject.name, "class_names": list(subject.class_names)}
     about["resize"] = subject.resize
-    writer = explainers.ExplanationWriter(out or job.runs_dir / "explain", about)
     size = 1 if method == "lime" else explainers.CHUNK
     start = time.monotonic()
-    with job.ui.progress("explaining") as report:
+    with (
+        explainers.ExplanationWriter(out or job.runs_dir / "explain", about) as writer,
+        job.ui.progress("explaining") as report,
+    ):
         for done, made in enumerate(explainers.iter_explanations(subject, paths, make, size), 1):
             writer.add(made)
             report(min(done * size, len(paths)), len(paths))
-    wrote = writer.close()
+        wrote = writer.close()
     seconds = time.monotonic() - start
-    job.ui.say(
-        f"{len(paths)} images in {duration(seconds)} ({method}, {'all blocks' if block == 'all' else f'Block {block}'})"
-    )
+    shown = {"gradcam": "all blocks" if block == "all" else f"Block {block}", "cam": "Block 5"}.get(method, segmenter)
+    count = f"{len(paths)} image{'s' if len(paths) > 1 else ''}"
+    job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown})")
     empty = writer.empty_maps()
     if empty:
         job.ui.warn(f"{empty} of the maps have no positive evidence and show nothing; explain.json names them.")
@@ -310,9 +367,13 @@ def predict(
     """Class and probabilities of images."""
     import pandas as pd
 
+    _existing(run)
     paths = _readable(job.ui, images)
     from xaitune import runs
     from xaitune.explainers import CHUNK
+
+    if csv:
+        runs.make_folder(csv.parent)
     from xaitune.subjects import open_subject
     from xaitune.superpixels import probability_function
 
@@ -349,10 +410,13 @@ def advise(
     name: Name = None,
     overwrite: Overwrite = False,
     max_calls: Annotated[
-        int | None, typer.Option("--max-calls", help="Bound of the network calls for faithfulness.")
+        int | None, typer.Option("--max-calls", help="Most network calls, an image each [by its size].")
     ] = None,
 ) -> None:
-    """Recommend how many blocks to freeze, from what a probe's blocks see in validation images."""
+    """Recommend how many blocks to freeze, from heatmaps.
+
+    Of a probe's five blocks, on validation images.
+    """
     config, images = _load(job, data)
     found = _advise(job, config, images, model=model, name=name, overwrite=overwrite, max_calls=max_calls)
     job.ui.finish(
@@ -374,9 +438,9 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
         found = advise_freeze(images, config.train, runs_dir=job.runs_dir, progress=report, **options)
     columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
     job.ui.table(found.evidence[columns], f"Evidence (score: {found.measure})")
-    from xaitune.vgg import frozen_name
+    from xaitune.plots import frozen_name
 
-    job.ui.say(f"Advice: {frozen_name(found.freeze_through)} (confidence {found.confidence:.0%}). {found.reasons}")
+    job.ui.say(f"Advice: freeze {frozen_name(found.freeze_through)} (confidence {found.confidence:.0%}). {found.reasons}")
     job.ui.say(f"{found.model_calls} network calls; this command took {duration(time.monotonic() - start)}")
     return found
 
@@ -389,15 +453,18 @@ def sweep_freeze(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say runs, time and disk, and start nothing.")] = False,
     cache_gb: Annotated[float, typer.Option("--cache-gb", help="Disk for frozen features.")] = 20.0,
 ) -> None:
-    """Train every freeze depth with every optimizer and seed, and check the advice by it."""
+    """Train depth x optimizer x seed, and check the advice.
+
+    Makes the advice first where there is none.
+    """
     config, images = _load(job, data)
     from xaitune import cost, sweep
     from xaitune.advice import find_advice, load_advice
 
     plan = cost.plan(config, images, job.runs_dir)
     job.ui.say(
-        f"{plan['missing']} of {plan['runs']} runs to do, about {duration(plan['seconds'])}, "
-        f"{plan['disk_bytes'] / 1e9:.1f} GB of disk in {plan['folder']}"
+        f"{plan['missing']} of {plan['runs']} runs to do, about {duration(plan['seconds'])} and "
+        f"{disk_size(plan['disk_bytes'])} of disk in {plan['folder']}"
     )
     if dry_run:
         job.ui.finish([], "xaitune sweep-freeze", **plan)
@@ -408,6 +475,12 @@ def sweep_freeze(
         job.ui.say(f"Advice: {before}, made {advice.created}")
     else:
         advice = _advise(job, config, images)
+    depths = config.sweep.freeze_through
+    if advice.freeze_through not in depths or len(depths) < 2:
+        job.ui.warn(
+            f"This grid cannot check the advice: it needs the advised depth {advice.freeze_through} and another. "
+            f"Received: {', '.join(map(str, depths))}."
+        )
     start = time.monotonic()
     with job.ui.progress("sweeping") as report:
         table = sweep.sweep_freeze(
@@ -422,16 +495,19 @@ def sweep_freeze(
         )
     _say_sweep(job.ui, table)
     job.ui.say(f"The sweep took {duration(time.monotonic() - start)}")
-    check = sweep.check_advice(advice, table)
-    sweep.save_check(check, table.path)
-    job.ui.say(check.sentence())
-    job.ui.finish(
-        [table.path / "sweep.csv", table.path / "check.json"],
-        "xaitune report",
-        cells=table.cells.to_dict("records"),
-        verdict=check.verdict,
-        sentence=check.sentence(),
-    )
+    wrote, told_verdict = [table.path / "sweep.csv"], {"verdict": None, "sentence": ""}
+    if sweep.can_check(advice, table):
+        check = sweep.check_advice(advice, table)
+        sweep.save_check(check, table.path)
+        job.ui.say(check.sentence())
+        wrote.append(table.path / "check.json")
+        told_verdict = {"verdict": check.verdict, "sentence": check.sentence()}
+    failed = table.runs[table.runs["state"].str.startswith("failed")]["name"].tolist()
+    job.ui.finish(wrote, "xaitune report", cells=table.cells.to_dict("records"), failed=failed, **told_verdict)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of the runs failed: {', '.join(failed)}. Give the same command again to try them."
+        )
 
 
 def _say_sweep(ui: Ui, table: Any) -> None:
@@ -466,7 +542,7 @@ def check_advice(
     job: Job,
     sweep_path: Annotated[Path | None, typer.Argument(metavar="SWEEP", help="A sweep's folder [the newest].")] = None,
 ) -> None:
-    """The verdict again: does the sweep confirm the advice, contradict it, or can it not tell?"""
+    """Say again whether the sweep confirms the advice."""
     from xaitune import sweep
 
     folder, advice = _sweep_and_advice(job, sweep_path)
@@ -483,7 +559,7 @@ def _sweep_and_advice(job: Job, path: Path | None) -> tuple[Path, Any]:
     from xaitune.advice import load_advice
 
     folder = path or sweep.find_sweep(job.runs_dir)
-    if folder is None or not (folder / "config.json").is_file():
+    if folder is None or not sweep.is_sweep(folder):
         raise ConfigError(f"No sweep in {path or job.runs_dir}. Make one with 'xaitune sweep-freeze'.")
     job.ui.say(f"Sweep: {folder}")
     found = sweep.advice_for(folder)
@@ -503,6 +579,8 @@ def report(
     """Write one self-contained HTML page on a sweep or a run."""
     from xaitune import pages
 
+    if path is not None and not (path / "config.json").is_file():
+        raise ConfigError(f"{path} holds no run and no sweep. Name one: 'xaitune runs' lists them.")
     with job.ui.progress("report") as progress:
         written = pages.report_on(path, job.runs_dir, job.ui.say, progress)
     job.ui.finish([written], "", report=str(written))
@@ -510,19 +588,25 @@ def report(
 
 @command(app, "runs")
 def list_runs(job: Job) -> None:
-    """Runs, sweeps and advice below --runs-dir: name, state and score."""
+    """List runs, sweeps and advice: name, state and score."""
     from xaitune import pages
 
     table = pages.list_runs(job.runs_dir)
-    job.ui.table(table.set_index("name"))
-    job.ui.finish([], "", runs=table.to_dict("records"))
+    if len(table):
+        job.ui.table(table.set_index("name"))
+    else:
+        job.ui.say(f"No runs in {job.runs_dir} yet.")
+    job.ui.finish([], "" if len(table) else "xaitune train", runs=table.to_dict("records"))
 
 
 @command(app, "demo")
 def demo(
     job: Job, folder: Annotated[Path, typer.Option("--folder", help="Where the demo works.")] = Path("xaitune-demo")
 ) -> None:
-    """Everything on generated images in xaitune-demo/: train, explain, advise, sweep 5 x 3, check, report."""
+    """Do all of it on generated images, in minutes.
+
+    In xaitune-demo/: train, explain, advise, sweep 5 x 3, check, report.
+    """
     from xaitune.demo import run_demo
 
     with job.ui.progress("demo") as report:

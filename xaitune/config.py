@@ -5,6 +5,7 @@ Every field is checked when the object is made, so a configuration that exists i
 
 import dataclasses
 import json
+import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ LOSSES = MappingProxyType(
 METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
 HEADS = ("gap", "fc")
 NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path
+METHODS = ("gradcam", "cam", "lime")  # of explaining
 PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")
 ENGINES = ("local",)
@@ -68,6 +70,11 @@ def _as_text(config: Any, name: str) -> None:
 
 def _is_int(value: Any, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_image_size(value: Any) -> tuple[int, int]:
@@ -116,6 +123,16 @@ def parse_blocks(value: Any, name: str = "block", low: int = 1) -> tuple[int, ..
     return tuple(sorted(set(wanted)))
 
 
+def check_method(method: Any, blocks: Any = "all") -> None:
+    """Raise ConfigError for an unknown way of explaining, or blocks that it does not have."""
+    _choice(method, METHODS, "method")
+    wanted = parse_blocks(blocks)
+    if method == "cam" and wanted not in ((5,), (1, 2, 3, 4, 5)):
+        raise ConfigError(f"CAM is made at Block 5 alone: leave the block out. Received: block={blocks!r}.")
+    if method == "lime" and wanted != (1, 2, 3, 4, 5):
+        raise ConfigError(f"LIME looks at the whole model: leave the block out. Received: block={blocks!r}.")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the images are and how they are split and resized.
@@ -157,7 +174,7 @@ class DataConfig:
 class TrainConfig:
     """One training: Block 1..`freeze_through` frozen (0 freezes nothing, 5 is feature extraction).
 
-    Stage (a) trains the head alone for `head_epochs` on the frozen base (Adam, rate HEAD_LEARNING_RATE), stage
+    Stage (a) trains the head alone for `head_epochs` on the frozen base (Adam), stage
     (b) Block k+1..5 and the head for up to `epochs` with `optimizer`, stopped after `patience` epochs without a
     better validation `metric`; stage (c), `final_epochs` of the whole network at a hundredth of the rate, only on
     request. `seed` changes initialisation and order, never the split. `learning_rate` None means the table's.

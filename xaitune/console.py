@@ -1,7 +1,10 @@
 """What a command prints: progress with the time left, tables, one JSON object, and errors in one or two lines."""
 
 import contextlib
+import errno
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from xaitune.errors import XaituneError
+
+PLAIN_WIDTH = 120  # characters, where there is no terminal to ask
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
@@ -22,9 +28,10 @@ class Ui:
 
     def __init__(self, json_only: bool = False) -> None:
         self.json_only = json_only
-        self.console = Console(stderr=json_only, highlight=False, soft_wrap=True)
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.stdout = sys.stdout  # kept: with json_only, what a library prints goes to stderr
+        self.console, self.errors = _console(json_only), _console(True)
         self.result: dict[str, Any] = {}
+        self.printed = False
 
     def say(self, text: str) -> None:
         """One line, printed as it is."""
@@ -53,8 +60,17 @@ class Ui:
             self.say(f"Wrote {path}")
         if next_command:
             self.say(f"Next: {next_command}")
+        self._print_object(self.result)
+
+    def fail(self, status: int, message: str) -> None:
+        """With `json_only`, the object of a command that failed; nothing where one was printed already."""
+        if not self.printed:
+            self._print_object({"error": message, "exit_status": status})
+
+    def _print_object(self, value: dict[str, Any]) -> None:
         if self.json_only:
-            print(json.dumps(self.result, ensure_ascii=False, default=_plain))
+            self.printed = True
+            print(json.dumps(_strict(value), ensure_ascii=False, allow_nan=False), file=self.stdout, flush=True)
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Callable[..., None]]:
@@ -118,12 +134,63 @@ def _cell(value: Any, digits: int) -> str:
     return str(value)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return str(value)
+def _strict(value: Any) -> Any:
+    """A value as strict JSON takes it: numpy's own made plain, NaN and infinities null, the rest as text."""
+    if isinstance(value, dict):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _strict(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _console(stderr: bool) -> Console:
+    """A terminal has its own width; elsewhere a table keeps its columns whole."""
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PLAIN_WIDTH
+    return console
+
+
+def disk_size(size: float) -> str:
+    """'35 MB' or '1.2 GB'."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{math.ceil(size / 1e6)} MB"
+
+
+def told(error: BaseException) -> tuple[int, str]:
+    """(exit status, message) of an error: ours, the command line parser's, the system's, or one nobody foresaw."""
+    if isinstance(error, XaituneError):
+        return error.exit_status, str(error)
+    if hasattr(error, "format_message"):
+        return 2, _usage(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return 1, "The disk is full. Free some space and give the same command again."
+    if isinstance(error, PermissionError):
+        return 2, f"No permission for {error.filename}. Choose another folder with --runs-dir, or change its rights."
+    if isinstance(error, MemoryError):
+        return 1, "Memory ran out. Use a smaller --image-size or --batch-size."
+    first = str(error).splitlines()[0] if str(error) else ""
+    return 1, f"{type(error).__name__}: {first}\nThis was not foreseen: --debug shows where."
+
+
+def _usage(error: Any) -> str:
+    """What was wrong with the call, the value that was received, the nearest name, and where to look."""
+    text = " ".join(error.format_message().split())
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    near = getattr(error, "possibilities", None)
+    if near:
+        text = f"{error.message}. Did you mean {' or '.join(sorted(near))}?"
+    flags = getattr(parameter, "opts", [])
+    for before, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        name, _, joined = before.partition("=")
+        if name in flags and name.startswith("-") and (joined or value):
+            text = f"{text.rstrip('.')}. Received: {joined or value}."
+            break
+    end = "" if text.endswith((".", "?", "!")) else "."
+    return f"{text}{end} See '{context.command_path if context else 'xaitune'} --help'."
 
 
 def print_error(message: str) -> None:

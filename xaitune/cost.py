@@ -17,6 +17,7 @@ SIZES = (64, 96, 128, 224)
 # Multiply-adds a second of VGG16's training over those of a float32 matrix product, in rough figures: for a plan, not
 # a promise.
 SPEED = {"float32": 0.8, "bfloat16": 1.2, "amx": 5.0}
+START_SECONDS, RUN_SECONDS = 6.0, 1.5  # of a worker, and of a run beside its arithmetic: building, tracing, writing
 
 
 def matrix_rate(seconds: float = 0.3) -> float:
@@ -43,13 +44,13 @@ def plan(config: Config, data: ImageData, runs_dir: str | Path) -> dict[str, Any
     folder, _ = runs.choose_folder(Path(runs_dir), "sweep", None, identity, overwrite=False)
     cells = grid(config.sweep, config.train)
     missing = [c for c in cells if not runs.is_finished(folder / runs.run_name(c))]
-    work = _work(missing, data, data.image_size, backbone.channels)
+    work, rate = _work(missing, data, data.image_size, backbone.channels), training_rate(config.train.precision)
     return {
         "folder": str(folder),
         "weights": backbone.digest,
         "runs": len(cells),
         "missing": len(missing),
-        "seconds": work / training_rate(config.train.precision) if missing else 0.0,
+        "seconds": work / rate + START_SECONDS + RUN_SECONDS * len(missing) if missing else 0.0,
         "disk_bytes": _disk(missing, config, data, backbone.channels) if missing else 0,
     }
 
@@ -66,7 +67,7 @@ def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
         rows.append(
             {
                 "image size": f"{size[0]}x{size[1]}" + (" (chosen)" if size == data.image_size else ""),
-                "minutes, at most": _work(cells, data, size, channels) / rate / 60,
+                "minutes, at most": (_work(cells, data, size, channels) / rate + RUN_SECONDS * len(cells)) / 60,
                 "disk, GB": _disk(cells, dataclasses.replace(config, data=at_size), data, channels) / 1e9,
             }
         )

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xaitune.config import usable_cores
 from xaitune.errors import DataError, ImageError
 from xaitune.images import IMAGE_SUFFIXES, ImageHeader, check_pixels, is_image_name, parse_header, read_bytes
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 DECODE_LIMIT = 5000
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, usable_cores())
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 

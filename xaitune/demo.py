@@ -63,8 +63,7 @@ def _explain(run: Any, data: Any, runs_dir: Path, report: Callable[[int, int, st
         made = explain_images(
             run, data.paths(test[:: max(len(test) // count, 1)][:count]), method=method, num_samples=500
         )
-        writer = ExplanationWriter(
-            out, {"method": method, "rule": "gradcam", "model": str(run.path), "class_names": list(data.class_names)}
-        )
-        writer.add(made)
-        writer.close()
+        about = {"method": method, "rule": "gradcam", "model": str(run.path), "class_names": list(data.class_names)}
+        with ExplanationWriter(out, about) as writer:
+            writer.add(made)
+            writer.close()

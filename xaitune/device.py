@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from xaitune.config import usable_cores
 from xaitune.errors import ConfigError, ModelError
 
 
@@ -35,12 +36,18 @@ def _quiet_stderr() -> Iterator[None]:
             os.close(saved)
 
 
+THREADS = "XAITUNE_THREADS"  # the environment variable that bounds this process's threads
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 with _quiet_stderr():
     import keras
     import tensorflow as tf
 
+    if THREADS in os.environ:  # before the first operation: later TensorFlow refuses
+        tf.config.threading.set_intra_op_parallelism_threads(int(os.environ[THREADS]))
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    for gpu in tf.config.list_physical_devices("GPU"):  # several processes share a card
+        tf.config.experimental.set_memory_growth(gpu, True)
     tf.constant(0.0)  # the first operation prints too
 
 if keras.backend.backend() != "tensorflow":
@@ -73,13 +80,6 @@ def resolve_precision(precision: str = "auto") -> tuple[str, str]:
     if units:
         return "bfloat16", f"the processor has {units[0]} units"
     return "float32", "the processor has no bfloat16 units"
-
-
-def set_threads(threads: int) -> None:
-    """Use that many threads in this process; only before the first model is built."""
-    with contextlib.suppress(RuntimeError):  # already running: keep what it has
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def with_precision(model: keras.Model, precision: str) -> keras.Model:
@@ -163,7 +163,8 @@ def describe(precision: str) -> dict[str, Any]:
         "versions": versions,
         "platform": platform.platform(),
         "processor": processor_name(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
+        "threads": int(os.environ.get(THREADS, usable_cores())),
         "gpus": len(tf.config.list_physical_devices("GPU")),
         "precision": precision,
     }

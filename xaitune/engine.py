@@ -3,14 +3,16 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from queue import SimpleQueue
 from typing import Any
 
+from xaitune.config import usable_cores
 from xaitune.errors import RunError
 
 Task = dict[str, Any]
@@ -20,9 +22,9 @@ Report = Callable[[Task, dict[str, Any]], None]
 class _Worker:
     """One `python -m xaitune._worker`; closing its standard input ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "XAITUNE_THREADS": str(threads)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "xaitune._worker"],
             stdin=subprocess.PIPE,
@@ -41,14 +43,23 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(task), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
+            if not line.endswith("\n"):
+                break  # it died while it wrote
             event = json.loads(line)
             if event["event"] != "progress":
                 return event
             report(task, event)
+        raise RunError(self._last_words())
+
+    def _last_words(self) -> str:
+        """How the process ended."""
         code = self.process.wait()
+        if code < 0:
+            hint = " (did memory run out? Try fewer --workers)" if code == -signal.SIGKILL else ""
+            return f"its process was ended by {signal.Signals(-code).name}{hint}"
         self.errors.seek(0)
         tail = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        raise RunError(f"the worker process ended with status {code}{': ' + tail[0] if tail else ''}")
+        return f"its process ended with status {code}{': ' + tail[0] if tail else ''}"
 
     def close(self) -> None:
         """End the process."""
@@ -59,17 +70,42 @@ class _Worker:
                 stream.close()  # type: ignore[union-attr]
 
 
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[tuple[SimpleQueue[_Worker], list[_Worker]]]:
-    """A queue of idle workers, and a list of all workers, which are ended on leaving."""
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-    made = [_Worker() for _ in range(count)]
-    for worker in made:
-        idle.put(worker)
-    try:
-        yield idle, made
-    finally:
-        for worker in made:
+class _Crew:
+    """The workers of one call: started on demand, ended together, and none started after that."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.lock = threading.Lock()
+        self.idle: list[_Worker] = []
+        self.busy: set[_Worker] = set()
+        self.over = False
+
+    def take(self) -> _Worker:
+        """An idle worker, or a new one. Raises RunError after `end`."""
+        with self.lock:
+            if self.over:
+                raise RunError("the sweep was ended")
+            worker = self.idle.pop() if self.idle else _Worker(self.threads)
+            self.busy.add(worker)
+            return worker
+
+    def give_back(self, worker: _Worker, alive: bool) -> None:
+        """Keep a worker for the next task, or forget one that died."""
+        with self.lock:
+            self.busy.discard(worker)
+            if alive and not self.over:
+                self.idle.append(worker)
+                return
+        worker.close()
+
+    def end(self) -> None:
+        """End all processes, at once."""
+        with self.lock:
+            self.over = True
+            workers = [*self.idle, *self.busy]
+        for worker in workers:
+            worker.process.kill()
+        for worker in self.idle:
             worker.close()
 
 
@@ -78,36 +114,39 @@ def run_local(
 ) -> None:
     """Do `first` one after another in one worker, then `tasks` side by side in `workers` processes.
 
-    `report(task, event)` receives progress, `done(task, event)` each end. A run whose process dies is tried once more
-    in a new one; what still fails is handed to `done` as 'failed', and the others go on.
+    `report(task, event)` receives progress, from any thread; `done(task, event)` each end, in the caller's thread. A
+    run whose process dies is tried once more in a new one; what still fails is handed to `done` as 'failed', and the
+    others go on. However this call ends, no worker outlives it.
     """
-    threads = max((os.cpu_count() or 1) // workers, 1)
-    with _workers(workers) as (idle, made):
+    crew = _Crew(max(usable_cores() // workers, 1))
 
-        def attempt(task: Task) -> dict[str, Any]:
-            worker = idle.get()
-            try:
-                return worker.do({**task, "threads": threads}, report)
-            except RunError as error:
-                worker.close()
-                worker = _Worker()
-                made.append(worker)
-                return {"event": "died", "error": str(error)}
-            finally:
-                idle.put(worker)
+    def attempt(task: Task) -> dict[str, Any]:
+        worker, alive = crew.take(), False
+        try:
+            answer = worker.do(task, report)
+            alive = True
+            return answer
+        finally:
+            crew.give_back(worker, alive)
 
-        def work(task: Task) -> dict[str, Any]:
-            answer = attempt(task)
-            if answer["event"] == "died":
-                answer = attempt(task)
-            return {**answer, "event": "failed"} if answer["event"] == "died" else answer
+    def work(task: Task) -> dict[str, Any]:
+        try:
+            return attempt(task)
+        except (RunError, OSError):
+            if crew.over:
+                return {"event": "failed", "error": "the sweep was ended"}
+        try:
+            return attempt(task)
+        except (RunError, OSError) as error:
+            return {"event": "failed", "error": str(error)}
 
+    pool = ThreadPoolExecutor(workers)
+    try:
         for task in first:
             done(task, work(task))
-        pool = ThreadPoolExecutor(workers)
         waiting = {pool.submit(work, task): task for task in tasks}
-        try:
-            for future in as_completed(waiting):
-                done(waiting[future], future.result())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for future in as_completed(waiting):
+            done(waiting[future], future.result())
+    finally:
+        crew.end()
+        pool.shutdown(wait=True, cancel_futures=True)

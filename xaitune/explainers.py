@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,15 +13,14 @@ import pandas as pd
 
 from xaitune import plots, runs
 from xaitune.cam import cam_of
-from xaitune.config import parse_blocks
-from xaitune.errors import ConfigError, RunError, nearest
+from xaitune.config import check_method, parse_blocks
+from xaitune.errors import ModelError, RunError
 from xaitune.gradcam import block_mapper, heatmaps
 from xaitune.images import resize_image
 from xaitune.results import BlockHeatmaps, Superpixels
 from xaitune.subjects import Images, Subject, open_subject
-from xaitune.superpixels import lime_superpixels
+from xaitune.superpixels import check_lime, lime_superpixels
 
-METHODS = ("gradcam", "cam", "lime")
 CHUNK = 32  # images held in memory at once
 SHEET_ROWS = 12  # images on a contact sheet
 Explanation = BlockHeatmaps | Superpixels
@@ -60,14 +60,12 @@ def explainer(
     seed: int = 0,
 ) -> Callable[[np.ndarray, tuple[str, ...]], Explanation]:
     """A function (images at the model's size, names) -> explanation, made once for many batches."""
-    if method not in METHODS:
-        raise ConfigError(
-            f"method must be one of {', '.join(METHODS)}. Received: {method!r}.{nearest(method, METHODS)}"
-        )
+    check_method(method, blocks)
     index = subject.class_index(class_name)
     if method == "cam":
         return lambda array, files: cam_of(subject, array, files, index)
     if method == "lime":
+        check_lime(num_samples, segmenter)
 
         def lime(array: np.ndarray, files: tuple[str, ...]) -> Superpixels:
             made = lime_superpixels(
@@ -76,7 +74,10 @@ def explainer(
             return dataclasses.replace(made, files=files)
 
         return lime
-    mapper = block_mapper(subject.model, parse_blocks(blocks), rule)
+    try:
+        mapper = block_mapper(subject.model, parse_blocks(blocks), rule)
+    except ModelError as error:
+        raise ModelError(f"{subject.name}: {error}") from None
 
     def gradcam(array: np.ndarray, files: tuple[str, ...]) -> BlockHeatmaps:
         raw, logits = mapper(array, np.full(len(array), index, np.int32))
@@ -107,11 +108,19 @@ class ExplanationWriter:
         self.sheet: list[tuple[str, list[np.ndarray]]] = []
         self.titles: list[str] = []
         self.taken: set[str] = set()
+        self.part = folder / f".{os.getpid()}.heatmaps.npz"  # takes its name when all is there
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "heatmaps.npz").unlink(missing_ok=True)
+            self.part.write_bytes(b"")
         except OSError as error:
             raise runs.disk_error(error, folder) from None
+
+    def __enter__(self) -> "ExplanationWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no half-written file, however the work ended."""
+        self.part.unlink(missing_ok=True)
 
     def add(self, made: Explanation) -> None:
         """Write one batch."""
@@ -128,7 +137,7 @@ class ExplanationWriter:
         number = len(self.tables)
         self.tables.append(made.to_dataframe())
         try:
-            _append_npz(self.folder / "heatmaps.npz", number, _arrays(made))
+            _append_npz(self.part, number, _arrays(made))
         except OSError as error:
             raise runs.disk_error(error, self.folder / "heatmaps.npz") from None
 
@@ -149,11 +158,13 @@ class ExplanationWriter:
         table = pd.concat(self.tables, ignore_index=True)
         written: dict[str, Any] = {"folder": str(self.folder), "pictures": len(self.pictures)}
         written["first_picture"] = str(self.pictures[0])
+        (self.folder / "contact-sheet.png").unlink(missing_ok=True)
         if len(self.pictures) > 1:
             strips, labels = [plots.strip(row, height=160) for _, row in self.sheet], [label for label, _ in self.sheet]
             sheet = plots.contact_sheet(strips, labels, titles=self.titles)
             written["contact_sheet"] = str(plots.save(sheet, self.folder / "contact-sheet.png"))
         rows = json.loads(table.to_json(orient="records", force_ascii=False))
+        os.replace(self.part, self.folder / "heatmaps.npz")
         runs.write_json(self.folder / "explain.json", {**self.about, "chunks": len(self.tables), "maps": rows})
         return written | {"json": str(self.folder / "explain.json"), "npz": str(self.folder / "heatmaps.npz")}
 
@@ -191,7 +202,7 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
             joined = {
                 n: np.concatenate([found[k] for k in sorted(found.files) if k.startswith(f"{n}/")]) for n in names
             }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{folder / 'heatmaps.npz'} is missing or damaged ({error}).") from None
     raw = {int(n[5:]): joined[n] for n in names if n.startswith("block")}
     files = tuple(row["file"] for row in about["maps"] if row["block"] == min(raw))

@@ -4,6 +4,7 @@ An entry is `<key>/block<k>.bin` (raw values) beside `block<k>.json` (shape and 
 interrupted entry is never believed). The key names weights, data, image size and precision.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from xaitune import device
+from xaitune import device, runs
 from xaitune.data import ImageData
 from xaitune.device import keras
 from xaitune.vgg import BLOCKS
@@ -53,7 +54,8 @@ def prefix_digest(model: keras.Model) -> str:
 def cache_key(model: keras.Model, data: ImageData, precision: str) -> str:
     """The name of a cache entry: all that its values depend on."""
     size = "x".join(str(side) for side in data.image_size)
-    return f"{prefix_digest(model)}-{data.fingerprint}-{size}-{data.config.resize}-{precision}"
+    pixels = hashlib.sha256("".join(data.digests).encode()).hexdigest()[:12]  # the images alone: any split shares them
+    return f"{prefix_digest(model)}-{pixels}-{size}-{data.config.resize}-{precision}"
 
 
 class FeatureCache:
@@ -76,17 +78,34 @@ class FeatureCache:
     ) -> dict[int, np.ndarray | None]:
         """Depth (1..5) -> read-only features (n, ...) of every image in order; missing ones in one pass.
 
-        `model` is the float32 model. A depth that does not fit the limit or the disk is None.
+        `model` is the float32 model. A depth that does not fit the limit or the disk is None. Raises RunError where
+        the folder cannot be written.
         """
         entry = self.folder / cache_key(model, data, precision)
         wanted = sorted(set(depths) - {0})
         names = {k: f"{cut_layer(model, k)}" for k in wanted}
-        entry.mkdir(parents=True, exist_ok=True)
-        with FileLock(entry / ".lock"):
-            missing = [k for k in wanted if not (entry / f"{names[k]}.json").is_file()]
-            if missing:
-                self._fill(entry, model, data, missing, precision, progress)
+        try:
+            entry.mkdir(parents=True, exist_ok=True)
+            with FileLock(entry / ".lock"):
+                missing = [k for k in wanted if _open(entry / names[k]) is None]
+                os.utime(entry)
+                if missing:
+                    self._fill(entry, model, data, missing, precision, progress)
+        except OSError as error:
+            raise runs.disk_error(error, entry) from None
         return {k: _open(entry / names[k]) for k in wanted}
+
+    def _make_room(self, entry: Path, size: int) -> None:
+        """Remove entries of other data, weights or sizes, the longest unused first, until `size` bytes fit the limit."""
+        others = sorted(
+            (p for p in self.folder.iterdir() if p.is_dir() and p != entry), key=lambda p: p.stat().st_mtime
+        )
+        for old in others:
+            if self._used() + size <= self.limit:
+                return
+            with contextlib.suppress(Timeout, OSError), FileLock(old / ".lock", timeout=0):
+                for file in [*old.glob("*.json"), *old.glob("*.bin")]:
+                    file.unlink()
 
     def _used(self) -> int:
         return sum(file.stat().st_size for file in self.folder.rglob("*.bin"))
@@ -102,6 +121,8 @@ class FeatureCache:
     ) -> None:
         outputs = {k: model.get_layer(cut_layer(model, k)) for k in depths}
         count = len(data.files)
+        wanted = sum(_bytes((count, *layer.output.shape[1:]), np.dtype(np.float32)) for layer in outputs.values())
+        self._make_room(entry, wanted)
         room = min(self.limit - self._used(), shutil.disk_usage(entry).free * 0.9)
         kept = {}
         for k in reversed(depths):  # deep features are the smallest and save the most
@@ -167,10 +188,13 @@ def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
 
 
 def _open(stem: Path) -> np.ndarray | None:
+    """The kept values, or None where they are not there whole."""
+    file = stem.with_name(stem.name + ".bin")
     try:
         about = json.loads(stem.with_name(stem.name + ".json").read_text())
-    except FileNotFoundError:
+        dtype, shape = DTYPES[about["dtype"]], tuple(about["shape"])
+        if file.stat().st_size != _bytes(shape, dtype):
+            return None
+    except (FileNotFoundError, ValueError, KeyError):
         return None
-    dtype, shape = DTYPES[about["dtype"]], tuple(about["shape"])
-    raw = np.memmap(stem.with_name(stem.name + ".bin"), dtype=np.uint8, mode="r", shape=(_bytes(shape, dtype),))
-    return raw.view(dtype).reshape(shape)
+    return np.memmap(file, dtype=np.uint8, mode="r", shape=(_bytes(shape, dtype),)).view(dtype).reshape(shape)

@@ -1,9 +1,12 @@
 """Command-line options made from the fields of the configurations, and the configuration that they give."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
 import json
+import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +27,7 @@ from xaitune.config import (
     parse_blocks,
     replace_fields,
 )
-from xaitune.console import Ui
+from xaitune.console import Ui, told
 from xaitune.errors import ConfigError, RunError
 
 HELP = {
@@ -112,13 +115,23 @@ def command(app: typer.Typer, name: str, *tables: type, skip: tuple[str, ...] = 
 
         @functools.wraps(function)
         def call(**values: Any) -> None:
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its remarks on retracing help no user
+            ui = Ui(values.pop("json_output"))
+            aside = contextlib.redirect_stdout(sys.stderr) if ui.json_only else contextlib.nullcontext()
+            try:
+                with aside:
+                    work(ui, values)
+            except Exception as error:
+                ui.fail(*told(error))
+                raise
+
+        def work(ui: Ui, values: dict[str, Any]) -> None:
             given: dict[str, dict[str, Any]] = {}
             for field, table in owner.items():
                 value = values.pop(field)
                 if value is not None:
                     given.setdefault(TABLE_OF[table], {})[field] = _parsed(table, field, value)
             values.pop("debug")
-            ui = Ui(values.pop("json_output"))
             job = Job(ui, values.pop("runs_dir"), values.pop("config"), given)
             function(job, **values)
 

@@ -42,7 +42,12 @@ def report_on(
     weights = str(run.metadata["weights_digest"])
     found = advice_module.find_advice(folder.parent if table is not None else runs_dir, run.fingerprint, weights)
     advice = advice_module.load_advice(found) if found else None
-    check = sweep.check_advice(advice, table) if advice is not None and table is not None else None
+    check = None
+    if advice is not None and table is not None:
+        if sweep.can_check(advice, table):
+            check = sweep.check_advice(advice, table)
+        else:
+            say(f"Without a verdict: the sweep lacks the advised depth {advice.freeze_through}, or any other.")
     if progress:
         progress(2, 3, "page")
     return write_report(

@@ -161,7 +161,9 @@ def replace_file(path: str | Path, content: bytes) -> Path:
             file.write(content)
         os.replace(part, path)
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error.strerror or error}).") from None
+        raise RunError(
+            f"{path} could not be written ({error.strerror or error}). Free some space or choose another folder."
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

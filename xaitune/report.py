@@ -53,13 +53,16 @@ def write_report(
     """Write the report on a sweep or a single run; returns where it is.
 
     `path` defaults to report.html in the result's folder. `data` is the ImageData, `data_check` what its `check()`
-    gave. With a Run, `sweep` is the sweep that it is compared with. What is not given is said on the page, with the
-    command that makes it. Raises InputError for another kind of result, RunError where the page cannot be written.
+    gave. `check` is made from `advice` and the sweep where it is not given. With a Run, `sweep` is the sweep that it
+    is compared with. What is not given is said on the page, with the command that makes it. Raises InputError for
+    another kind of result, RunError where the page cannot be written.
     """
     if isinstance(result, SweepTable):
         sweep = result
     elif not isinstance(result, Run):
         raise InputError(f"write_report wants a Run or a SweepTable. Received: {type(result).__name__}.")
+    if check is None and advice is not None and sweep is not None:
+        check = _check(advice, sweep)
     shown = _shown_run(result)
     maps = [heatmaps] if isinstance(heatmaps, BlockHeatmaps | Superpixels) else list(heatmaps or ())
     page = (
@@ -80,6 +83,14 @@ def write_report(
         )
     )
     return plots.replace_file(path or result.path / "report.html", page.encode("utf-8"))
+
+
+def _check(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck | None:
+    """The verdict, where the sweep can give one on this advice; `_warnings` says why it cannot."""
+    from xaitune.sweep import can_check, check_advice  # loads Keras, which the page itself does not need
+
+    same = (advice.fingerprint, advice.weights) == (sweep.fingerprint, sweep.weights)
+    return check_advice(advice, sweep) if same and can_check(advice, sweep) else None
 
 
 # ---- text and pictures
@@ -409,7 +420,7 @@ def _table_cell(cell: dict[str, Any], best: pd.Series | None) -> dict[str, Any]:
 
 
 def _shown_run(result: Run | SweepTable) -> dict[str, Any]:
-    """The run, or the first finished seed of a sweep's best cell: its test figures, confusion matrix and curves."""
+    """The run, or the seed of a sweep's best cell that is best on validation: its test figures, confusion matrix and curves."""
     if isinstance(result, Run):
         name, metric = result.name, result.config.metric
         predictions, metadata = result.predictions, result.metadata
@@ -418,7 +429,7 @@ def _shown_run(result: Run | SweepTable) -> dict[str, Any]:
         if best is not None:
             runs = result.runs[result.runs["state"] == "finished"]
             same = (runs["freeze_through"] == best["freeze_through"]) & (runs["optimizer"] == best["optimizer"])
-            name = str(runs.loc[same, "name"].iloc[0]) if same.any() else ""
+            name = str(runs.loc[runs.loc[same, "validation"].idxmax(), "name"]) if same.any() else ""
         predictions, metadata = pd.DataFrame(), _read_json(result.path / name / "metadata.json") if name else {}
     shown: dict[str, Any] = {"name": name, "metric": metric_name(metric), "class_names": result.class_names}
     shown |= {"missing": "", "metadata": metadata, "predictions": predictions, "history": None}

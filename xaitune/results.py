@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ class Run:
         return plots.confusion_matrix(np.array(self.metrics[split]["confusion"]), self.class_names, ax=ax)
 
     def _repr_html_(self) -> str:
-        return f"<b>{self.name}</b> ({self.state})" + self.to_dataframe().round(3).to_html()
+        return f"<b>{html.escape(self.name)}</b> ({self.state})" + self.to_dataframe().round(3).to_html()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,7 +183,8 @@ class BlockHeatmaps:
         return pd.concat(rows, ignore_index=True)
 
     def _repr_html_(self) -> str:
-        return f"<b>{self.method}</b>: {len(self)} images" + self.to_dataframe().head(20).round(3).to_html(index=False)
+        table = self.to_dataframe().head(20).round(3).to_html(index=False)
+        return f"<b>{html.escape(self.method)}</b>: {len(self)} images{table}"
 
 
 def own_picture(file: str, shown: np.ndarray, longest: int = 640) -> np.ndarray:
@@ -225,6 +227,11 @@ class Superpixels:
     method: str = "lime"
     resize: str = "stretch"
 
+    def __post_init__(self) -> None:
+        arrays = (self.images, self.classes, self.probabilities, self.score)
+        for array in (*arrays, *self.segments, *self.class_weights, *self.interval):
+            read_only(array)
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -253,7 +260,7 @@ class Superpixels:
         return np.isin(self.segments[image], top[weights[top] > 0])
 
     def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
-        """(title, picture) of the superpixels, the five most positive and negative, and all weights, in the file's own geometry."""
+        """(title, picture) of superpixels, the five most positive, the most negative, all; in the file's geometry."""
         picture = own_picture(self.files[image], self.images[image])
 
         def placed(map_: np.ndarray) -> np.ndarray:
@@ -340,8 +347,8 @@ class FreezeAdvice:
 
     def _repr_html_(self) -> str:
         return (
-            f"<b>Freeze Block 1-{self.freeze_through}</b> (confidence {self.confidence:.0%})<p>{self.reasons}</p>"
-            + self.evidence.round(3).to_html()
+            f"<b>Freeze {plots.frozen_name(self.freeze_through)}</b> (confidence {self.confidence:.0%})"
+            f"<p>{html.escape(self.reasons)}</p>" + self.evidence.round(3).to_html()
         )
 
 
@@ -367,9 +374,14 @@ class SweepTable:
     histories: Callable[[str], pd.DataFrame]
 
     @property
+    def complete(self) -> pd.DataFrame:
+        """The cells with all seeds finished. Only these may win: one lucky seed is no match for the mean of several."""
+        return self.cells[self.cells["seeds"] == self.cells["seeds"].max()]
+
+    @property
     def best(self) -> pd.Series:
-        """The cell with the best validation score (mean over the seeds)."""
-        return self.cells.loc[self.cells["validation"].idxmax()]
+        """The cell with the best validation score (mean over the seeds), among those with all seeds finished."""
+        return self.complete.loc[self.complete["validation"].idxmax()]
 
     @property
     def equals(self) -> pd.DataFrame:
@@ -436,23 +448,27 @@ class AdviceCheck:
     def sentence(self) -> str:
         """The verdict in two or three plain sentences."""
         d = self.difference
-        points = f"{d.difference * 100:+.1f} points of {self.metric} [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
+        metric = plots.metric_name(self.metric)
+        points = f"{d.difference * 100:+.1f} points of {metric} [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
         what = {
             "confirmed": "The sweep confirms the advice",
             "contradicted": "The sweep contradicts the advice",
             "cannot tell": "The sweep cannot tell",
         }[self.verdict]
         text = (
-            f"{what}: freezing Block 1-{self.advised} ({self.optimizers[self.advised]}) against Block 1-{self.rival} "
-            f"({self.optimizers[self.rival]}) is {points} on {d.images} test images in {d.groups} groups, "
-            f"{self.seeds} seed{'s' if self.seeds > 1 else ''}."
+            f"{what}: freezing {plots.frozen_name(self.advised)} ({self.optimizers[self.advised]}) against "
+            f"{plots.frozen_name(self.rival)} ({self.optimizers[self.rival]}) is {points} on {d.images} test images "
+            f"in {d.groups} groups, {self.seeds} seed{'s' if self.seeds > 1 else ''}."
         )
         if self.verdict == "cannot tell" and self.test_images_needed:
             text += f" About {self.test_images_needed} test images would settle it."
         if not self.advice_made_first:
             text += " Note: the advice was made after the sweep began, so it is no blind test of it."
         if self.cheapest["name"] != self.best["name"]:
-            text += f" {self.cheapest['name']} cannot be told from the best cell ({self.best['name']}) and is the cheapest of those to train."
+            text += (
+                f" {self.cheapest['name']} cannot be told from the best cell ({self.best['name']}) "
+                "and is the cheapest of those to train."
+            )
         return text
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
@@ -472,4 +488,4 @@ class AdviceCheck:
         return pd.DataFrame([row])
 
     def _repr_html_(self) -> str:
-        return f"<b>{self.verdict}</b><p>{self.sentence()}</p>"
+        return f"<b>{html.escape(self.verdict)}</b><p>{html.escape(self.sentence())}</p>"

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from xaitune.config import EXECUTION_FIELDS, DataConfig, TrainConfig
-from xaitune.errors import RunError, RunLockedError
+from xaitune.errors import ConfigError, RunError, RunLockedError
 from xaitune.results import Run
 from xaitune.vgg import load_model
 
@@ -36,11 +37,11 @@ def writing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise disk_error(error, path) from None
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise disk_error(error, path) from None
         raise
 
 
@@ -51,8 +52,18 @@ def disk_error(error: OSError, path: Path) -> RunError:
             f"The disk is full: {path} could not be written. Free some space and give the same command again."
         )
     if isinstance(error, PermissionError):
-        return RunError(f"No permission to write {path}. Choose another folder with --runs-dir.")
-    return RunError(f"{path} could not be written ({error.strerror or error}).")
+        return RunError(f"No permission to write {path}. Choose another folder, such as with --runs-dir.")
+    return RunError(f"{path} could not be written ({error.strerror or error}). Choose another folder.")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, or find it. Raises RunError where it may not be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from None
+    if not os.access(path, os.W_OK):
+        raise disk_error(PermissionError(), path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -102,6 +113,8 @@ def choose_folder(
     A made-up name that another configuration has taken gets -2, -3, ...; an explicit one is refused with the
     difference (RunError) unless `overwrite`, which empties it.
     """
+    if name is not None and (name != Path(name).name or name in ("", "..")):
+        raise ConfigError(f"name must be a folder's name without a path. Received: name={name!r}.")
     path, note, number = runs_dir / (name or base), "", 1
     while (path / "config.json").is_file() and not overwrite:
         told = difference(read_json(path / "config.json")["identity"], identity)
@@ -135,13 +148,21 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def start_folder(path: Path, contents: dict[str, Any], *, overwrite: bool) -> None:
-    """Write config.json into a run folder whose lock is held; with `overwrite`, empty it first."""
-    if overwrite:
+    """Write config.json (with its 'identity') into a folder whose lock is held.
+
+    With `overwrite` the folder is emptied first, unless it holds the same run unfinished, which then goes on. Raises
+    RunLockedError where another process has taken the name since it was chosen.
+    """
+    file = path / "config.json"
+    same = file.is_file() and read_json(file)["identity"] == contents["identity"]
+    if overwrite and not (same and not is_finished(path)):
         for item in path.iterdir():
             if item.name != ".lock":
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
-    if not (path / "config.json").is_file():
-        write_json(path / "config.json", {"format": FORMAT, **contents})
+    elif file.is_file() and not same:
+        raise RunLockedError(f"Another process has just begun something else in {path}. Give the same command again.")
+    if not file.is_file():
+        write_json(file, {"format": FORMAT, **contents})
 
 
 def is_finished(path: Path) -> bool:
@@ -170,7 +191,7 @@ class Checkpoint:
                 arrays: dict[str, list[np.ndarray]] = {}
                 for key in sorted(k for k in found.files if k != "state"):
                     arrays.setdefault(key.partition("/")[0], []).append(found[key])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return state, arrays
 

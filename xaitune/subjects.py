@@ -35,10 +35,7 @@ class Subject:
         if class_name is None:
             return -1
         if class_name not in self.class_names:
-            known = ", ".join(self.class_names[:20]) + (" ..." if len(self.class_names) > 20 else "")
-            raise ModelError(
-                f"Unknown class {class_name!r}.{nearest(class_name, self.class_names)} The model's classes: {known}."
-            )
+            raise unknown_class(class_name, self.class_names)
         return self.class_names.index(class_name)
 
     def read(self, images: Images) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -53,11 +50,12 @@ class Subject:
         return np.stack([resize_image(read_image(p), self.image_size, self.resize) for p in paths])
 
     def _from_array(self, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+        shape = images.shape
         if images.ndim == 3:
             images = images[None]
         if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
             raise ImageError(
-                f"An array of images must be (n, height, width, 3) RGB in 0..255. Received: shape {images.shape}."
+                f"An array of images must be (n, height, width, 3) RGB in 0..255. Received: shape {shape}."
             )
         low, high = float(np.min(images)), float(np.max(images))
         if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 255:
@@ -68,6 +66,12 @@ class Subject:
             images = images.astype(np.float32)
         resized = np.stack([resize_image(image, self.image_size, self.resize) for image in images])
         return resized, tuple(f"image {i}" for i in range(len(images)))
+
+
+def unknown_class(class_name: str, known: Sequence[str]) -> ModelError:
+    """The error for a class that a model lacks, with the nearest of those it has."""
+    some = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
+    return ModelError(f"Unknown class {class_name!r}.{nearest(class_name, known)} The model's classes: {some}.")
 
 
 def open_subject(model: Any) -> Subject:
@@ -82,6 +86,11 @@ def open_subject(model: Any) -> Subject:
         if path.is_dir():
             model = runs.load_run(path)
         else:
+            if path.suffix in (".h5", ".hdf5"):
+                raise ModelError(
+                    f"{path} holds weights without a head, which know no classes. "
+                    f"Train on your images first: xaitune train DATA --weights {path}."
+                )
             loaded = vgg.load_model(path)
             if runs.is_finished(path.parent):
                 run = runs.load_run(path.parent)

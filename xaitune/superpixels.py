@@ -29,6 +29,16 @@ SEGMENTERS: MappingProxyType[str, Callable[[np.ndarray], np.ndarray]] = MappingP
 Segmenter = str | np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
+def check_lime(num_samples: int, segmenter: Segmenter = "quickshift") -> None:
+    """Raise ConfigError for too few samples or an unknown segmenter."""
+    if num_samples < 2:
+        raise ConfigError(f"num_samples must be at least 2. Received: {num_samples}.")
+    if isinstance(segmenter, str) and segmenter not in SEGMENTERS:
+        raise ConfigError(
+            f"segmenter must be one of {', '.join(SEGMENTERS)}. Received: {segmenter!r}.{nearest(segmenter, SEGMENTERS)}"
+        )
+
+
 def lime_superpixels(
     model: Any,
     images: Images,
@@ -50,8 +60,7 @@ def lime_superpixels(
     does with random_state=`seed` and computes in float32, so that the weights are its weights.
     Other arguments as in `gradcam_blocks`. Raises ModelError, ImageError, ConfigError.
     """
-    if num_samples < 2:
-        raise ConfigError(f"num_samples must be at least 2. Received: {num_samples}.")
+    check_lime(num_samples, segmenter)
     subject = open_subject(model)
     array, files = subject.read(images)
     predict = probability_function(subject, "float32" if exact else precision)
@@ -95,10 +104,7 @@ def probability_function(subject: Subject, precision: str = "auto") -> Callable[
 def segment(image: np.ndarray, segmenter: Segmenter = "quickshift") -> np.ndarray:
     """A label image (h, w) with ids 0..m-1 of an (h, w, 3) image in 0..255. Raises ConfigError."""
     if isinstance(segmenter, str):
-        if segmenter not in SEGMENTERS:
-            raise ConfigError(
-                f"segmenter must be one of {', '.join(SEGMENTERS)}. Received: {segmenter!r}.{nearest(segmenter, SEGMENTERS)}"
-            )
+        check_lime(2, segmenter)
         labels = SEGMENTERS[segmenter](np.clip(np.rint(image), 0, 255).astype(np.uint8))
     else:
         labels = segmenter(image) if callable(segmenter) else np.asarray(segmenter)
@@ -155,7 +161,8 @@ def fit_linear(masks: np.ndarray, targets: np.ndarray, kernel: np.ndarray, index
     centred = masks - share @ masks
     residual = y - centred @ weights[index]
     total = share @ y**2
-    return weights, float(1 - (share @ residual**2) / total) if total > 0 else 0.0
+    # A constant answer leaves only rounding to explain: no score.
+    return weights, float(1 - (share @ residual**2) / total) if total > 1e-24 else 0.0
 
 
 def weight_interval(masks: np.ndarray, target: np.ndarray, kernel: np.ndarray, seed: int) -> np.ndarray:

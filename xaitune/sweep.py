@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 
 from xaitune import advice as advice_module
 from xaitune import runs, stats, vgg
-from xaitune.config import SweepConfig, TrainConfig, replace_fields
+from xaitune.config import OPTIMIZERS, SweepConfig, TrainConfig, replace_fields, usable_cores
 from xaitune.data import ImageData
 from xaitune.engine import Task, run_local
 from xaitune.errors import ConfigError, DataError, RunError
@@ -44,6 +43,10 @@ def sweep_freeze(
     """
     config = replace_fields(config or SweepConfig(), options)
     base = train or TrainConfig()
+    if base.final_epochs:
+        base = replace_fields(base, {"final_epochs": 0})
+        if notes:
+            notes("final_epochs is left out: it would unfreeze what the sweep compares.")
     data.require_trainable()
     digest = vgg.load_backbone(base.weights).digest
     folder, note = runs.choose_folder(
@@ -66,6 +69,9 @@ def sweep_freeze(
             notes(f"{len(grid(config, base)) - len(missing)} of {len(grid(config, base))} runs are finished already.")
         failures = _run(data, missing, config, folder, cache, cache_gb, progress) if missing else {}
         runs.write_json(folder / "sweep.json", {"grid": dataclasses.asdict(config), "failures": failures})
+    if failures and not list(folder.glob(f"*/{runs.RESULT}")):
+        first, error = next(iter(failures.items()))
+        raise RunError(f"No run of the sweep was finished. {first}: {error}")
     table = load_sweep(folder)
     runs.write_csv(folder / "sweep.csv", table.runs)
     return table
@@ -139,15 +145,12 @@ def _run(
 
     def done(task: Task, event: dict[str, Any]) -> None:
         state[task["name"]] = costs[task["name"]]
-        if event["event"] == "failed":
+        if event["event"] == "failed" and task["kind"] == "run":  # without kept features the runs compute them
             failures[task["name"]] = event["error"]
         show(f"{task['name']}: {event['error'] if event['event'] == 'failed' else event['state']}")
 
-    workers = config.workers or max((os.cpu_count() or 1) // 2, 1)
+    workers = config.workers or max(usable_cores() // 2, 1)
     run_local([first], tasks, min(workers, len(tasks)), report, done)
-    finished = [t for t in tasks if t["name"] not in failures]
-    if not finished:
-        raise RunError(f"No run of the sweep was finished. The first error: {next(iter(failures.values()))}")
     return failures
 
 
@@ -159,12 +162,14 @@ def load_sweep(path: str | Path) -> SweepTable:
         raise RunError(f"{folder} holds no sweep.")
     made = [runs.load_run(p.parent) for p in sorted(folder.glob(f"*/{runs.RESULT}"))]
     finished = [r for r in made if r.state == "finished"]
+    if not finished and made:
+        raise RunError(f"All {len(made)} runs in {folder} diverged. Sweep again with a lower --learning-rate.")
     if not finished:
         raise RunError(f"{folder} has no finished run yet. Give 'xaitune sweep-freeze' again to go on.")
     metric = finished[0].config.metric
-    table = pd.DataFrame([_row(r) for r in made]).sort_values(
-        ["freeze_through", "optimizer", "seed"], ignore_index=True
-    )
+    order = [*OPTIMIZERS]
+    made.sort(key=lambda r: (r.config.freeze_through, order.index(r.config.optimizer), r.config.seed))
+    table = pd.DataFrame([_row(r) for r in made])
     failures = json.loads((folder / "sweep.json").read_text())["failures"] if (folder / "sweep.json").is_file() else {}
     failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
     by_name = {r.name: r for r in finished}
@@ -239,7 +244,8 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
                 "predicted": predicted,
             }
         )
-    best = max(rows, key=lambda row: row["validation"])
+    seeds = max(row["seeds"] for row in rows)
+    best = max((row for row in rows if row["seeds"] == seeds), key=lambda row: row["validation"])  # SweepTable.best
     for row in rows:
         gap = stats.paired_bootstrap(row["predicted"], best["predicted"], test["true"], test["groups"], metric)
         row |= {"difference": gap.difference, "diff_low": gap.low, "diff_high": gap.high, "equals": gap.high >= 0}
@@ -256,11 +262,13 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     """
     if (advice.fingerprint, advice.weights) != (sweep.fingerprint, sweep.weights):
         raise DataError("The advice and the sweep are of different data or weights: make both from the same.")
-    chosen = sweep.cells.loc[sweep.cells.groupby("freeze_through")["validation"].idxmax()].set_index("freeze_through")
-    if advice.freeze_through not in chosen.index or len(chosen) < 2:
+    chosen = sweep.complete.loc[sweep.complete.groupby("freeze_through")["validation"].idxmax()].set_index(
+        "freeze_through"
+    )
+    if not can_check(advice, sweep):
         raise ConfigError(
             f"The sweep must hold the advised depth {advice.freeze_through} and another. "
-            f"It has: {', '.join(map(str, chosen.index))}."
+            f"It has: {', '.join(map(str, chosen.index))}. Add depths with 'xaitune sweep-freeze --freeze-through 1-5'."
         )
     rival = int(chosen["validation"].drop(advice.freeze_through).idxmax())
     depths = (advice.freeze_through, rival)
@@ -292,6 +300,12 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     )
 
 
+def can_check(advice: FreezeAdvice, sweep: SweepTable) -> bool:
+    """Whether the sweep holds the advised depth and another."""
+    depths = set(sweep.complete["freeze_through"])
+    return advice.freeze_through in depths and len(depths) > 1
+
+
 def save_check(check: AdviceCheck, folder: Path) -> None:
     """Write check.json into the sweep's folder."""
     keep = dataclasses.asdict(check)
@@ -302,6 +316,12 @@ def save_check(check: AdviceCheck, folder: Path) -> None:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is a sweep's, finished or not."""
+    file = folder / "config.json"
+    return file.is_file() and "started" in runs.read_json(file)
 
 
 def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | None:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,6 @@ def train_model(
     if note and notes:
         notes(note)
     with runs.locked(folder):
-        if runs.is_finished(folder) and not overwrite:
-            if notes:
-                notes(f"{folder} is finished already; it is not trained again.")
-            return runs.load_run(folder)
         contents = {
             "train": dataclasses.asdict(config),
             "data": dataclasses.asdict(data.config),
@@ -67,6 +63,10 @@ def train_model(
             "identity": identity,
         }
         runs.start_folder(folder, contents, overwrite=overwrite)
+        if runs.is_finished(folder):
+            if notes:
+                notes(f"{folder} is finished already; it is not trained again.")
+            return runs.load_run(folder)
         cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
         _Training(data, config, backbone, folder, cache, progress).run()
     return runs.load_run(folder)
@@ -92,6 +92,7 @@ class _Training:
         )
         self.checkpoint = runs.Checkpoint(folder)
         self.history: list[dict[str, Any]] = []
+        self.score = -1.0  # on validation, of the stage before: a final stage that only harms changes nothing
         self.total = config.head_epochs + config.epochs + config.final_epochs
         self.images: np.ndarray | _ImagesOnDisk | None = None
 
@@ -120,7 +121,11 @@ class _Training:
         vgg.freeze_blocks(self.model, through)
         features = None
         if through:
-            features = self.cache.get(self.model, self.data, [through], self.precision, self.progress)[through]
+
+            def report(done: int, total: int, what: str) -> None:
+                self._report(f"{what} {done}/{total}")
+
+            features = self.cache.get(self.model, self.data, [through], self.precision, report)[through]
         whole = device.with_precision(self.model, self.precision)
         if features is not None:
             return (whole, suffix_model(whole, through)), features
@@ -136,7 +141,7 @@ class _Training:
         """Train one stage, from its checkpoint where there is one. False where the loss is no longer a number."""
         config = self.config
         fit = _Fit(model, inputs, self.data, config, stage, config.optimizer, rate)
-        best, best_score, wait, start = model.get_weights(), -1.0, 0, 0
+        best, best_score, wait, start = fit.trained(), self.score, 0, 0
         found = self.checkpoint.load()
         if found and STAGES.index(found[0]["stage"]) > STAGES.index(stage):
             return True  # a later stage was reached: its checkpoint holds all the weights
@@ -155,7 +160,7 @@ class _Training:
             score = row[f"val_{config.metric}"]
             wait += 1
             if score > best_score:
-                best, best_score, wait = model.get_weights(), score, 0
+                best, best_score, wait = fit.trained(), score, 0
             state = {
                 "stage": stage,
                 "epoch": epoch + 1,
@@ -163,18 +168,23 @@ class _Training:
                 "wait": wait,
                 "history": self.history,
             }
-            arrays = {"weights": model.get_weights(), "optimizer": fit.optimizer_state(), "best": best}
+            arrays = {"weights": fit.trained(), "optimizer": fit.optimizer_state(), "best": best}
             self.checkpoint.save(state, arrays)
             self._report(f"{stage} {epoch + 1}/{epochs}, {config.metric} {best_score:.3f}")
-        model.set_weights(best)
+        fit.restore(best)
+        self.score = best_score
         return True
 
     def _finish(self, state: str, model: keras.Model | None, inputs: Any) -> None:
         """Write the run's files, result.json last."""
         runs.write_csv(self.folder / "history.csv", pd.DataFrame(self.history))
         metrics: dict[str, Any] = {}
+        probabilities = None
         if state == "finished" and model is not None:
             probabilities = softmax(_logits(model, inputs, np.arange(len(self.data.files))), axis=1)
+            if not np.isfinite(probabilities).all():  # on an image that is not for validation
+                state, probabilities = "diverged", None
+        if probabilities is not None:
             runs.write_csv(self.folder / "predictions.csv", prediction_table(self.data, probabilities))
             for split in ("train", "validation", "test"):
                 rows = self.data.indices(split)
@@ -251,11 +261,16 @@ class _Fit:
             )
 
     def optimizer_state(self) -> list[np.ndarray]:
-        return [keras.ops.convert_to_numpy(v) for v in self.model.optimizer.variables]
+        return [np.array(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
 
-    def restore(self, weights: list[np.ndarray], optimizer: list[np.ndarray]) -> None:
-        self.model.set_weights(weights)
-        for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
+    def trained(self) -> list[np.ndarray]:
+        """The weights that are trained: the same ones whether or not the frozen features are cached."""
+        return [np.array(keras.ops.convert_to_numpy(v)) for v in self.model.trainable_variables]
+
+    def restore(self, weights: list[np.ndarray], optimizer: Sequence[np.ndarray] = ()) -> None:
+        for variable, value in zip(self.model.trainable_variables, weights, strict=True):
+            variable.assign(value)
+        for variable, value in zip(self.model.optimizer.variables, optimizer, strict=False):
             variable.assign(value)
 
     def epoch(self, epoch: int) -> dict[str, Any]:
@@ -297,7 +312,7 @@ def trained_head(
     Returns {'weights': layer -> arrays, 'history': rows}. Adam for `head_epochs`, at the rate of `head_rate`.
     """
     fields = ("head", "head_epochs", "seed", "batch_size", "loss", "class_weight")
-    key = json.dumps({f: getattr(config, f) for f in fields}, sort_keys=True)
+    key = json.dumps({f: getattr(config, f) for f in fields} | {"data": data.fingerprint}, sort_keys=True)
     entry = cache.folder / cache_key(model, data, precision)
     file = entry / f"head-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import zipfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -140,13 +141,6 @@ def require_blocks(model: keras.Model) -> dict[int, tuple[str, ...]]:
     return BLOCKS
 
 
-def frozen_name(through: int) -> str:
-    """'Block 1-3 frozen', as it is printed everywhere."""
-    if through == 0:
-        return "nothing frozen"
-    return "Block 1 frozen" if through == 1 else f"Block 1-{through} frozen"
-
-
 def load_backbone(weights: str | Path) -> Backbone:
     """The convolution base named by `weights`.
 
@@ -176,10 +170,16 @@ def _from_keras_applications() -> Backbone:
     try:
         source = keras.applications.VGG16(weights="imagenet", include_top=False)
     except Exception as error:  # Keras raises a plain Exception for a failed download
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        reason = _reason(error)
         raise WeightsError(f"ImageNet's VGG16 could not be downloaded ({reason}).\n{OTHER_WEIGHTS}.") from None
     pairs = {name: tuple(source.get_layer(name).get_weights()) for names in BLOCKS.values() for name in names}
     return Backbone(_rgb_first(pairs), PREPROCESSING["imagenet"])
+
+
+def _reason(error: Exception) -> str:
+    """Why a download failed: Keras's message without the long address."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rpartition(" -- ")[2][:160]
 
 
 def _rgb_first(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -228,6 +228,10 @@ def load_model(path: str | Path) -> keras.Model:
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
         raise ModelError(f"No model at {file}. Give a finished run's folder or a .keras file.")
+    if not zipfile.is_zipfile(file):
+        raise ModelError(
+            f"{file} is not a .keras file (no zip archive). Give a finished run's folder or a .keras file."
+        )
     try:
         return keras.models.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # a damaged or foreign file fails in many ways
@@ -256,7 +260,7 @@ def imagenet_classifier() -> tuple[keras.Model, list[str]]:
         model = keras.applications.VGG16(weights="imagenet", input_tensor=x, classifier_activation=None)
         decoded = keras.applications.vgg16.decode_predictions(np.arange(1000.0)[::-1][None], top=1000)[0]
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        reason = _reason(error)
         raise WeightsError(
             f"ImageNet's VGG16 with its classes could not be downloaded ({reason}).\n"
             "Train a model first ('xaitune train DATA') or name one with --model."

@@ -1,0 +1,348 @@
+"""The command line from init to the report, as a user drives it."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from driving import files, finish, start, xaitune
+
+import xaitune as xt
+from xaitune import console
+from xaitune.config import load_config
+from xaitune.options import HELP
+
+COMMANDS = [
+    "init",
+    "data-check",
+    "train",
+    "explain",
+    "predict",
+    "advise",
+    "sweep-freeze",
+    "check-advice",
+    "report",
+    "runs",
+    "demo",
+]
+SMALL = ["--image-size", "32x32", "--weights", "slim", "--head-epochs", "2", "--epochs", "2", "--precision", "float32"]
+GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag"]
+
+
+@pytest.fixture(scope="module")
+def project(demo, tmp_path_factory):
+    """A folder with xaitune.toml, one run, advice and a sweep, and what each command said."""
+    folder, root = tmp_path_factory.mktemp("프로젝트"), Path(demo.config.path).parent
+    data = [root / "images", "--masks", root / "masks", "--groups", root / "groups.csv"]
+    said = {"init": xaitune(folder, "init", *data, *SMALL, "--seeds", "1")}
+    said["train"] = xaitune(folder, "train", "--freeze-through", "4", "--optimizer", "nag")
+    said["advise"] = xaitune(folder, "advise", "--json")
+    said["sweep"] = xaitune(folder, "sweep-freeze", *GRID)
+    return folder, said
+
+
+@pytest.fixture(scope="module")
+def crack(demo):
+    """Two images of cracks."""
+    return [path for path in demo.paths() if path.parent.name == "crack"][:2]
+
+
+def test_help_lists_all_commands_without_tensorflow(tmp_path):
+    code = (
+        "import sys; sys.argv = ['xaitune', '--help']\nfrom xaitune.cli import main\ntry:\n    main()\nexcept SystemExit"
+        " as end:\n    print(end.code, [m for m in ('tensorflow', 'keras', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "0 []"
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+    assert "..." not in done.stdout.partition("Commands:")[2]  # no description is cut off
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["init", "train", "explain", "advise", "sweep-freeze", "demo"])
+def test_help_of_a_command(tmp_path, name):
+    answer = xaitune(tmp_path, name, "--help")
+    assert (answer.status, answer.err) == (0, "")
+    assert "--json" in answer.out
+    assert "--debug" in answer.out
+
+
+def test_every_field_has_a_help_text():
+    assert {f.name for c in (xt.DataConfig, xt.TrainConfig, xt.SweepConfig) for f in fields(c)} == set(HELP)
+
+
+def test_version_and_no_command(tmp_path):
+    assert xaitune(tmp_path, "--version").out == f"xaitune {xt.__version__}\n"
+    answer = xaitune(tmp_path)
+    assert answer.status == 2
+    assert answer.out.startswith("Usage: xaitune")
+    assert answer.err == ""
+
+
+def test_stderr_stays_clean_in_a_process_of_its_own(project, crack):
+    folder, _ = project
+    answer = finish(start(folder, "explain", "--block", "3", *crack, "--out", "elsewhere", "--json"))
+    assert answer.status == 0
+    assert answer.json["pictures"] == 2
+    assert not any(word in answer.err for word in ("WARNING", "tensorflow", "Traceback", "cuda"))
+
+
+def test_init_writes_what_the_next_commands_read(project, demo):
+    folder, said = project
+    assert said["init"].status == 0
+    assert "minutes, at most" in said["init"].out
+    assert "Next: xaitune data-check" in said["init"].out
+    config = load_config(folder / "xaitune.toml")
+    assert config.data == demo.config
+    assert (config.train.weights, config.train.epochs, config.sweep.seeds) == ("slim", 2, 1)
+
+
+def test_init_keeps_a_file_unless_told(project):
+    folder, _ = project
+    before = (folder / "xaitune.toml").read_bytes()
+    data = load_config(folder / "xaitune.toml").data.path
+    answer = xaitune(folder, "init", data)
+    assert answer.status == 2
+    assert "--overwrite" in answer.error
+    assert (folder / "xaitune.toml").read_bytes() == before
+
+
+def test_data_check(project):
+    folder, _ = project
+    answer = xaitune(folder, "data-check", "--json")
+    assert answer.status == 0
+    assert answer.json["ok"] is True
+    assert answer.json["image_worth"]["images"] > 0
+    assert {Path(p).name for p in answer.json["wrote"]} >= {"counts.csv", "counts.png", "problems.csv"}
+    assert all((folder / p).is_file() for p in answer.json["wrote"])
+    assert pd.read_csv(folder / "runs/data-check/counts.csv")["images"].sum() == 114
+
+
+def test_train_prints_and_writes(project):
+    folder, said = project
+    answer = said["train"]
+    assert answer.status == 0
+    assert answer.err == ""
+    assert "Block 1-4 frozen" in answer.out
+    assert "validation" in answer.out  # no column name is folded at the width of a pipe
+    assert "precision_macro" in answer.out
+    assert "Next: xaitune explain --model runs/freeze4-nag-seed0 IMAGES" in answer.out
+    assert xt.load_run(folder / "runs/freeze4-nag-seed0").config.freeze_through == 4
+
+
+def test_train_again_finds_the_run(project):
+    folder, _ = project
+    before = (folder / "runs/freeze4-nag-seed0/result.json").stat().st_mtime_ns
+    answer = xaitune(folder, "train", "--freeze-through", "4", "--optimizer", "nag", "--json")
+    assert "finished already" in answer.err
+    assert answer.json["run"] == "freeze4-nag-seed0"
+    assert 0 <= answer.json["metrics"]["test"]["f1_macro"] <= 1
+    assert (folder / "runs/freeze4-nag-seed0/result.json").stat().st_mtime_ns == before
+
+
+def test_a_runs_config_json_runs_it_again(project, tmp_path):
+    folder, _ = project
+    config = folder / "runs/freeze4-nag-seed0/config.json"
+    answer = xaitune(tmp_path, "train", "--config", config, "--json")  # from another folder
+    assert answer.status == 0
+    runs = [xt.load_run(p / "runs/freeze4-nag-seed0") for p in (folder, tmp_path)]
+    pd.testing.assert_frame_equal(runs[0].predictions, runs[1].predictions, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blocks"),
+    [
+        (["--block", "3"], [3]),
+        (["--block", "all"], [1, 2, 3, 4, 5]),
+        (["--block", "1,5"], [1, 5]),
+        ([], [1, 2, 3, 4, 5]),
+    ],
+)
+def test_explain_gradcam(project, crack, tmp_path, arguments, blocks):
+    folder, _ = project
+    answer = xaitune(folder, "explain", *arguments, *crack, "--out", tmp_path, "--json")
+    assert answer.status == 0
+    assert "Model: runs/freeze4-nag-seed0, the newest finished run" in answer.err
+    maps = xt.load_heatmaps(tmp_path)
+    assert list(maps.blocks) == blocks
+    assert maps.files == tuple(map(str, crack))
+    for i in range(2):
+        assert (tmp_path / maps.explained(i) / f"{crack[i].stem}.png").is_file()
+    assert (tmp_path / "contact-sheet.png").is_file()
+
+
+@pytest.mark.parametrize("method", ["cam", "lime"])
+def test_explain_by_other_methods(project, crack, tmp_path, method):
+    folder, _ = project
+    options = ["--method", method, "--class", "crack", "--num-samples", "40", "--out", tmp_path]
+    answer = xaitune(folder, "explain", *crack, *options)
+    assert answer.status == 0
+    assert "2 images in" in answer.out
+    assert "Next:" in answer.out
+    about = json.loads((tmp_path / "explain.json").read_text(encoding="utf-8"))
+    assert {row["class"] for row in about["maps"]} == {"crack"}
+    assert sorted(p.name for p in (tmp_path / "crack").iterdir()) == sorted(f"{p.stem}.png" for p in crack)
+
+
+def test_explain_again_leaves_no_old_file(project, crack, tmp_path):
+    folder, _ = project
+    xaitune(folder, "explain", *crack, "--out", tmp_path)
+    xaitune(folder, "explain", "--block", "2", crack[0], "--out", tmp_path)
+    assert list(xt.load_heatmaps(tmp_path).blocks) == [2]
+    assert not (tmp_path / "contact-sheet.png").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_explain_without_a_single_run_takes_the_sweeps_best_cell(project, crack, tmp_path):
+    folder, _ = project
+    (tmp_path / "sweep").symlink_to(folder / "runs/sweep")
+    answer = xaitune(tmp_path, "explain", crack[0], "--runs-dir", tmp_path, "--class", "crack", "--out", "e")
+    assert answer.status == 0
+    best = xt.load_sweep(folder / "runs/sweep").best["name"]
+    assert f"sweep/{best}-seed0, the best cell on validation" in answer.out
+
+
+def test_predict(project, crack, tmp_path):
+    folder, _ = project
+    run = folder / "runs/freeze4-nag-seed0"
+    answer = xaitune(tmp_path, "predict", run, *crack, "--csv", "out/예측.csv", "--json")
+    table = pd.read_csv(tmp_path / "out/예측.csv")
+    assert [row["file"] for row in answer.json["predictions"]] == list(map(str, crack)) == list(table["file"])
+    probabilities = table.filter(like="p(")
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert list(table["predicted"]) == [name[2:-1] for name in probabilities.idxmax(axis=1)]
+    known = xt.load_run(run).predictions.set_index("file")  # as when it was trained
+    kept = known.loc[[f"crack/{p.name}" for p in crack], list(probabilities)].to_numpy(float)
+    np.testing.assert_allclose(probabilities, kept, atol=1e-4)
+
+
+def test_advise(project):
+    folder, said = project
+    answer = said["advise"]
+    assert answer.status == 0
+    assert answer.json["freeze_through"] in range(1, 6)
+    assert sum(answer.json["votes"].values()) == pytest.approx(1)
+    assert "Block" in answer.json["reasons"]
+    assert "model_calls" in answer.json
+    advice = xt.load_advice(folder / "runs/advice")
+    assert advice.freeze_through == answer.json["freeze_through"]
+
+
+def test_dry_run_starts_nothing(project):
+    folder, _ = project
+    before = files(folder / "runs")
+    answer = xaitune(folder, "sweep-freeze", "--dry-run", "--freeze-through", "1-5", "--seeds", "2", "--json")
+    assert (answer.json["runs"], answer.json["missing"]) == (30, 26)  # four of seed 0 are there
+    assert answer.json["seconds"] > 0
+    assert answer.json["disk_bytes"] > 0
+    assert files(folder / "runs") == before
+
+
+def test_sweep_table_and_verdict(project):
+    folder, said = project
+    answer = said["sweep"]
+    assert answer.status == 0
+    lines = [line for line in answer.out.splitlines() if "Block 1-" in line]
+    assert "Block 1-5" in lines[0] or "Advice" in answer.out
+    header = next(line for line in answer.out.splitlines() if "frozen" in line and "sgd" in line)
+    assert header.index("sgd") < header.index("nag")
+    assert answer.out.count("]*") == 1  # one cell is the best on validation
+    assert "cheapest of these to train" in answer.out
+    advised = xt.load_advice(folder / "runs/advice").freeze_through
+    if advised in (4, 5):
+        assert (folder / "runs/sweep/check.json").is_file()
+    else:  # the grid cannot check it: said before, and no work is lost
+        assert "cannot check the advice" in answer.err
+
+
+def test_the_same_sweep_again_trains_nothing(project):
+    folder, _ = project
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs/sweep").glob("*/result.json")}
+    answer = xaitune(folder, "sweep-freeze", *GRID, "--json")
+    assert answer.status == 0
+    assert "4 of 4 runs are finished already" in answer.err
+    assert len(answer.json["cells"]) == 4
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_check_advice_report_and_runs(project):
+    folder, _ = project
+    advised = xt.load_advice(folder / "runs/advice").freeze_through
+    grown = xaitune(folder, "sweep-freeze", "--freeze-through", f"{advised},4,5", "--optimizers", "nag,sgd", "--json")
+    assert grown.json["verdict"] in ("confirmed", "contradicted", "cannot tell")
+    checked = xaitune(folder, "check-advice", "--json")
+    assert checked.json["verdict"] == grown.json["verdict"]
+    assert checked.json["sentence"] in json.loads((folder / "runs/sweep/check.json").read_text())["sentence"]
+    page = xaitune(folder, "report", "--json").json["report"]
+    assert checked.json["sentence"].split(":")[0] in (folder / page).read_text(encoding="utf-8")
+    assert xaitune(folder, "report", "runs/freeze4-nag-seed0").status == 0
+    listed = xaitune(folder, "runs", "--json").json["runs"]
+    kinds = {row["name"]: row["kind"] for row in listed}
+    assert kinds == {"advice": "advice", "freeze4-nag-seed0": "run", "sweep": "sweep"}
+
+
+def test_runs_where_there_is_none(tmp_path):
+    answer = xaitune(tmp_path, "runs")
+    assert (answer.status, answer.out.splitlines()[0]) == (0, "No runs in runs yet.")
+
+
+def test_flag_beats_file_beats_default(project, tmp_path):
+    folder, _ = project
+    config = folder / "xaitune.toml"
+    answer = xaitune(tmp_path, "train", "--config", config, "--seed", "3", "--epochs", "1", "--freeze-through", "5")
+    assert answer.status == 0
+    made = json.loads((tmp_path / "runs/freeze5-nag-seed3/config.json").read_text())["train"]
+    assert made["epochs"] == 1  # the flag, not the file's 2
+    assert made["head_epochs"] == 2  # the file's, not the default 5
+    assert made["patience"] == 5  # the default
+
+
+def test_paths_in_the_file_are_relative_to_it(demo, tmp_path):
+    root = Path(demo.config.path).parent
+    (tmp_path / "project").mkdir()
+    (tmp_path / "data").symlink_to(root)
+    text = '[data]\npath = "../data/images"\nmasks = "../data/masks"\ngroups = "../data/groups.csv"\nimage_size = 32\n'
+    (tmp_path / "project/xaitune.toml").write_text(text)
+    answer = xaitune(tmp_path, "data-check", "--config", "project/xaitune.toml", "--json")
+    assert answer.status == 0
+    assert "33 groups" in answer.err
+
+
+def test_other_data_on_the_command_line_drops_the_files_masks_and_groups(project, demo, tmp_path):
+    folder, _ = project
+    (tmp_path / "other").symlink_to(demo.config.path)
+    answer = xaitune(tmp_path, "data-check", "other", "--config", folder / "xaitune.toml")
+    assert "33 groups" in answer.out  # the same folder: nothing is dropped
+    shutil.copytree(demo.config.path, tmp_path / "copy")
+    answer = xaitune(tmp_path, "data-check", "copy", "--config", folder / "xaitune.toml")
+    assert "114 groups" in answer.out
+    assert "Proposed groups" in answer.out or "near" in answer.out + answer.err
+
+
+def test_a_reader_that_leaves_is_no_error(project):
+    folder, _ = project
+    command = f"{sys.executable} -m xaitune.cli runs | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=folder, check=True)
+    assert done.stdout.strip() == "0"
+    assert done.stderr == ""
+
+
+def test_progress_says_the_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
+    clock = iter([0.0, 0.0, 10.0, 20.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with console.Ui().progress("sweeping") as report:
+        report(0, 100, "a")
+        report(25, 100, "b")
+        report(50, 100, "c")
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "sweeping: 25/100, about 30 s left (b)",
+        "sweeping: 50/100, about 20 s left (c)",
+    ]

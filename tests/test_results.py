@@ -1,0 +1,304 @@
+"""results.py, from results made by hand: their figures, frames, pictures and what a notebook shows."""
+
+import dataclasses
+import html.parser
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from sklearn.metrics import f1_score
+
+from xaitune.config import DataConfig, TrainConfig
+from xaitune.errors import ModelError
+from xaitune.results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable, unit_view
+from xaitune.stats import Difference, classification_metrics
+
+CLASSES = ("<b>hole</b>", "균열", "no <defect>")
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_shown(monkeypatch):
+    def show(*_, **__):
+        raise AssertionError("a result must not call show()")
+
+    monkeypatch.setattr(plt, "show", show)
+    before = dict(plt.rcParams)
+    yield
+    assert dict(plt.rcParams) == before
+    plt.close("all")
+
+
+@pytest.fixture
+def run(tmp_path):
+    true = np.arange(30) % 3
+    probabilities = np.full((30, 3), 0.2)
+    predicted = np.where(np.arange(30) % 5 == 0, (true + 1) % 3, true)
+    probabilities[np.arange(30), predicted] = 0.6
+    metrics = {split: classification_metrics(true, probabilities, CLASSES) for split in ("validation", "test")}
+    epochs = {"stage": ["head", "fine-tune", "fine-tune"], "epoch": [1, 1, 2], "seconds": 1.0}
+    curves = {"train_loss": [2, 1, 0.5], "val_loss": [2.1, 1.2, 0.9], "val_f1_macro": [0.2, 0.5, 0.7]}
+    made = Run(
+        path=tmp_path / "a <i>run",
+        config=TrainConfig(weights="slim"),
+        data_config=DataConfig(path="images"),
+        fingerprint="f" * 16,
+        class_names=CLASSES,
+        state="finished",
+        history=pd.DataFrame({**epochs, **curves}),
+        metrics=metrics,
+        predictions=pd.DataFrame({"true": true, "predicted": predicted}),
+        metadata={},
+        loader=lambda path: ("loaded", path),
+    )
+    return made
+
+
+@pytest.fixture
+def maps():
+    raw = {
+        1: np.arange(2 * 8 * 12, dtype=np.float32).reshape(2, 8, 12) - 50,
+        5: np.array([[[0, -1, 0], [-2, 0, 0]], [[1, 2, 4], [-8, 0, 3]]], np.float32),
+    }
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3)).astype(np.uint8)
+    share = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
+    return BlockHeatmaps("gradcam", raw, images, ("<a>.png", "b.png"), np.array([0, 2]), CLASSES, share)
+
+
+@pytest.fixture
+def superpixels():
+    segments = np.kron(np.arange(4).reshape(2, 2), np.ones((8, 8), int))
+    weights = np.array([[0.4, -0.2, 0.0, 0.1], [0.1, 0.1, 0.1, 0.2], [-0.1, -0.1, -0.1, -0.1]])
+    image = np.full((1, 16, 16, 3), 90, np.uint8)
+    interval = np.stack([weights[0] - 0.05, weights[0] + 0.05], axis=1)
+    share = np.array([[0.5, 0.3, 0.2]])
+    parts = ((segments,), (weights,), (interval,), np.array([0.8]), 100)
+    return Superpixels(image, ("<a>.png",), np.array([0]), CLASSES, share, *parts)
+
+
+@pytest.fixture
+def advice():
+    score = [0.2, 0.5, 0.7, 0.7, 0.4]
+    table = {"score": score, "low": np.array(score) - 0.1, "high": np.array(score) + 0.1}
+    evidence = pd.DataFrame(table, index=pd.Index(range(1, 6), name="block"))
+    votes = {1: 0.0, 2: 0.2, 3: 0.4, 4: 0.4, 5: 0.0}
+    ends = ("f" * 16, "slim", (64, 64), 40, 20, 123, "2025-01-02T03:04:05+00:00")
+    return FreezeAdvice(3, 0.4, evidence, votes, "The <map> & the mask agree.", "heatmap", "average precision", *ends)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    runs, cells = [], []
+    for k, o, validation, test, equals, seconds in (
+        (1, "nag", 0.60, 0.58, False, 90.0),
+        (3, "nag", 0.80, 0.75, True, 50.0),
+        (4, "nag", 0.78, 0.77, True, 30.0),
+        (3, "sgd", 0.70, 0.71, False, 50.0),
+    ):
+        name = f"freeze{k}-{o}"
+        cell = {"name": name, "freeze_through": k, "optimizer": o, "seeds": 1, "seconds": seconds, "equals": equals}
+        figures = {"validation": validation, "test": test, "low": test - 0.1, "high": test + 0.1}
+        cells.append({**cell, **figures, "difference": test - 0.75, "scores": [test]})
+        run = {"name": f"{name}-seed0", "freeze_through": k, "optimizer": o, "seed": 0, "state": "finished"}
+        runs.append({**run, "validation": validation, "test": test, "seconds": seconds})
+    curve = pd.DataFrame({"stage": "fine-tune", "epoch": [1, 2], "train_loss": [1, 0.5], "val_f1_macro": [0.4, 0.7]})
+    ends = (CLASSES, "f" * 16, "slim", 15, 30, lambda name: None, lambda name: curve)
+    return SweepTable(tmp_path, "f1_macro", pd.DataFrame(runs), pd.DataFrame(cells), *ends)
+
+
+def make_check(**changes):
+    options = {
+        "verdict": "confirmed",
+        "advised": 3,
+        "rival": 1,
+        "optimizers": {3: "nag", 1: "sgd"},
+        "difference": Difference(0.013, -0.004, 0.03, 15, 30),
+        "margin": 0.01,
+        "metric": "f1_macro",
+        "best": {"name": "freeze3-nag"},
+        "cheapest": {"name": "freeze3-nag"},
+        "test_images_needed": None,
+        "seeds": 2,
+    }
+    return AdviceCheck(**{**options, **changes})
+
+
+class Tags(html.parser.HTMLParser):
+    """The tags and the text of a page's piece."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+OWN_TAGS = {"b", "p", "div", "table", "thead", "tbody", "tr", "th", "td", "style"}
+
+
+def test_run(run):
+    assert run.name == "a <i>run"
+    assert run.model == ("loaded", run.path)
+    wanted = f1_score(run.predictions["true"], run.predictions["predicted"], average="macro")
+    assert run.score() == pytest.approx(wanted)
+    frame = run.to_dataframe()
+    assert frame.index.tolist() == ["validation", "test"]
+    assert frame.loc["test", "accuracy"] == pytest.approx(24 / 30)
+    assert run.per_class().loc["균열", "support"] == 10
+    assert np.isnan(dataclasses.replace(run, metrics={}, state="diverged").score())
+
+
+def test_maps_and_their_view(maps):
+    assert maps.blocks == (1, 5)
+    assert len(maps) == 2
+    assert maps.is_zero.tolist() == [[False, True], [False, False]]
+    np.testing.assert_array_equal(maps.view[5][0], np.zeros((2, 3)))
+    np.testing.assert_array_equal(maps.view[5][1], np.array([[0.25, 0.5, 1.0], [0, 0, 0.75]]))
+    assert maps.view[1].min() == 0
+    assert maps.view[1].max(axis=(1, 2)).tolist() == [1, 1]
+    np.testing.assert_allclose(unit_view(maps.raw[5] * 1e-30), maps.view[5], rtol=1e-5)  # a small map is no empty one
+    assert maps.block(5).blocks == (5,)
+    with pytest.raises(ModelError, match=r"Block 3 was not drawn\. Drawn: 1, 5\."):
+        maps.block(3)
+
+
+def test_upsampling_is_bilinear_and_stays_in_range(maps):
+    up = maps.upsampled(5)
+    assert up.shape == (2, 16, 24)
+    assert up.min() == 0  # bicubic would go below
+    assert up.max() == 1
+    np.testing.assert_allclose(
+        up[1, 0], np.interp((np.arange(24) + 0.5) / 8 - 0.5, [0, 1, 2], [0.25, 0.5, 1]), atol=1e-6
+    )
+    assert maps.upsampled(5, view=False).min() == -8
+
+
+def test_frame_of_maps(maps):
+    table = maps.to_dataframe()
+    assert table["block"].tolist() == [1, 1, 5, 5]
+    assert table["file"].tolist() == ["<a>.png", "b.png"] * 2
+    assert table["class"].tolist() == [CLASSES[0], CLASSES[2]] * 2
+    assert table["probability"].tolist() == [0.7, 0.3] * 2
+    assert table["raw_max"].tolist() == [45, 141, 0, 4]
+    assert table["is_zero"].tolist() == [False, False, True, False]
+
+
+def test_superpixels_frame_and_masks(superpixels):
+    table = superpixels.to_dataframe()
+    assert table["weight"].tolist() == [0.4, -0.2, 0.0, 0.1]
+    assert table["area"].tolist() == [0.25] * 4
+    share = superpixels.share()
+    assert share.tolist() == pytest.approx([0.5, 0.5, 0.0])
+    assert share.index.tolist() == list(CLASSES)
+    assert superpixels.top_mask(0, True, 1)[:8, :8].all()
+    assert superpixels.top_mask(0, True, 1).sum() == 64
+    assert superpixels.top_mask(0, True).sum() == 128  # a weight of 0 is neither
+    assert superpixels.top_mask(0, False).sum() == 64
+    assert superpixels.signed_map()[0, 15] == -0.2
+
+
+def test_arrays_are_read_only(maps, superpixels):
+    arrays = [*maps.raw.values(), maps.images, maps.classes, maps.probabilities]
+    arrays += [superpixels.images, superpixels.score, superpixels.probabilities, superpixels.classes]
+    arrays += [*superpixels.segments, *superpixels.class_weights, *superpixels.interval]
+    for array in arrays:
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+def test_results_are_frozen_and_compare_by_identity(run, maps, superpixels, advice, sweep):
+    for made in (run, maps, superpixels, advice, sweep, make_check()):
+        field = dataclasses.fields(made)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, field, None)
+        assert made != dataclasses.replace(made)
+
+
+def test_ranking(advice):
+    assert advice.ranking == (3, 4, 2, 5, 1)  # by votes, then by score; equal ones from the front
+    pd.testing.assert_frame_equal(advice.to_dataframe(), advice.evidence)
+
+
+def test_sweep_table(sweep):
+    assert sweep.best["name"] == "freeze3-nag"  # best on validation, though not on test
+    assert sweep.equals["name"].tolist() == ["freeze4-nag", "freeze3-nag"]  # the cheapest first
+    assert sweep.cell(3, "sgd")["test"] == 0.71
+    table = sweep.table()
+    assert table.columns.tolist() == ["nag", "sgd"]
+    assert table.index.tolist() == [1, 3, 4]
+    assert table.loc[3].tolist() == [0.75, 0.71]
+    assert np.isnan(table.loc[1, "sgd"])
+    assert sweep.table("validation").loc[3, "nag"] == 0.80
+    with pytest.raises(ModelError, match=r"no finished cell freeze_through=5, optimizer='nag'"):
+        sweep.cell(5, "nag")
+    assert len(sweep.to_dataframe()) == 4
+
+
+def test_one_lucky_seed_is_not_the_best(sweep):
+    cells = sweep.cells.assign(seeds=[3, 1, 3, 3])
+    assert dataclasses.replace(sweep, cells=cells).best["name"] == "freeze4-nag"
+
+
+def test_every_plot_gives_its_axes(run, maps, superpixels, advice, sweep):
+    drawn = [run.plot, run.plot_history, run.plot_confusion_matrix, maps.plot, superpixels.plot, advice.plot]
+    drawn += [sweep.plot, sweep.plot_histories, make_check().plot]
+    for plot in drawn:
+        assert isinstance(plot(), Axes)
+        _, ax = plt.subplots()
+        assert plot(ax) is ax
+
+
+def test_sentences_name_blocks_and_metrics_as_everywhere():
+    said = make_check().sentence()
+    assert said == (
+        "The sweep confirms the advice: freezing Block 1-3 (nag) against Block 1 (sgd) is +1.3 points of macro F1 "
+        "[-0.4, +3.0] on 30 test images in 15 groups, 2 seeds."
+    )
+    none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, seeds=1, metric="accuracy").sentence()
+    assert "freezing nothing (nag) against Block 1 (sgd)" in none
+    assert "points of accuracy" in none
+    assert none.endswith("15 groups, 1 seed.")
+
+
+def test_sentence_says_what_qualifies_it():
+    unsure = make_check(verdict="cannot tell", test_images_needed=480, advice_made_first=False)
+    assert unsure.sentence().startswith("The sweep cannot tell: ")
+    assert "About 480 test images would settle it." in unsure.sentence()
+    assert "the advice was made after the sweep began, so it is no blind test of it." in unsure.sentence()
+    against = make_check(verdict="contradicted", cheapest={"name": "freeze4-nag"}).sentence()
+    assert against.startswith("The sweep contradicts the advice: ")
+    assert (
+        "freeze4-nag cannot be told from the best cell (freeze3-nag) and is the cheapest of those to train." in against
+    )
+    row = make_check().to_dataframe().iloc[0]
+    assert (row["verdict"], row["advised"], row["rival"], row["groups"]) == ("confirmed", 3, 1, 15)
+    assert make_check().interval == (-0.004, 0.03)
+
+
+def test_notebook_views_escape_what_users_named(run, maps, superpixels, advice, sweep):
+    views = {"run": run, "maps": maps, "superpixels": superpixels, "advice": advice, "sweep": sweep}
+    views["check"] = make_check(optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, cheapest={"name": "y&z"})
+    read = {name: Tags(made._repr_html_()) for name, made in views.items()}
+    for name, page in read.items():
+        assert set(page.tags) <= OWN_TAGS, name
+    assert "a <i>run" in read["run"].text
+    for name in ("maps", "superpixels"):
+        assert "<b>hole</b>" in read[name].text
+        assert "<a>.png" in read[name].text
+        assert read[name].tags.count("b") == 1
+    assert "The <map> & the mask agree." in read["advice"].text
+    assert "<script>" in read["check"].text
+    assert "y&z" in read["check"].text
+
+
+def test_notebook_view_of_advice_names_one_block(advice):
+    assert "Freeze Block 1-3 (confidence 40%)" in Tags(advice._repr_html_()).text
+    one = Tags(dataclasses.replace(advice, freeze_through=1)._repr_html_()).text
+    assert "Freeze Block 1 (confidence" in one
+    assert "Block 1-1" not in one
