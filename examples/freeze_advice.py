@@ -1,7 +1,7 @@
 """From a folder of images to a checked freezing point, through the Python API.
 
-    python examples/freeze_advice.py                 # on generated images, a few minutes
-    python examples/freeze_advice.py DATA WEIGHTS    # on your class folders
+python examples/freeze_advice.py                 # on generated images, a few minutes
+python examples/freeze_advice.py DATA WEIGHTS    # on your class folders
 """
 
 import sys

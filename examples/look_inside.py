@@ -1,17 +1,19 @@
 """What each block of a trained model sees in an image: Grad-CAM, CAM and LIME, and how good the maps are.
 
-    python examples/look_inside.py            # trains a small model on generated images first
-    python examples/look_inside.py RUN IMAGE  # a finished run and an image file
+python examples/look_inside.py            # trains a small model on generated images first
+python examples/look_inside.py RUN IMAGE  # a finished run and an image file
 """
 
 import sys
 from pathlib import Path
 
 import xaitune as xt
-from xaitune.plots import save
+from xaitune.figures import save
 
 
-def main(run_path: str | None = None, image: str | None = None, out: str = "example-pictures", epochs: int = 6) -> list[Path]:
+def main(
+    run_path: str | None = None, image: str | None = None, out: str = "example-pictures", epochs: int = 6
+) -> list[Path]:
     """Draw the three explanations of one image; returns the pictures."""
     if run_path and image:
         run, images, masks = xt.load_run(run_path), [Path(image)], None

@@ -163,7 +163,8 @@ def test_models_that_are_not_ours(place):
         (["--weights", "text.keras"], ["text.keras is not a .keras file", "--weights PATH"]),
         (["--weights", "empty"], ["empty is a folder without model.keras"]),
         (["--config", "nothing.toml"], ["No configuration at nothing.toml", "xaitune init"]),
-        (["--config", "runs/nothing.json"], ["runs/nothing.json", "config.json"]),
+        (["--config", "runs/nothing.json"], ["No configuration at runs/nothing.json", "config.json"]),
+        (["--config", "images"], ["Cannot read images"]),
         (["--groups", "nothing.csv"], ["No CSV at", "nothing.csv"]),
         (["--groups", "part("], ["regular expression", "'part('"]),
         (["--masks", "nothing"], ["No mask folder at", "nothing"]),
@@ -340,12 +341,15 @@ def test_full_disk(place, monkeypatch):
 
 
 def test_writing_leaves_no_part_behind(tmp_path):
-    with pytest.raises(RunError, match="disk is full"), runs.writing(tmp_path / "a.json") as part:
-        part.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(KeyboardInterrupt), runs.writing(tmp_path / "a.json") as part:
-        part.write_text("half")
-        raise KeyboardInterrupt
+    def write(error):
+        with runs.writing(tmp_path / "a.json") as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(RunError, match="disk is full"):
+        write(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(KeyboardInterrupt):
+        write(KeyboardInterrupt())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -383,8 +387,8 @@ def wait_for(condition, seconds=120):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 def test_interrupt_in_a_sweep(place):
     """Ctrl-C: the line how to go on, status 130, and no worker is left."""
-    grid = ["--freeze-through", "5", "--optimizers", "sgd,nag", "--seeds", "1", "--workers", "2"]
-    long = ["--weights", "slim", "--head-epochs", "1", "--epochs", "2000", "--patience", "2000"]
+    grid = ["--freeze-through", "1", "--optimizers", "sgd,nag", "--seeds", "1", "--workers", "2"]
+    long = ["--weights", "slim", "--head-epochs", "1", "--epochs", "200", "--patience", "200"]
     process = start(place, "sweep-freeze", *long, *grid)
     try:
         wait_for(lambda: list((place / "runs").glob("sweep/*/checkpoint/state.npz")))

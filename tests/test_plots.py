@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-from xaitune import plots
+from xaitune import figures, overlays, plots
 from xaitune.errors import InputError, RunError
 
 KOREAN = "균열 (crack)"
@@ -71,52 +71,52 @@ def texts(ax):
 
 def test_overlay_of_a_zero_map_is_the_image():
     image = np.random.default_rng(0).integers(0, 256, (64, 48, 3)).astype(np.uint8)
-    assert np.array_equal(plots.overlay(image, np.zeros((64, 48))), image)
+    assert np.array_equal(overlays.overlay(image, np.zeros((64, 48))), image)
 
 
 def test_overlay_blends_by_value_on_a_fixed_scale():
     top = np.rint(np.array(matplotlib.colormaps["inferno"](1.0)[:3]) * 255)
-    out = plots.overlay(np.full((1, 2), 100.0), np.array([[0.5, 1.0]]), alpha=0.8)
+    out = overlays.overlay(np.full((1, 2), 100.0), np.array([[0.5, 1.0]]), alpha=0.8)
     assert np.array_equal(out[0, 1], np.rint(0.2 * 100 + 0.8 * top))
     half = np.rint(np.array(matplotlib.colormaps["inferno"](0.5)[:3]) * 255)
     assert np.array_equal(out[0, 0], np.rint(0.6 * 100 + 0.4 * half))
     # A weak map stays weak: nothing is stretched to the map's own maximum; beyond 1 is cut.
-    weak = plots.overlay(np.full((1, 1), 100.0), np.array([[0.01]]))
+    weak = overlays.overlay(np.full((1, 1), 100.0), np.array([[0.01]]))
     assert np.abs(weak.astype(int) - 100).max() <= 1
-    assert np.array_equal(plots.overlay([[100.0]], [[7.0]]), plots.overlay([[100.0]], [[1.0]]))
+    assert np.array_equal(overlays.overlay([[100.0]], [[7.0]]), overlays.overlay([[100.0]], [[1.0]]))
 
 
 def test_signed_overlay_colours_by_sign_and_one_scale():
-    out = plots.signed_overlay(np.full((1, 4), 100.0), np.array([[2.0, -2.0, 1.0, 0.0]]), alpha=1.0)[0]
+    out = overlays.signed_overlay(np.full((1, 4), 100.0), np.array([[2.0, -2.0, 1.0, 0.0]]), alpha=1.0)[0]
     assert tuple(out[0]) == plots.POSITIVE
     assert tuple(out[1]) == plots.NEGATIVE
     assert np.array_equal(out[2], np.rint(50 + np.array(plots.POSITIVE) / 2))
     assert tuple(out[3]) == (100, 100, 100)
-    assert np.array_equal(plots.signed_overlay(np.full((2, 2), 7), np.zeros((2, 2))), np.full((2, 2, 3), 7))
+    assert np.array_equal(overlays.signed_overlay(np.full((2, 2), 7), np.zeros((2, 2))), np.full((2, 2, 3), 7))
 
 
 def test_tint_touches_only_the_mask():
-    out = plots.tint(np.full((1, 2), 100), [[True, False]], (40, 160, 80), alpha=0.5)
+    out = overlays.tint(np.full((1, 2), 100), [[True, False]], (40, 160, 80), alpha=0.5)
     assert out[0].tolist() == [[70, 130, 90], [100, 100, 100]]
 
 
 def test_boundaries_lie_between_segments():
     segments = np.zeros((240, 240), int)
     segments[:, 120:] = 1
-    out = plots.boundaries(np.full((240, 240), 100), segments, (240, 228, 66))
+    out = overlays.boundaries(np.full((240, 240), 100), segments, (240, 228, 66))
     assert out[5, 119].tolist() == [240, 228, 66]
     assert (np.delete(out, 119, axis=1) == 100).all()
-    assert plots.boundaries(np.zeros((60, 30)), np.zeros((60, 30), int)).shape == (240, 120, 3)
+    assert overlays.boundaries(np.zeros((60, 30)), np.zeros((60, 30), int)).shape == (240, 120, 3)
 
 
-@pytest.mark.parametrize("draw", [plots.overlay, plots.signed_overlay, plots.boundaries])
+@pytest.mark.parametrize("draw", [overlays.overlay, overlays.signed_overlay, overlays.boundaries])
 def test_sizes_must_agree(draw):
     with pytest.raises(InputError, match=r"size \(4, 4\)"):
         draw(np.zeros((4, 4, 3)), np.zeros((2, 4)))
 
 
 def test_strip_has_one_height_and_keeps_aspect():
-    out = plots.strip([np.zeros((64, 64)), np.full((100, 50, 3), 200)], height=128, gap=4)
+    out = overlays.strip([np.zeros((64, 64)), np.full((100, 50, 3), 200)], height=128, gap=4)
     assert out.shape == (128, 128 + 4 + 64, 3)
     assert (out[:, :128] == 0).all()
     assert (out[:, 128:132] == 255).all()
@@ -133,7 +133,7 @@ def test_plot_returns_its_axes_and_changes_no_state(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         own = draw(None)
-        assert plots.png_bytes(own, dpi=50).startswith(b"\x89PNG")
+        assert figures.png_bytes(own, dpi=50).startswith(b"\x89PNG")
         figure = Figure(figsize=(9, 4))
         given = figure.add_subplot(1, 2, 1)
         assert draw(given) is given
@@ -147,7 +147,7 @@ def test_plot_returns_its_axes_and_changes_no_state(name):
 @pytest.mark.parametrize("name", every_plot())
 def test_korean_text_is_drawn_with_a_font_that_has_it(name):
     ax = every_plot()[name](None)
-    plots.png_bytes(ax, dpi=50)
+    figures.png_bytes(ax, dpi=50)
     for text in ax.figure.findobj(Text):
         for character in text.get_text():
             if character.isspace() or ord(character) < 0x1100:
@@ -163,7 +163,7 @@ def test_korean_text_is_drawn_with_a_font_that_has_it(name):
 def test_the_font_is_found_without_importing_its_package():
     import sys
 
-    assert "NanumGothic" in plots.east_asian_families()
+    assert "NanumGothic" in figures.east_asian_families()
     assert "koreanize_matplotlib" not in sys.modules
 
 
@@ -222,7 +222,7 @@ def test_captions_are_drawn():
             plots.panels([image], ["a"], caption=caption),
             plots.contact_sheet([image] * 2, ["a", "b"], caption=caption),
         ):
-            content = np.frombuffer(plots.png_bytes(ax, dpi=80), np.uint8)
+            content = np.frombuffer(figures.png_bytes(ax, dpi=80), np.uint8)
             dark = (cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) < 128).any(axis=1)
             heights.setdefault(len(ax.images[0].get_array()), []).append(int(np.diff(dark.astype(int)).clip(0).sum()))
     assert all(with_caption == without + 1 for without, with_caption in heights.values()), (
@@ -270,7 +270,7 @@ def test_difference_is_in_points():
 
 
 def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
-    path = plots.save(every_plot()["difference"](None), tmp_path / "새 폴더" / "d.png", dpi=50)
+    path = figures.save(every_plot()["difference"](None), tmp_path / "새 폴더" / "d.png", dpi=50)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in path.parent.iterdir()] == ["d.png"]
     old = path.read_bytes()
@@ -280,6 +280,6 @@ def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(RunError, match="No space left"):
-        plots.save(every_plot()["evidence"](None), path, dpi=50)
+        figures.save(every_plot()["evidence"](None), path, dpi=50)
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["d.png"]

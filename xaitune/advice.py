@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from xaitune import device, mapscores, plots, runs, vgg
+from xaitune import device, figures, mapscores, overlays, plots, runs, vgg
 from xaitune.config import TrainConfig, replace_fields
 from xaitune.data import ImageData
 from xaitune.device import keras
@@ -420,7 +420,7 @@ def _reasons(advice: FreezeAdvice, seeds: int) -> str:
 
 def _save(advice: FreezeAdvice, folder: Path, data: ImageData, probe: _Probe) -> None:
     runs.write_csv(folder / "evidence.csv", advice.evidence.reset_index())
-    plots.save(advice.plot(), folder / "evidence.png")
+    figures.save(advice.plot(), folder / "evidence.png")
     rows = _choose(data, data.indices("validation"), min(6, len(data.indices("validation"))))
     if data.masks is not None:
         shown = [i for i in data.indices("validation") if (m := data.mask(int(i))) is not None and m.any()]
@@ -429,12 +429,12 @@ def _save(advice: FreezeAdvice, folder: Path, data: ImageData, probe: _Probe) ->
     mapper = block_mapper(probe.subject.model, BLOCK_NUMBERS)
     maps = unit_maps(mapper(images.astype(np.float32), data.labels[rows])[0], data.image_size)
     strips = [
-        plots.strip([image, *(plots.overlay(image, m) for m in row)], height=160)
+        overlays.strip([image, *(overlays.overlay(image, m) for m in row)], height=160)
         for image, row in zip(images, maps, strict=True)
     ]
     labels = [f"{Path(data.files[i]).stem} ({data.class_names[data.labels[i]]})" for i in rows]
     titles = ["image", *(f"Block {b}" for b in BLOCK_NUMBERS)]
-    plots.save(plots.contact_sheet(strips, labels, titles=titles), folder / "heatmaps.png")
+    figures.save(plots.contact_sheet(strips, labels, titles=titles), folder / "heatmaps.png")
     keep = {f.name: getattr(advice, f.name) for f in dataclasses.fields(advice) if f.name not in ("evidence", "path")}
     runs.write_json(folder / "advice.json", keep)
 

@@ -145,7 +145,7 @@ def data_check(job: Job, data: DataPath = None) -> None:
 
     Counts, class frequencies, sizes, unreadable files, duplicates and near-duplicates, leakage between splits.
     """
-    from xaitune import plots, runs
+    from xaitune import figures, plots, runs
 
     _, images = _load(job, data)
     with job.ui.progress("comparing images") as report:
@@ -161,7 +161,7 @@ def data_check(job: Job, data: DataPath = None) -> None:
     wrote = [
         folder / "counts.csv",
         folder / "problems.csv",
-        plots.save(plots.class_frequencies(check.counts), folder / "counts.png"),
+        figures.save(plots.class_frequencies(check.counts), folder / "counts.png"),
     ]
     if check.proposed_groups is not None:
         runs.write_csv(folder / "groups.csv", check.proposed_groups)
@@ -180,8 +180,8 @@ def train(job: Job, data: DataPath = None, name: Name = None, overwrite: Overwri
     """Train one model with Block 1..k frozen."""
     config, images = _load(job, data)
     from xaitune.device import resolve_precision
+    from xaitune.figures import frozen_name
     from xaitune.training import train_model
-    from xaitune.plots import frozen_name
 
     precision, why = resolve_precision(config.train.precision)
     job.ui.say(f"{frozen_name(config.train.freeze_through)} frozen, {config.train.optimizer}, {precision} ({why})")
@@ -438,9 +438,11 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
         found = advise_freeze(images, config.train, runs_dir=job.runs_dir, progress=report, **options)
     columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
     job.ui.table(found.evidence[columns], f"Evidence (score: {found.measure})")
-    from xaitune.plots import frozen_name
+    from xaitune.figures import frozen_name
 
-    job.ui.say(f"Advice: freeze {frozen_name(found.freeze_through)} (confidence {found.confidence:.0%}). {found.reasons}")
+    job.ui.say(
+        f"Advice: freeze {frozen_name(found.freeze_through)} (confidence {found.confidence:.0%}). {found.reasons}"
+    )
     job.ui.say(f"{found.model_calls} network calls; this command took {duration(time.monotonic() - start)}")
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune import plots, runs
+from xaitune import figures, overlays, plots, runs
 from xaitune.cam import cam_of
 from xaitune.config import check_method, parse_blocks
 from xaitune.errors import ModelError, RunError
@@ -126,7 +126,7 @@ class ExplanationWriter:
         """Write one batch."""
         for i, file in enumerate(made.files):
             path = self.folder / _safe(made.explained(i)) / f"{self._name(file)}.png"
-            self.pictures.append(plots.save(made.plot(image=i), path))
+            self.pictures.append(figures.save(made.plot(image=i), path))
             if len(self.sheet) < SHEET_ROWS:
                 panels = made.panels(i)
                 self.titles = [f"Block {b}" for b in made.blocks] if isinstance(made, BlockHeatmaps) else []
@@ -160,9 +160,12 @@ class ExplanationWriter:
         written["first_picture"] = str(self.pictures[0])
         (self.folder / "contact-sheet.png").unlink(missing_ok=True)
         if len(self.pictures) > 1:
-            strips, labels = [plots.strip(row, height=160) for _, row in self.sheet], [label for label, _ in self.sheet]
+            strips, labels = (
+                [overlays.strip(row, height=160) for _, row in self.sheet],
+                [label for label, _ in self.sheet],
+            )
             sheet = plots.contact_sheet(strips, labels, titles=self.titles)
-            written["contact_sheet"] = str(plots.save(sheet, self.folder / "contact-sheet.png"))
+            written["contact_sheet"] = str(figures.save(sheet, self.folder / "contact-sheet.png"))
         rows = json.loads(table.to_json(orient="records", force_ascii=False))
         os.replace(self.part, self.folder / "heatmaps.npz")
         runs.write_json(self.folder / "explain.json", {**self.about, "chunks": len(self.tables), "maps": rows})

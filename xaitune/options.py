@@ -28,7 +28,7 @@ from xaitune.config import (
     replace_fields,
 )
 from xaitune.console import Ui, told
-from xaitune.errors import ConfigError, RunError
+from xaitune.errors import ConfigError
 
 HELP = {
     "path": "",
@@ -93,8 +93,12 @@ class Job:
             try:
                 found = json.loads(file.read_text(encoding="utf-8"))
                 return Config(data=DataConfig(**found["data"]), train=TrainConfig(**found["train"]))
+            except FileNotFoundError:
+                raise ConfigError(f"No configuration at {file}. Give a xaitune.toml or a run's config.json.") from None
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise RunError(f"{file} is not the config.json of a run ({error}).") from None
+                raise ConfigError(
+                    f"{file} is not the config.json of a run ({type(error).__name__}: {error})."
+                ) from None
         if file is None and not Path(CONFIG_FILE).is_file():
             return Config()
         return load_config(file or CONFIG_FILE)

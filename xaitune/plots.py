@@ -1,35 +1,22 @@
 """Arrays and tables drawn on matplotlib Axes; knows no result type.
 
-Every drawing function takes `ax=None` and returns the Axes. Without `ax` it makes a figure of its own that pyplot does
-not know: nothing leaks in long loops, and a notebook shows the returned Axes as a picture. No function calls show() or
-changes rcParams. Colours are Okabe and Ito's, safe for colour-blind readers; heatmaps are matplotlib's perceptually
-uniform inferno, always on the fixed scale 0..1, blended in by value so that zero shows the image itself.
+Every function takes `ax=None` and returns the Axes; without `ax` it makes a figure of its own that pyplot does not know.
+No function calls show() or changes rcParams. Colours are Okabe and Ito's, safe for colour-blind readers.
 """
 
-import contextlib
-import functools
-import importlib.util
-import io
-import os
-import textwrap
-import unicodedata
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from xaitune.errors import InputError, RunError
+from xaitune.errors import InputError
+from xaitune.figures import figure_of, finish, frozen_name, metric_name, own_axes, tidy, wrap
+from xaitune.overlays import PANEL_PIXELS, strip, to_height
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#767676"
@@ -39,232 +26,14 @@ LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)  # RGB of evidence for (bluish green) and against (vermilion)
 HEATMAP = "inferno"
 ALPHA = 0.8  # how far the strongest value covers the image
-METRIC_NAMES = {
-    "f1_macro": "macro F1",
-    "f1_weighted": "weighted F1",
-    "f1_micro": "micro F1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-}
-# Fonts with Hangul and other East Asian characters that common systems have, best first.
-EAST_ASIAN_FONTS = (
-    *("NanumGothic", "Nanum Gothic", "Noto Sans CJK KR", "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo"),
-    *("AppleGothic", "UnDotum", "Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Yu Gothic"),
-    *("Hiragino Sans", "PingFang SC", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
-)
-PANEL_PIXELS = 240  # height at which pictures are shown side by side
 PANEL_INCHES = 1.9
-
-
-# ---- figures, fonts, files
-
-
-class ShownAxes(Axes):
-    """Axes that a notebook shows as its figure's picture."""
-
-    def _repr_png_(self) -> bytes:
-        return png_bytes(self)
-
-
-def _own_axes(width: float, height: float) -> Axes:
-    """Axes in a new figure (inches) that pyplot does not know."""
-    return Figure(figsize=(width, height), layout="constrained").add_subplot(axes_class=ShownAxes)
-
-
-def metric_name(metric: str) -> str:
-    """'macro F1' for 'f1_macro', and so on; an unknown name as it is."""
-    return METRIC_NAMES.get(metric, metric)
-
-
-def frozen_name(through: int) -> str:
-    """What `freeze_through` freezes: 'nothing', 'Block 1', 'Block 1-3'."""
-    return {0: "nothing", 1: "Block 1"}.get(int(through), f"Block 1-{int(through)}")
-
-
-@functools.cache
-def east_asian_families() -> tuple[str, ...]:
-    """Names of the usable fonts with East Asian characters: the bundled NanumGothic, then what is installed.
-
-    The file of the package koreanize-matplotlib is found without importing it: its import changes rcParams.
-    """
-    package = importlib.util.find_spec("koreanize_matplotlib")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        file = Path(folder) / "fonts" / "NanumGothic.ttf"
-        if file.is_file():
-            font_manager.fontManager.addfont(str(file))
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return tuple(name for name in EAST_ASIAN_FONTS if name in known)
-
-
-def _is_wide(character: str) -> bool:
-    return ord(character) >= 0x1100 and unicodedata.east_asian_width(character) in "WF"
-
-
-def _finish(*axes: Axes) -> Axes:
-    """Print every text as it stands; returns the first Axes.
-
-    Text with East Asian characters gets a font that has them, behind its own; a '$' in a name starts no formula.
-    """
-    for ax in axes:
-        for text in ax.findobj(Text):
-            text.set_parse_math(False)
-            if any(_is_wide(c) for c in text.get_text()):
-                own = [f for f in text.get_fontfamily() if f not in east_asian_families()]
-                text.set_fontfamily([*own, *east_asian_families()])
-    return axes[0]
-
-
-def _style(ax: Axes, title: str = "", grid: str = "y") -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_axisbelow(True)
-    ax.grid(axis=grid, color="#e3e3e3", linewidth=0.8)  # type: ignore[arg-type]
-    if title:
-        ax.set_title(title, loc="left", fontsize=11)
-
-
-def _wrap(text: str, inches: float, points: float) -> str:
-    """The text broken into lines that fit the width; East Asian characters count twice."""
-    wide = sum(map(_is_wide, text)) / max(len(text), 1)
-    columns = max(6, int(inches * 72 / (points * 0.56) / (1 + 0.8 * wide)))
-    return "\n".join(textwrap.fill(line, columns) for line in text.split("\n"))
-
-
-def png_bytes(drawn: Axes | Figure, dpi: int = 150) -> bytes:
-    """The picture as the bytes of a PNG, cut to what is drawn."""
-    buffer = io.BytesIO()
-    _figure(drawn).savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
-    return buffer.getvalue()
-
-
-def _figure(drawn: Axes | Figure) -> Figure:
-    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
-    if not isinstance(figure, Figure):
-        raise InputError(f"save wants an Axes or a Figure. Received: {type(drawn).__name__}.")
-    return figure
-
-
-def save(drawn: Axes | Figure, path: str | Path, dpi: int = 150) -> Path:
-    """Write a picture as PNG in one step: whoever reads `path` sees the whole picture or none.
-
-    Makes the folder. Raises RunError where it cannot be written.
-    """
-    return replace_file(path, png_bytes(drawn, dpi))
-
-
-def replace_file(path: str | Path, content: bytes) -> Path:
-    """Write a whole file or nothing: beside `path`, then moved there. Raises RunError where that fails."""
-    path = Path(path)
-    part = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "xb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise RunError(
-            f"{path} could not be written ({error.strerror or error}). Free some space or choose another folder."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return path
-
-
-# ---- pictures: arrays in, arrays out
-
-
-def _rgb(image: Any) -> np.ndarray:
-    """(h, w, 3) float32 0..255 from a grey or RGB image 0..255."""
-    image = np.asarray(image, np.float32)
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.ndim == 2:
-        image = np.repeat(image[:, :, None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(f"An image must be (height, width) or (height, width, 3). Received: shape {image.shape}.")
-    return image
-
-
-def _blend(image: Any, colour: Any, alpha: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3): the image with `colour` (RGB 0..255, one or one a pixel) laid over it by `alpha` (h, w)."""
-    image = _rgb(image)
-    if alpha.shape != image.shape[:2]:
-        raise InputError(f"A map must have its image's size {image.shape[:2]}. Received: {alpha.shape}.")
-    alpha = alpha[:, :, None].astype(np.float32)
-    mixed = image * (1 - alpha) + np.asarray(colour, np.float32) * alpha
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
-
-
-def heat_colours(heat: Any) -> np.ndarray:
-    """uint8 (h, w, 3): inferno's colours of a map, on the fixed scale 0..1; values beyond are cut."""
-    colours = matplotlib.colormaps[HEATMAP](np.clip(np.nan_to_num(np.asarray(heat, float)), 0, 1))[..., :3]
-    return np.rint(colours * 255).astype(np.uint8)
-
-
-def overlay(image: Any, heat: Any, alpha: float = ALPHA) -> np.ndarray:
-    """uint8 (h, w, 3): a heatmap over its image, the more opaque the higher; where it is 0 the image stays.
-
-    `image` (h, w[, 3]) 0..255; `heat` (h, w) on the fixed scale 0..1, so that maps can be compared. `alpha`: how far
-    the value 1 covers the image. Raises InputError where sizes differ.
-    """
-    heat = np.clip(np.nan_to_num(np.asarray(heat, np.float32)), 0, 1)
-    return _blend(image, heat_colours(heat), alpha * heat)
-
-
-def tint(image: Any, mask: Any, colour: Sequence[int], alpha: float = 0.5) -> np.ndarray:
-    """uint8 (h, w, 3): the image with `mask` (h, w) bool tinted in `colour` (RGB 0..255)."""
-    return _blend(image, colour, np.asarray(mask, np.float32) * alpha)
-
-
-def signed_overlay(image: Any, signed: Any, alpha: float = ALPHA) -> np.ndarray:
-    """uint8 (h, w, 3): POSITIVE's colour where a map speaks for the class, NEGATIVE's where it speaks against it.
-
-    `signed` (h, w), any scale: opacity is |value| over the map's largest |value|, so both signs share one scale.
-    """
-    signed = np.nan_to_num(np.asarray(signed, np.float32))
-    peak = float(np.abs(signed).max(initial=0))
-    colour = np.where(signed[..., None] > 0, POSITIVE, NEGATIVE)  # (h, w, 3)
-    return _blend(image, colour, alpha * np.abs(signed) / (peak or 1.0))
-
-
-def boundaries(image: Any, segments: Any, colour: Sequence[int] = (240, 228, 66)) -> np.ndarray:
-    """uint8 (H, W, 3): the image with thin lines between its segments (h, w).
-
-    Small images are enlarged by a whole number to about PANEL_PIXELS first, so that the lines hide little.
-    """
-    image, segments = _rgb(image), np.asarray(segments)
-    if segments.shape != image.shape[:2]:
-        raise InputError(f"Segments must have their image's size {image.shape[:2]}. Received: {segments.shape}.")
-    factor = max(1, round(PANEL_PIXELS / image.shape[0]))
-    image, segments = (np.kron(a, np.ones((factor, factor) + (1,) * (a.ndim - 2), a.dtype)) for a in (image, segments))
-    edge = np.zeros(segments.shape, bool)
-    edge[:, :-1] |= segments[:, :-1] != segments[:, 1:]
-    edge[:-1] |= segments[:-1] != segments[1:]
-    return _blend(image, colour, edge.astype(np.float32))
-
-
-def _to_height(image: Any, height: int) -> np.ndarray:
-    """uint8 (height, w', 3), aspect kept: area averages when smaller, Lanczos when larger."""
-    image = np.clip(np.rint(_rgb(image)), 0, 255).astype(np.uint8)
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LANCZOS4
-    return cv2.resize(image, (width, height), interpolation=how)
-
-
-def strip(images: Sequence[Any], *, height: int = PANEL_PIXELS, gap: int = 8) -> np.ndarray:
-    """uint8 (height, W, 3): pictures side by side at one height, with white gaps."""
-    if not len(images):
-        raise InputError("A strip needs at least one picture.")
-    white = np.full((height, gap, 3), 255, np.uint8)
-    parts = [part for image in images for part in (_to_height(image, height), white)]
-    return np.concatenate(parts[:-1], axis=1)
 
 
 # ---- pictures on Axes
 
 
 def _inches_per_pixel(ax: Axes, shape: tuple[int, ...]) -> float:
-    figure, box = _figure(ax), ax.get_position()
+    figure, box = figure_of(ax), ax.get_position()
     return min(figure.get_figwidth() * box.width / shape[1], figure.get_figheight() * box.height / shape[0])
 
 
@@ -280,20 +49,20 @@ def panels(
     gap, row = 8, strip(images)
     if ax is None:
         width = min(PANEL_INCHES * row.shape[1] / PANEL_PIXELS, 16) if len(images) > 1 else 4.0
-        ax = _own_axes(width, width * row.shape[0] / row.shape[1] + 0.6)
+        ax = own_axes(width, width * row.shape[0] / row.shape[1] + 0.6)
     scale = _inches_per_pixel(ax, row.shape)
     ax.imshow(row, interpolation="antialiased")
     ax.set_axis_off()
     left = 0
     for image, title in zip(images, titles, strict=True):
-        wide = _to_height(image, PANEL_PIXELS).shape[1]
-        text = _wrap(title, wide * scale, size)
+        wide = to_height(image, PANEL_PIXELS).shape[1]
+        text = wrap(title, wide * scale, size)
         ax.annotate(
             text, (left + wide / 2, 0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size
         )
         left += wide + gap
     if caption:
-        text = _wrap(caption, row.shape[1] * scale, size)
+        text = wrap(caption, row.shape[1] * scale, size)
         ax.annotate(
             text,
             (0, row.shape[0]),
@@ -304,7 +73,7 @@ def panels(
             fontsize=size,
             annotation_clip=False,
         )
-    return _finish(ax)
+    return finish(ax)
 
 
 def contact_sheet(
@@ -323,19 +92,19 @@ def contact_sheet(
     if not len(strips) or len(strips) != len(labels):
         raise InputError(f"Every strip needs a label. Received: {len(strips)} strips, {len(labels)} labels.")
     height, gap = 96, 6
-    rows = [_to_height(s, height) for s in strips]
+    rows = [to_height(s, height) for s in strips]
     width = max(row.shape[1] for row in rows)
     sheet = np.full((len(rows) * (height + gap) - gap, width, 3), 255, np.uint8)
     for i, row in enumerate(rows):
         sheet[i * (height + gap) : i * (height + gap) + height, : row.shape[1]] = row
     if ax is None:
-        ax = _own_axes(width / 100 + 2.1, sheet.shape[0] / 100 + 0.6)
+        ax = own_axes(width / 100 + 2.1, sheet.shape[0] / 100 + 0.6)
     ax.imshow(sheet, interpolation="antialiased")
     ax.set_axis_off()
     for i, label in enumerate(labels):
         where = (0, i * (height + gap) + height / 2)
         ax.annotate(
-            _wrap(label, 2.0, size), where, (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=size
+            wrap(label, 2.0, size), where, (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=size
         )
     for i, title in enumerate(titles):
         where = (width * (i + 0.5) / len(titles), 0)
@@ -343,7 +112,7 @@ def contact_sheet(
     if caption:
         where, look = (0, sheet.shape[0]), dict[str, Any](va="top", fontsize=size, annotation_clip=False)
         ax.annotate(caption, where, (0, -6), textcoords="offset points", **look)
-    return _finish(ax)
+    return finish(ax)
 
 
 # ---- data and scores
@@ -362,7 +131,7 @@ def class_frequencies(counts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     names = [str(name) for name in counts.index]
     own = ax is None
     if ax is None:
-        ax = _own_axes(8, 0.9 + 0.3 * max(len(names), 2))
+        ax = own_axes(8, 0.9 + 0.3 * max(len(names), 2))
     left = np.zeros(len(names))
     for split, colour in zip(splits, PALETTE, strict=False):
         ax.barh(range(len(names)), counts[split], left=left, color=colour, label=split, height=0.72)
@@ -375,10 +144,10 @@ def class_frequencies(counts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlabel("images")
-    _style(ax, f"Class frequencies ({whole:,.0f} images)", grid="x")
+    tidy(ax, f"Class frequencies ({whole:,.0f} images)", grid="x")
     ax.tick_params(axis="y", length=0)
     _legend(ax, [Line2D([], [], color=c, linewidth=6, label=s) for s, c in zip(splits, PALETTE, strict=False)], own)
-    return _finish(ax)
+    return finish(ax)
 
 
 def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None = None) -> Axes:
@@ -394,8 +163,8 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None
     share = np.divide(counts, support, out=np.zeros_like(counts), where=support > 0)
     if ax is None:
         side = max(2.6, 0.44 * number)
-        label = min(3.0, 0.085 * max((len(n) + sum(map(_is_wide, n)) for n in map(str, class_names)), default=0))
-        ax = _own_axes(side + label + 0.6, side + label + 0.7)
+        label = min(3.0, 0.085 * max((len(n) + sum(map(is_wide, n)) for n in map(str, class_names)), default=0))
+        ax = own_axes(side + label + 0.6, side + label + 0.7)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1.1, interpolation="nearest")
     size = 9 if number <= 12 else 7.5 if number <= 25 else 5
     for row, column in np.argwhere((counts > 0) | np.eye(number, dtype=bool)):
@@ -412,12 +181,12 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     ax.set_title(f"Confusion matrix, {counts.sum():,.0f} images\n(colour: share of the true class)", fontsize=10)
-    return _finish(ax)
+    return finish(ax)
 
 
 def _beside(ax: Axes) -> Axes:
     """A second Axes below `ax`, which gives half of its place; they share x."""
-    figure, spec = _figure(ax), ax.get_subplotspec()
+    figure, spec = figure_of(ax), ax.get_subplotspec()
     if spec is not None:
         grid = spec.subgridspec(2, 1, hspace=0.12)
         ax.set_subplotspec(grid[0])
@@ -447,7 +216,7 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_mac
     metric and gives half of its place to a second Axes for the losses.
     """
     if ax is None:
-        ax = _own_axes(7.5, 4.6)
+        ax = own_axes(7.5, 4.6)
     below = _beside(ax)
     for (name, history), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
         epochs = np.arange(1, len(history) + 1)
@@ -480,13 +249,13 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_mac
     ]
     below.legend(handles=lines, fontsize=8, frameon=False)
     for one, title in ((ax, ""), (below, "")):
-        _style(one, title)
+        tidy(one, title)
     ax.set_title(
         "Learning curves" + (f": {next(iter(curves))}" if len(curves) == 1 else ""), loc="left", fontsize=11, pad=16
     )
     if len(curves) > 1:
         ax.legend(fontsize=8, frameon=False)
-    return _finish(ax, below)
+    return finish(ax, below)
 
 
 def _legend(ax: Axes, handles: list[Line2D], own: bool, title: str | None = None) -> None:
@@ -507,7 +276,7 @@ def all_curves(
     `curves`: run name -> history; `runs`: one row a run with name, freeze_through, optimizer.
     """
     own = ax is None
-    ax = ax or _own_axes(8, 4.2)
+    ax = ax or own_axes(8, 4.2)
     runs = runs.dropna(subset=["freeze_through", "optimizer"])  # a run that failed may not know its own
     depths, optimizers = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
     runs = runs[runs["name"].isin(list(curves))]
@@ -527,8 +296,8 @@ def all_curves(
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{metric_name(metric)} (validation)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _style(ax, f"All {len(runs)} runs")
-    return _finish(ax)
+    tidy(ax, f"All {len(runs)} runs")
+    return finish(ax)
 
 
 def _interval_bars(value: Any, low: Any, high: Any) -> np.ndarray:
@@ -550,7 +319,7 @@ def evidence(
     `table`: index block, columns score, low, high. `votes`: block -> share 0..1 of the resamples that chose it.
     """
     if ax is None:
-        ax = _own_axes(6.6, 3.6)
+        ax = own_axes(6.6, 3.6)
     blocks = [int(b) for b in table.index]
     missing = pd.Series(np.nan, index=table.index)
     low, high = table.get("low", missing), table.get("high", missing)
@@ -584,10 +353,10 @@ def evidence(
     ax.set_xticks(blocks, [f"{frozen_name(b)}\nchosen {votes.get(b, 0):.0%}" for b in blocks])
     ax.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)
     ax.margins(y=0.18)
-    ax.set_ylabel(_wrap(measure, 2.6, 10))
+    ax.set_ylabel(wrap(measure, 2.6, 10))
     ax.set_xlabel("frozen (share of resamples that choose it)")
-    _style(ax, "Evidence for each freezing point, 95 % intervals")
-    return _finish(ax)
+    tidy(ax, "Evidence for each freezing point, 95 % intervals")
+    return finish(ax)
 
 
 def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
@@ -598,7 +367,7 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
     """
     depths, optimizers = sorted(cells["freeze_through"].unique()), list(dict.fromkeys(cells["optimizer"]))
     own = ax is None
-    ax = ax or _own_axes(max(6.5, 1.3 * len(depths) + 1.5), 4)
+    ax = ax or own_axes(max(6.5, 1.3 * len(depths) + 1.5), 4)
     step = 0.7 / max(len(optimizers), 1)
     place = {d: i for i, d in enumerate(depths)}
     shift = {name: (i - (len(optimizers) - 1) / 2) * step for i, name in enumerate(optimizers)}
@@ -629,8 +398,8 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
     ax.set_xlim(-0.5, len(depths) - 0.5)
     ax.set_xlabel("frozen")
     ax.set_ylabel(f"{metric_name(metric)} (test)")
-    _style(ax, "Every cell of the sweep, 95 % intervals over groups")
-    return _finish(ax)
+    tidy(ax, "Every cell of the sweep, 95 % intervals over groups")
+    return finish(ax)
 
 
 def _marker(label: str, **look: Any) -> Line2D:
@@ -645,7 +414,7 @@ def difference(
     All in score units (0.01 is one point); `label` is the verdict.
     """
     if ax is None:
-        ax = _own_axes(6.6, 1.9)
+        ax = own_axes(6.6, 1.9)
     value, low, high, margin = (100 * float(v) for v in (value, low, high, margin))
     reach = 1.25 * float(np.nanmax(np.abs([low, high, value, 2 * margin, 1.0])))
     ax.axvspan(-reach, 0, color=VERMILION, alpha=0.07, linewidth=0)
@@ -674,6 +443,6 @@ def difference(
     ):
         ax.text(x, 0.04, text, transform=ax.transAxes, ha=side, va="bottom", fontsize=8, color="#555555")
     ax.set_xlabel(f"difference in points (dashed: the margin of {margin:g})")
-    _style(ax, f"Verdict: {label}" if label else "", grid="x")
+    tidy(ax, f"Verdict: {label}" if label else "", grid="x")
     ax.spines["left"].set_visible(False)
-    return _finish(ax)
+    return finish(ax)

@@ -15,9 +15,9 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from xaitune import plots, stats
+from xaitune import figures, plots, stats
 from xaitune.errors import InputError, XaituneError
-from xaitune.plots import frozen_name, metric_name
+from xaitune.figures import frozen_name, metric_name
 from xaitune.results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def write_report(
             making=_making(result, sweep, shown),
         )
     )
-    return plots.replace_file(path or result.path / "report.html", page.encode("utf-8"))
+    return figures.replace_file(path or result.path / "report.html", page.encode("utf-8"))
 
 
 def _check(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck | None:
@@ -138,7 +138,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _picture(ax: "Axes", alt: str, caption: str = "", dpi: int = 150) -> Picture:
-    content = plots.png_bytes(ax, dpi)
+    content = figures.png_bytes(ax, dpi)
     width = struct.unpack(">I", content[16:20])[0]  # a PNG's header
     return Picture(
         "data:image/png;base64," + base64.b64encode(content).decode(), round(width * 100 / dpi), alt, caption

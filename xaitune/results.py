@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xaitune import plots
+from xaitune import figures, overlays, plots
 from xaitune.config import DataConfig, TrainConfig
 from xaitune.errors import ImageError, ModelError
 from xaitune.images import map_to_image, read_image, resize_image
@@ -154,7 +154,7 @@ class BlockHeatmaps:
             view = unit_view(self.raw[block][image : image + 1])[0]
             heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
             panels.append(
-                (f"Block {block}" + (" (no positive evidence)" if zero else ""), plots.overlay(picture, heat))
+                (f"Block {block}" + (" (no positive evidence)" if zero else ""), overlays.overlay(picture, heat))
             )
         return panels
 
@@ -267,10 +267,10 @@ class Superpixels:
             return map_to_image(map_, picture.shape, self.images.shape[1:3], self.resize, nearest=True)
 
         return [
-            ("superpixels", plots.boundaries(picture, placed(self.segments[image]))),
-            ("positive", plots.tint(picture, placed(self.top_mask(image, True)), plots.POSITIVE)),
-            ("negative", plots.tint(picture, placed(self.top_mask(image, False)), plots.NEGATIVE)),
-            ("all weights", plots.signed_overlay(picture, placed(self.signed_map(image)))),
+            ("superpixels", overlays.boundaries(picture, placed(self.segments[image]))),
+            ("positive", overlays.tint(picture, placed(self.top_mask(image, True)), plots.POSITIVE)),
+            ("negative", overlays.tint(picture, placed(self.top_mask(image, False)), plots.NEGATIVE)),
+            ("all weights", overlays.signed_overlay(picture, placed(self.signed_map(image)))),
         ]
 
     def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
@@ -347,7 +347,7 @@ class FreezeAdvice:
 
     def _repr_html_(self) -> str:
         return (
-            f"<b>Freeze {plots.frozen_name(self.freeze_through)}</b> (confidence {self.confidence:.0%})"
+            f"<b>Freeze {figures.frozen_name(self.freeze_through)}</b> (confidence {self.confidence:.0%})"
             f"<p>{html.escape(self.reasons)}</p>" + self.evidence.round(3).to_html()
         )
 
@@ -448,7 +448,7 @@ class AdviceCheck:
     def sentence(self) -> str:
         """The verdict in two or three plain sentences."""
         d = self.difference
-        metric = plots.metric_name(self.metric)
+        metric = figures.metric_name(self.metric)
         points = f"{d.difference * 100:+.1f} points of {metric} [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
         what = {
             "confirmed": "The sweep confirms the advice",
@@ -456,8 +456,8 @@ class AdviceCheck:
             "cannot tell": "The sweep cannot tell",
         }[self.verdict]
         text = (
-            f"{what}: freezing {plots.frozen_name(self.advised)} ({self.optimizers[self.advised]}) against "
-            f"{plots.frozen_name(self.rival)} ({self.optimizers[self.rival]}) is {points} on {d.images} test images "
+            f"{what}: freezing {figures.frozen_name(self.advised)} ({self.optimizers[self.advised]}) against "
+            f"{figures.frozen_name(self.rival)} ({self.optimizers[self.rival]}) is {points} on {d.images} test images "
             f"in {d.groups} groups, {self.seeds} seed{'s' if self.seeds > 1 else ''}."
         )
         if self.verdict == "cannot tell" and self.test_images_needed:

@@ -1,0 +1,146 @@
+"""Figures, their fonts, and files: what every plot shares.
+
+Figures are not pyplot's: nothing leaks in long loops, and a notebook shows a returned Axes as a picture.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import textwrap
+import unicodedata
+import uuid
+from pathlib import Path
+
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from xaitune.errors import InputError, RunError
+
+METRIC_NAMES = {
+    "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1",
+    "f1_micro": "micro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+}
+# Fonts with Hangul and other East Asian characters that common systems have, best first.
+EAST_ASIAN_FONTS = (
+    *("NanumGothic", "Nanum Gothic", "Noto Sans CJK KR", "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo"),
+    *("AppleGothic", "UnDotum", "Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Yu Gothic"),
+    *("Hiragino Sans", "PingFang SC", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+)
+
+
+class ShownAxes(Axes):
+    """Axes that a notebook shows as its figure's picture."""
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self)
+
+
+def own_axes(width: float, height: float) -> Axes:
+    """Axes in a new figure (inches) that pyplot does not know."""
+    return Figure(figsize=(width, height), layout="constrained").add_subplot(axes_class=ShownAxes)
+
+
+def metric_name(metric: str) -> str:
+    """'macro F1' for 'f1_macro', and so on; an unknown name as it is."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def frozen_name(through: int) -> str:
+    """What `freeze_through` freezes: 'nothing', 'Block 1', 'Block 1-3'."""
+    return {0: "nothing", 1: "Block 1"}.get(int(through), f"Block 1-{int(through)}")
+
+
+@functools.cache
+def east_asian_families() -> tuple[str, ...]:
+    """Names of the usable fonts with East Asian characters: the bundled NanumGothic, then what is installed.
+
+    The file of the package koreanize-matplotlib is found without importing it: its import changes rcParams.
+    """
+    package = importlib.util.find_spec("koreanize_matplotlib")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        file = Path(folder) / "fonts" / "NanumGothic.ttf"
+        if file.is_file():
+            font_manager.fontManager.addfont(str(file))
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return tuple(name for name in EAST_ASIAN_FONTS if name in known)
+
+
+def is_wide(character: str) -> bool:
+    return ord(character) >= 0x1100 and unicodedata.east_asian_width(character) in "WF"
+
+
+def finish(*axes: Axes) -> Axes:
+    """Print every text as it stands; returns the first Axes.
+
+    Text with East Asian characters gets a font that has them, behind its own; a '$' in a name starts no formula.
+    """
+    for ax in axes:
+        for text in ax.findobj(Text):
+            text.set_parse_math(False)
+            if any(is_wide(c) for c in text.get_text()):
+                own = [f for f in text.get_fontfamily() if f not in east_asian_families()]
+                text.set_fontfamily([*own, *east_asian_families()])
+    return axes[0]
+
+
+def tidy(ax: Axes, title: str = "", grid: str = "y") -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_axisbelow(True)
+    ax.grid(axis=grid, color="#e3e3e3", linewidth=0.8)  # type: ignore[arg-type]
+    if title:
+        ax.set_title(title, loc="left", fontsize=11)
+
+
+def wrap(text: str, inches: float, points: float) -> str:
+    """The text broken into lines that fit the width; East Asian characters count twice."""
+    wide = sum(map(is_wide, text)) / max(len(text), 1)
+    columns = max(6, int(inches * 72 / (points * 0.56) / (1 + 0.8 * wide)))
+    return "\n".join(textwrap.fill(line, columns) for line in text.split("\n"))
+
+
+def png_bytes(drawn: Axes | Figure, dpi: int = 150) -> bytes:
+    """The picture as the bytes of a PNG, cut to what is drawn."""
+    buffer = io.BytesIO()
+    figure_of(drawn).savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
+
+
+def figure_of(drawn: Axes | Figure) -> Figure:
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+    if not isinstance(figure, Figure):
+        raise InputError(f"save wants an Axes or a Figure. Received: {type(drawn).__name__}.")
+    return figure
+
+
+def save(drawn: Axes | Figure, path: str | Path, dpi: int = 150) -> Path:
+    """Write a picture as PNG in one step: whoever reads `path` sees the whole picture or none.
+
+    Makes the folder. Raises RunError where it cannot be written.
+    """
+    return replace_file(path, png_bytes(drawn, dpi))
+
+
+def replace_file(path: str | Path, content: bytes) -> Path:
+    """Write a whole file or nothing: beside `path`, then moved there. Raises RunError where that fails."""
+    path = Path(path)
+    part = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "xb") as file:
+            file.write(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be written ({error.strerror or error}). Free some space or choose another folder."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,106 @@
+"""Pictures from arrays: heatmaps, masks and superpixels laid over images, side by side. Arrays in, uint8 arrays out.
+
+Heatmaps are matplotlib's perceptually uniform inferno, always on the fixed scale 0..1, blended in by value so that zero
+shows the image itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+
+from xaitune.errors import InputError
+
+POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)  # RGB of evidence for (bluish green) and against (vermilion)
+HEATMAP = "inferno"
+ALPHA = 0.8  # how far the strongest value covers the image
+PANEL_PIXELS = 240  # height at which pictures are shown side by side
+
+
+def _rgb(image: Any) -> np.ndarray:
+    """(h, w, 3) float32 0..255 from a grey or RGB image 0..255."""
+    image = np.asarray(image, np.float32)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"An image must be (height, width) or (height, width, 3). Received: shape {image.shape}.")
+    return image
+
+
+def _blend(image: Any, colour: Any, alpha: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3): the image with `colour` (RGB 0..255, one or one a pixel) laid over it by `alpha` (h, w)."""
+    image = _rgb(image)
+    if alpha.shape != image.shape[:2]:
+        raise InputError(f"A map must have its image's size {image.shape[:2]}. Received: {alpha.shape}.")
+    alpha = alpha[:, :, None].astype(np.float32)
+    mixed = image * (1 - alpha) + np.asarray(colour, np.float32) * alpha
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def heat_colours(heat: Any) -> np.ndarray:
+    """uint8 (h, w, 3): inferno's colours of a map, on the fixed scale 0..1; values beyond are cut."""
+    colours = matplotlib.colormaps[HEATMAP](np.clip(np.nan_to_num(np.asarray(heat, float)), 0, 1))[..., :3]
+    return np.rint(colours * 255).astype(np.uint8)
+
+
+def overlay(image: Any, heat: Any, alpha: float = ALPHA) -> np.ndarray:
+    """uint8 (h, w, 3): a heatmap over its image, the more opaque the higher; where it is 0 the image stays.
+
+    `image` (h, w[, 3]) 0..255; `heat` (h, w) on the fixed scale 0..1, so that maps can be compared. `alpha`: how far
+    the value 1 covers the image. Raises InputError where sizes differ.
+    """
+    heat = np.clip(np.nan_to_num(np.asarray(heat, np.float32)), 0, 1)
+    return _blend(image, heat_colours(heat), alpha * heat)
+
+
+def tint(image: Any, mask: Any, colour: Sequence[int], alpha: float = 0.5) -> np.ndarray:
+    """uint8 (h, w, 3): the image with `mask` (h, w) bool tinted in `colour` (RGB 0..255)."""
+    return _blend(image, colour, np.asarray(mask, np.float32) * alpha)
+
+
+def signed_overlay(image: Any, signed: Any, alpha: float = ALPHA) -> np.ndarray:
+    """uint8 (h, w, 3): POSITIVE's colour where a map speaks for the class, NEGATIVE's where it speaks against it.
+
+    `signed` (h, w), any scale: opacity is |value| over the map's largest |value|, so both signs share one scale.
+    """
+    signed = np.nan_to_num(np.asarray(signed, np.float32))
+    peak = float(np.abs(signed).max(initial=0))
+    colour = np.where(signed[..., None] > 0, POSITIVE, NEGATIVE)  # (h, w, 3)
+    return _blend(image, colour, alpha * np.abs(signed) / (peak or 1.0))
+
+
+def boundaries(image: Any, segments: Any, colour: Sequence[int] = (240, 228, 66)) -> np.ndarray:
+    """uint8 (H, W, 3): the image with thin lines between its segments (h, w).
+
+    Small images are enlarged by a whole number to about PANEL_PIXELS first, so that the lines hide little.
+    """
+    image, segments = _rgb(image), np.asarray(segments)
+    if segments.shape != image.shape[:2]:
+        raise InputError(f"Segments must have their image's size {image.shape[:2]}. Received: {segments.shape}.")
+    factor = max(1, round(PANEL_PIXELS / image.shape[0]))
+    image, segments = (np.kron(a, np.ones((factor, factor) + (1,) * (a.ndim - 2), a.dtype)) for a in (image, segments))
+    edge = np.zeros(segments.shape, bool)
+    edge[:, :-1] |= segments[:, :-1] != segments[:, 1:]
+    edge[:-1] |= segments[:-1] != segments[1:]
+    return _blend(image, colour, edge.astype(np.float32))
+
+
+def to_height(image: Any, height: int) -> np.ndarray:
+    """uint8 (height, w', 3), aspect kept: area averages when smaller, Lanczos when larger."""
+    image = np.clip(np.rint(_rgb(image)), 0, 255).astype(np.uint8)
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LANCZOS4
+    return cv2.resize(image, (width, height), interpolation=how)
+
+
+def strip(images: Sequence[Any], *, height: int = PANEL_PIXELS, gap: int = 8) -> np.ndarray:
+    """uint8 (height, W, 3): pictures side by side at one height, with white gaps."""
+    if not len(images):
+        raise InputError("A strip needs at least one picture.")
+    white = np.full((height, gap, 3), 255, np.uint8)
+    parts = [part for image in images for part in (to_height(image, height), white)]
+    return np.concatenate(parts[:-1], axis=1)
