@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from xaitune.errors import InputError
-from xaitune.figures import figure_of, finish, frozen_name, metric_name, own_axes, tidy, wrap
+from xaitune.figures import figure_of, finish, frozen_name, is_wide, metric_name, own_axes, tidy, wrap
 from xaitune.overlays import PANEL_PIXELS, strip, to_height
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
