@@ -1,5 +1,6 @@
 """engine.py and _worker.py: what a killed worker or parent leaves behind, and that nothing of it shows in the results."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -110,7 +111,6 @@ def test_a_run_that_dies_twice_is_recorded_and_the_others_go_on(demo, cache, und
 
 
 def test_a_killed_parent_takes_its_workers_along_and_the_same_call_goes_on(demo, cache, undisturbed, tmp_path):
-    long = {"freeze_through": (1, 5), "optimizers": ("nag",), "seeds": 1}
     code = f"""
 from xaitune.config import DataConfig, TrainConfig
 from xaitune.data import ImageData
@@ -119,7 +119,6 @@ data = ImageData.from_config({demo.config!r})
 train = {BASE!r}
 sweep_freeze(data, train=train, runs_dir={str(tmp_path)!r}, cache_dir={str(cache)!r}, workers=1, **{GRID!r})
 """
-    del long
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         wait_for(lambda: list(tmp_path.glob("sweep/*/checkpoint/state.npz")) or parent.poll() is not None)
@@ -160,8 +159,6 @@ def test_interrupted_calls_end_their_workers(demo, cache, tmp_path):
 
 
 def test_changed_images_fail_every_run_with_one_clear_error(demo, cache, tmp_path):
-    import dataclasses
-
     changed = dataclasses.replace(demo, fingerprint="0" * 16)
     with pytest.raises(RunError, match="The images have changed since the sweep began"):
         sweep_freeze(changed, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)

@@ -29,6 +29,7 @@ DRAWS = 2000
 MASKED_IMAGES = 120  # at most that many validation images with a mask
 MEASURES = ("faithfulness", "agreement", "concentration", "stability")
 WEIGHTS = np.array([3.0, 1.0, 1.0, 1.0]) / 6  # faithfulness counts as much as the three others together
+STEPS = 5  # of deletion and insertion: more images tell more than finer curves
 MIN_IMAGES = 5  # that insertion and deletion must at least see
 MAP_CALLS = 6  # an image: forward and backward, for its maps and those of its two changed copies
 NOISE, SHIFT = 5.0, 2  # grey values, pixels: the small input changes of the stability measure
@@ -178,13 +179,13 @@ def _base_weights(subject: Subject) -> str:
 
 
 def _measure(
-    data: ImageData, probe: _Probe, budget: tuple[int, int, int], progress: Progress | None
+    data: ImageData, probe: _Probe, budget: tuple[int, int], progress: Progress | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray, int, str]:
     """(measure -> (seeds, images, blocks), the images' groups, network calls, the measure that decides)."""
     validation = data.indices("validation")
     masked = [i for i in validation if data.masks is not None and (m := data.mask(int(i))) is not None and m.any()]
     by_masks = len(np.unique(data.groups[masked])) >= 5 if masked else False
-    steps, unmasked, masked_limit = budget
+    unmasked, masked_limit = budget
     limit = masked_limit if by_masks else unmasked
     rows = _choose(data, np.array(masked) if by_masks else validation, limit)
     images, classes = data.load(rows).astype(np.float32), data.labels[rows]
@@ -208,7 +209,7 @@ def _measure(
             scores |= _localisation(raw, data, rows, rng)
         else:
             predict = probability_function(probe.subject)
-            faithful, used = _faithfulness(predict, images, raw, classes, steps, rng)
+            faithful, used = _faithfulness(predict, images, raw, classes, rng)
             scores |= faithful
             calls += used
         found.append(scores)
@@ -219,23 +220,22 @@ def _measure(
     return together, data.groups[rows], calls, "localisation" if by_masks else "mean rank"
 
 
-def _budget(data: ImageData, channels: Sequence[int], seeds: int, max_calls: int | None) -> tuple[int, int, int]:
-    """(steps of deletion and insertion, images without masks, images with masks) for at most `max_calls` network calls.
+def _budget(data: ImageData, channels: Sequence[int], seeds: int, max_calls: int | None) -> tuple[int, int]:
+    """(images without masks, images with masks) for at most `max_calls` network calls.
 
-    By default about 1e13 multiply-adds. Raises ConfigError where that is not enough for MIN_IMAGES.
+    By default about 3e13 multiply-adds, within 2,400 and 8,000 calls. Raises ConfigError where that is not enough for MIN_IMAGES.
     """
     if max_calls is None:
         per_image = sum(vgg.multiply_adds(data.image_size, channels).values())
-        max_calls = int(np.clip(1e13 / per_image, 2400, 8000))
-    steps = 8 if max_calls >= 5000 else 5
+        max_calls = int(np.clip(3e13 / per_image, 2400, 8000))
     # An image's maps (forward and backward, three times), its two ends, and the steps between of ten maps, both ways.
-    per_image_calls = seeds * (MAP_CALLS + 2 + 2 * len(BLOCK_NUMBERS) * 2 * (steps - 1))
+    per_image_calls = seeds * (MAP_CALLS + 2 + 2 * len(BLOCK_NUMBERS) * 2 * (STEPS - 1))
     if max_calls < MIN_IMAGES * per_image_calls:
         raise ConfigError(
             f"max_calls must be at least {MIN_IMAGES * per_image_calls}, for {MIN_IMAGES} images with {seeds} head "
             f"seeds. Received: max_calls={max_calls}."
         )
-    return steps, max_calls // per_image_calls, min(MASKED_IMAGES, max_calls // (seeds * MAP_CALLS))
+    return max_calls // per_image_calls, min(MASKED_IMAGES, max_calls // (seeds * MAP_CALLS))
 
 
 def _step_report(progress: Progress | None, step: int, steps: int) -> Callable[[str], None]:
@@ -306,14 +306,13 @@ def _faithfulness(
     images: np.ndarray,
     raw: dict[int, np.ndarray],
     classes: np.ndarray,
-    steps: int,
     rng: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Insertion minus deletion area of each block's map, less that of the same map put elsewhere; and the calls."""
     size = images.shape[1:3]
     placed = {b: mapscores.random_like(unit_view(m), rng) for b, m in raw.items()}
     both = np.concatenate([unit_maps(raw, size), unit_maps(placed, size)], axis=1)  # (n, 10, h, w)
-    made = mapscores.deletion_insertion(predict, images, both, classes, steps=steps)
+    made = mapscores.deletion_insertion(predict, images, both, classes, steps=STEPS)
     gain = np.asarray(made.insertion) - np.asarray(made.deletion)
     blocks = len(raw)
     found = {"faithfulness": gain[:, :blocks] - gain[:, blocks:]}

@@ -107,7 +107,7 @@ def init(
 
     The price is said for several image sizes.
     """
-    from xaitune import cost
+    from xaitune import cost, runs
 
     file = Path(CONFIG_FILE)
     if file.exists() and not overwrite:
@@ -126,10 +126,8 @@ def init(
         f"A sweep of {len(config.sweep.freeze_through) * len(config.sweep.optimizers)} cells x "
         f"{config.sweep.seeds} seed{'s' if config.sweep.seeds > 1 else ''}",
     )
-    try:
-        file.write_text(config_text(config), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file.absolute()} could not be written ({error.strerror}).") from None
+    with runs.writing(file) as part:
+        part.write_text(config_text(config), encoding="utf-8")
     job.ui.finish(
         [file],
         "xaitune data-check",

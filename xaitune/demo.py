@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xaitune import advice, pages, sweep
+from xaitune import advice, pages, runs, sweep
 from xaitune.config import Config, DataConfig, SweepConfig, TrainConfig, config_text
 from xaitune.explainers import ExplanationWriter, explain_images
+from xaitune.figures import frozen_name
 from xaitune.synthetic import make_demo_data
 from xaitune.training import train_model
 
@@ -38,13 +39,15 @@ def run_demo(folder: Path, progress: Callable[..., None], say: Callable[[str], N
         f"Images: {len(data)} scans of {len(set(data.groups))} parts in {folder / 'data'}, {len(data.class_names)} classes"
     )
     relative = DataConfig("data/images", "data/masks", "data/groups.csv", data.image_size)
-    (folder / "xaitune.toml").write_text(config_text(Config(relative, TRAIN, SWEEP)), encoding="utf-8")
+    if not (folder / "xaitune.toml").is_file():
+        with runs.writing(folder / "xaitune.toml") as part_file:
+            part_file.write_text(config_text(Config(relative, TRAIN, SWEEP)), encoding="utf-8")
     run = train_model(data, TRAIN, runs_dir=runs_dir, progress=part("train"))
     say(f"Trained {run.path}: test {TRAIN.metric} {run.score():.3f}")
     _explain(run, data, runs_dir, part("explain"))
     say(f"Explained test images: {runs_dir / 'explain'}")
     advised = advice.advise_freeze(data, TRAIN, runs_dir=runs_dir, progress=part("advise"))
-    say(f"Advice: freeze Block 1-{advised.freeze_through} (confidence {advised.confidence:.0%})")
+    say(f"Advice: freeze {frozen_name(advised.freeze_through)} (confidence {advised.confidence:.0%})")
     table = sweep.sweep_freeze(data, SWEEP, train=TRAIN, runs_dir=runs_dir, progress=part("sweep"))
     check = sweep.check_advice(advised, table)
     sweep.save_check(check, table.path)
