@@ -112,6 +112,7 @@ def init(
     file = Path(CONFIG_FILE)
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} exists already. Edit it, or replace it with --overwrite.")
+    job.fresh = job.config_file is None
     _, images = _load(job, data)
     config = job.config(data)  # with its paths as they were given
     images.require_trainable()
@@ -433,7 +434,7 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
 
     start = time.monotonic()
     with job.ui.progress("advising") as report:
-        found = advise_freeze(images, config.train, runs_dir=job.runs_dir, progress=report, **options)
+        found = advise_freeze(images, config.train, runs_dir=job.runs_dir, progress=report, notes=job.ui.say, **options)
     columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
     job.ui.table(found.evidence[columns], f"Evidence (score: {found.measure})")
     from xaitune.figures import frozen_name
@@ -461,7 +462,7 @@ def sweep_freeze(
     from xaitune import cost, sweep
     from xaitune.advice import find_advice, load_advice
 
-    plan = cost.plan(config, images, job.runs_dir)
+    plan = cost.plan(config, images, job.runs_dir, name)
     job.ui.say(
         f"{plan['missing']} of {plan['runs']} runs to do, about {duration(plan['seconds'])} and "
         f"{disk_size(plan['disk_bytes'])} of disk in {plan['folder']}"

@@ -37,11 +37,11 @@ def training_rate(precision: str) -> float:
     return matrix_rate() * SPEED["amx" if "amx" in why else resolved]
 
 
-def plan(config: Config, data: ImageData, runs_dir: str | Path) -> dict[str, Any]:
+def plan(config: Config, data: ImageData, runs_dir: str | Path, name: str | None = None) -> dict[str, Any]:
     """The runs of a sweep, those still to do, and about what these cost: seconds, and bytes on disk."""
     backbone = vgg.load_backbone(config.train.weights)
     identity = sweep_identity(data, config.train, backbone.digest)
-    folder, _ = runs.choose_folder(Path(runs_dir), "sweep", None, identity, overwrite=False)
+    folder, _ = runs.choose_folder(Path(runs_dir), "sweep", name, identity, overwrite=False)
     cells = grid(config.sweep, config.train)
     missing = [c for c in cells if not runs.is_finished(folder / runs.run_name(c))]
     work, rate = _work(missing, data, data.image_size, backbone.channels), training_rate(config.train.precision)

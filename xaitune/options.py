@@ -51,7 +51,7 @@ HELP = {
     "batch_size": "Images a step [32].",
     "metric": f"What decides: {', '.join(METRICS)} [f1_macro].",
     "loss": f"{', '.join(LOSSES)} [categorical_crossentropy].",
-    "class_weight": "balanced: rare classes count more [none].",
+    "class_weight": "balanced: rare classes count more; none: all images alike [none].",
     "precision": "auto, float32 or bfloat16 [auto].",
     "optimizers": "Optimizers of the grid [sgd,momentum,nag].",
     "seeds": "Seeds 0..n-1 of the grid [3].",
@@ -70,10 +70,11 @@ class Job:
     runs_dir: Path
     config_file: Path | None
     given: dict[str, dict[str, Any]]
+    fresh: bool = False  # leave an existing xaitune.toml out
 
     def config(self, path: Path | None = None) -> Config:
         """xaitune.toml (or --config, also a run's config.json) with the given options on top."""
-        config = self._from_file()
+        config = Config() if self.fresh else self._from_file()
         if path is not None:
             data = config.data
             if not data.path or Path(data.path).resolve() != path.resolve():
@@ -183,6 +184,8 @@ def _parsed(table: type, field: str, value: Any) -> Any:
         if table is TrainConfig and len(blocks) > 1:
             raise ConfigError(f"freeze_through must be one of 0..5 here. Received: {value}.")
         return blocks if table is SweepConfig else blocks[0]
+    if field == "class_weight" and value == "none":
+        return None
     if field == "split":
         try:
             return tuple(float(part) for part in value.split(","))

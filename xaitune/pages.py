@@ -108,7 +108,7 @@ def list_runs(runs_dir: Path) -> pd.DataFrame:
             row |= {
                 "kind": "sweep",
                 "state": f"{done} runs",
-                "about": "check.json" if (folder / "check.json").is_file() else "",
+                "about": runs.read_json(folder / "check.json")["verdict"] if (folder / "check.json").is_file() else "",
             }
         elif runs.is_finished(folder):
             run = runs.load_run(folder)

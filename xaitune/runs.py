@@ -122,7 +122,8 @@ def choose_folder(
             return path, note
         if name:
             raise RunError(
-                f"{path} holds another configuration ({told}). Choose another --name, or --overwrite to replace it."
+                f"{path} holds another configuration ({told}). "
+                "Choose another --name, or replace it (--overwrite, or remove the folder)."
             )
         number += 1
         note = f"{base} has another configuration ({told}), so this one is {base}-{number}."
