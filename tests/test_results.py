@@ -274,7 +274,8 @@ def test_sentence_says_what_qualifies_it():
     against = make_check(verdict="contradicted", cheapest={"name": "freeze4-nag"}).sentence()
     assert against.startswith("The sweep contradicts the advice: ")
     assert (
-        "freeze4-nag cannot be told from the best cell (freeze3-nag) and is the cheapest of those to train." in against
+        "The best cell on validation is freeze3-nag; the cheapest whose interval against it reaches 0 is freeze4-nag."
+        in against
     )
     row = make_check().to_dataframe().iloc[0]
     assert (row["verdict"], row["advised"], row["rival"], row["groups"]) == ("confirmed", 3, 1, 15)

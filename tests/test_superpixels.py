@@ -8,6 +8,7 @@ from sklearn.linear_model import Ridge
 from xaitune.errors import ConfigError
 from xaitune.subjects import open_subject
 from xaitune.superpixels import (
+    MIN_SUPERPIXELS,
     SEGMENTERS,
     draw_masks,
     fit_linear,
@@ -257,3 +258,13 @@ def test_the_model_is_left_as_it_was(model, images, grid):
     lime_superpixels(model, images[:1], segmenter=grid, num_samples=20)
     assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
     assert [layer.trainable for layer in model.layers] == flags
+
+
+def test_too_few_superpixels_are_made_finer():
+    flat = np.full((48, 48, 3), 90, np.uint8)
+    assert len(np.unique(segment(flat))) == 1  # what the lime package would explain
+    finer = segment(flat, finer=True)
+    assert len(np.unique(finer)) >= MIN_SUPERPIXELS
+    assert finer.min() == 0
+    own = np.zeros((48, 48), int)
+    np.testing.assert_array_equal(segment(flat, own, finer=True), own)  # a given one stays

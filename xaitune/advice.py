@@ -125,7 +125,7 @@ def _decide(
     share = {b: float((votes == b).mean()) for b in BLOCK_NUMBERS}
     low, high = np.percentile(seed_mean, [2.5, 97.5], axis=0)
     table = {"score": mean, "low": low, "high": high, "behind_best": mean.max() - mean, "standard_error": errors}
-    others = {k: np.nanmean(v, axis=(0, 1)) for k, v in scores.items() if k not in ("score", "zero")}
+    others = {k: np.nanmean(v, axis=(0, 1)) for k, v in scores.items() if k not in ("score", "zero", measure)}
     table |= others | {"empty_maps": scores["zero"].mean(axis=(0, 1))}
     evidence = pd.DataFrame(table, index=pd.Index(BLOCK_NUMBERS, name="block"))
     advice = FreezeAdvice(

@@ -126,6 +126,7 @@ def init(
         table,
         f"A sweep of {len(config.sweep.freeze_through) * len(config.sweep.optimizers)} cells x "
         f"{config.sweep.seeds} seed{'s' if config.sweep.seeds > 1 else ''}",
+        digits=1,
     )
     with runs.writing(file) as part:
         part.write_text(config_text(config), encoding="utf-8")
@@ -320,7 +321,9 @@ def explain(
         str, typer.Option("--segmenter", help="quickshift, slic or felzenszwalb, for lime.")
     ] = "quickshift",
     seed: Annotated[int, typer.Option("--seed", help="Of lime's masks.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Where pictures go [RUNS_DIR/explain].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where pictures go [RUNS_DIR/explain, explain-cam or explain-lime].")
+    ] = None,
 ) -> None:
     """Draw what the model sees: Grad-CAM a block, CAM or LIME."""
     from xaitune.images import expand_images
@@ -338,7 +341,9 @@ def explain(
     size = 1 if method == "lime" else explainers.CHUNK
     start = time.monotonic()
     with (
-        explainers.ExplanationWriter(out or job.runs_dir / "explain", about) as writer,
+        explainers.ExplanationWriter(
+            out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}"), about
+        ) as writer,
         job.ui.progress("explaining") as report,
     ):
         for done, made in enumerate(explainers.iter_explanations(subject, paths, make, size), 1):
@@ -468,7 +473,7 @@ def sweep_freeze(
         f"{disk_size(plan['disk_bytes'])} of disk in {plan['folder']}"
     )
     if dry_run:
-        job.ui.finish([], "xaitune sweep-freeze", **plan)
+        job.ui.finish([], "the same command without --dry-run", **plan)
         return
     before = find_advice(job.runs_dir, images.fingerprint, plan["weights"])
     if before:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from xaitune.errors import XaituneError
 
@@ -32,10 +32,12 @@ class Ui:
         self.console, self.errors = _console(json_only), _console(True)
         self.result: dict[str, Any] = {}
         self.printed = False
+        self.live: Console | None = None  # while a bar is shown
 
     def say(self, text: str) -> None:
-        """One line, printed as it is."""
-        self.console.print(text, markup=False)
+        """One line, printed as it is; above the bar where one is shown."""
+        shown = self.live if self.live and self.console.is_terminal else self.console
+        shown.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """One line that should not be missed."""
@@ -77,7 +79,11 @@ class Ui:
         """A function (done, total, text) that moves a bar with the time left, or prints lines without a terminal."""
         if self.errors.is_terminal:
             with self._bar(what) as report:
-                yield report
+                self.live = self.errors
+                try:
+                    yield report
+                finally:
+                    self.live = None
         else:
             yield _PlainProgress(self, what).report
 
@@ -85,12 +91,12 @@ class Ui:
     def _bar(self, what: str) -> Iterator[Callable[..., None]]:
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
+            BarColumn(20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn(
+                "left, {task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+            ),
         )
         with Progress(*columns, console=self.errors, transient=True) as bar:
             task = bar.add_task(what, total=None, text="")

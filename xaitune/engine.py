@@ -25,8 +25,9 @@ class _Worker:
     def __init__(self, threads: int) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "XAITUNE_THREADS": str(threads)}
+        # -P: a folder named xaitune in the current one must not be taken for the package.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "xaitune._worker"],
+            [sys.executable, "-P", "-m", "xaitune._worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

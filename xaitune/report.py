@@ -202,9 +202,16 @@ def _checked(check: AdviceCheck) -> dict[str, Any]:
         todo.append((f"Train with {rival} frozen:", _train_command(check.rival, check.optimizers[check.rival])))
     else:
         tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or {rival} is better."
-        cheap = check.cheapest
-        if "freeze_through" in cheap and "optimizer" in cheap:
-            text = f"Until then take the cheapest of the cells that equal the best, {cheap['name']}:"
+        best, cheap = check.best, check.cheapest
+        if "freeze_through" in best and "optimizer" in best:
+            text = f"Until then train the cell that is best on validation, {best['name']}:"
+            todo.append((text, _train_command(best["freeze_through"], best["optimizer"])))
+        if "freeze_through" in cheap and "optimizer" in cheap and cheap["name"] != best["name"]:
+            gap = f" ({cheap['difference'] * 100:+.1f} points)" if "difference" in cheap else ""
+            text = (
+                "Or, where training time matters, the cheapest whose interval against it reaches 0, "
+                f"{cheap['name']}{gap}:"
+            )
             todo.append((text, _train_command(cheap["freeze_through"], cheap["optimizer"])))
         if check.test_images_needed:
             now = f"(there are {check.difference.images:,})"
@@ -320,7 +327,7 @@ def _strips(maps: BlockHeatmaps | Superpixels) -> list[Picture]:
     for i in chosen:
         what = f"blocks {', '.join(map(str, maps.blocks))}" if isinstance(maps, BlockHeatmaps) else "superpixels"
         alt = f"{maps.method} maps ({what}) of {maps.files[i]} for class {maps.explained(i)}"
-        pictures.append(_picture(maps.plot(image=i), alt, Path(maps.files[i]).name, dpi=100))
+        pictures.append(_picture(maps.plot(image=i), alt, "/".join(Path(maps.files[i]).parts[-2:]), dpi=100))
     return pictures
 
 

@@ -280,7 +280,8 @@ class Superpixels:
         share = self.share(image).sort_values(ascending=False).head(4)
         shares = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
         caption = (
-            f"lime: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f}, R² = {self.score[image]:.2f})"
+            f"lime: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f}, R² = {self.score[image]:.2f}, "
+            f"{len(self.weights[image])} superpixels)"
             f"\npositive share: {shares}"
         )
         return plots.panels(pictures, titles, caption=caption, ax=ax)
@@ -466,10 +467,17 @@ class AdviceCheck:
             text += " Note: the advice was made after the sweep began, so it is no blind test of it."
         if self.cheapest["name"] != self.best["name"]:
             text += (
-                f" {self.cheapest['name']} cannot be told from the best cell ({self.best['name']}) "
-                "and is the cheapest of those to train."
+                f" The best cell on validation is {self.best['name']}; the cheapest whose interval against it reaches 0 is "
+                f"{self.cheapest['name']}{self._gap()}."
             )
         return text
+
+    def _gap(self) -> str:
+        cell = self.cheapest
+        if "difference" not in cell:
+            return ""
+        points = [f"{100 * cell[key]:+.1f}" for key in ("difference", "diff_low", "diff_high")]
+        return f" ({points[0]} points [{points[1]}, {points[2]}])"
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The difference with its interval, against zero and the margin."""

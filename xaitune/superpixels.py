@@ -18,6 +18,7 @@ KERNEL_WIDTH = 0.25
 RIDGE_ALPHA = 1.0
 BATCH = 64
 INTERVAL_DRAWS = 200
+MIN_SUPERPIXELS = 8
 
 SEGMENTERS: MappingProxyType[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
     {
@@ -69,7 +70,7 @@ def lime_superpixels(
     classes = probabilities.argmax(axis=1) if index < 0 else np.full(len(array), index)
     segments, weights, intervals, scores = [], [], [], []
     for i, image in enumerate(array):
-        labels = segment(image, segmenter)
+        labels = segment(image, segmenter, finer=not exact)
         masks = draw_masks(int(labels.max()) + 1, num_samples, seed, exact)
         targets = predict_masked(predict, image, labels, masks, hide_color)
         kernel = sample_weights(masks)
@@ -101,11 +102,18 @@ def probability_function(subject: Subject, precision: str = "auto") -> Callable[
     return lambda images: softmax(logits(np.asarray(images, np.float32)).astype(np.float64), axis=1)
 
 
-def segment(image: np.ndarray, segmenter: Segmenter = "quickshift") -> np.ndarray:
-    """A label image (h, w) with ids 0..m-1 of an (h, w, 3) image in 0..255. Raises ConfigError."""
+def segment(image: np.ndarray, segmenter: Segmenter = "quickshift", *, finer: bool = False) -> np.ndarray:
+    """A label image (h, w) with ids 0..m-1 of an (h, w, 3) image in 0..255. Raises ConfigError.
+
+    `finer`: where a named segmenter gives fewer than MIN_SUPERPIXELS, which explain nothing (quickshift often does on
+    small images), slic's about 50 take their place.
+    """
     if isinstance(segmenter, str):
         check_lime(2, segmenter)
-        labels = SEGMENTERS[segmenter](np.clip(np.rint(image), 0, 255).astype(np.uint8))
+        pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        labels = SEGMENTERS[segmenter](pixels)
+        if finer and len(np.unique(labels)) < MIN_SUPERPIXELS:
+            labels = SEGMENTERS["slic"](pixels)
     else:
         labels = segmenter(image) if callable(segmenter) else np.asarray(segmenter)
     if labels.shape != image.shape[:2]:

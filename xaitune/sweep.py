@@ -283,7 +283,10 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
         true, groups = tables[0]["true"].map(number).to_numpy(np.int64), tables[0]["group"].to_numpy(str)
     gap = stats.paired_bootstrap(predicted[depths[0]], predicted[depths[1]], true, groups, sweep.metric)
     verdict = stats.verdict(gap.difference, gap.low, gap.high)
-    needed = stats.images_needed(gap.difference, gap.half_width, gap.images) if verdict == "cannot tell" else None
+    # Intervals of macro F1 are lopsided: the side counts that would decide.
+    confirms = gap.difference + stats.MARGIN > -gap.difference
+    half = gap.difference - gap.low if confirms else gap.high - gap.difference
+    needed = stats.images_needed(gap.difference, half, gap.images) if verdict == "cannot tell" else None
     return AdviceCheck(
         verdict=verdict,
         advised=advice.freeze_through,
