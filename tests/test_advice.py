@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from xaitune import advice, evidence, runs
+from xaitune import advice, probe, runs
 from xaitune.advice import advise_freeze, choose_block, find_advice, load_advice
 from xaitune.config import TrainConfig
 from xaitune.data import ImageData
@@ -64,8 +64,8 @@ def drawn(sharp, masks, rng, side=16):
 @pytest.fixture
 def placed_alike(monkeypatch):
     """Equal maps are put elsewhere equally, so that their scores are equal and not near to it by chance."""
-    real = evidence.mapscores.random_like
-    monkeypatch.setattr(evidence.mapscores, "random_like", lambda maps, _: real(maps, np.random.default_rng(1)))
+    real = probe.mapscores.random_like
+    monkeypatch.setattr(probe.mapscores, "random_like", lambda maps, _: real(maps, np.random.default_rng(1)))
 
 
 @pytest.mark.usefixtures("placed_alike")
@@ -73,8 +73,8 @@ def placed_alike(monkeypatch):
     ("sharp", "block"), [((1, 2, 3), 3), ((5,), 5), ((1, 2, 3, 4, 5), 5), ((2,), 2), ((1, 2, 3, 4), 4)]
 )
 def test_drawn_maps_with_masks_have_a_known_answer(demo, tmp_path, cache, monkeypatch, sharp, block):
-    chosen, rng, real = [], np.random.default_rng(0), evidence.choose_images
-    for module in (evidence, advice):
+    chosen, rng, real = [], np.random.default_rng(0), probe.choose_images
+    for module in (probe, advice):
         monkeypatch.setattr(module, "choose_images", lambda *a: chosen.append(real(*a)) or chosen[-1])
 
     def mapper(model, blocks, *rest):
@@ -84,7 +84,7 @@ def test_drawn_maps_with_masks_have_a_known_answer(demo, tmp_path, cache, monkey
 
         return maps
 
-    monkeypatch.setattr(evidence, "block_mapper", mapper)
+    monkeypatch.setattr(probe, "block_mapper", mapper)
     monkeypatch.setattr(advice, "block_mapper", mapper)
     made = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=2)
     assert made.freeze_through == block
@@ -105,7 +105,7 @@ def test_constant_maps_score_nothing_and_are_told(demo, tmp_path, cache, monkeyp
 
         return maps
 
-    monkeypatch.setattr(evidence, "block_mapper", mapper)
+    monkeypatch.setattr(probe, "block_mapper", mapper)
     monkeypatch.setattr(advice, "block_mapper", mapper)
     made = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
     np.testing.assert_allclose(made.evidence["score"], 0, atol=1e-9)
@@ -132,19 +132,19 @@ def test_drawn_maps_without_masks_have_a_known_answer():
         return np.stack([p, 1 - p], axis=1)
 
     raw = drawn((1, 2, 3), middle, rng)
-    found, calls = evidence._faithfulness(predict, images, raw, np.zeros(count, int), np.random.default_rng(1))
-    assert calls == seen == count * (2 + 2 * 10 * (evidence.STEPS - 1))
+    found, calls = probe._faithfulness(predict, images, raw, np.zeros(count, int), np.random.default_rng(1))
+    assert calls == seen == count * (2 + 2 * 10 * (probe.STEPS - 1))
     mean = found["faithfulness"].mean(axis=0)
     assert (mean[:3] > 0.1).all()
     assert (np.abs(mean[3:]) < 0.1).all()
     assert found["insertion"][:, :3].mean() > found["deletion"][:, :3].mean()
     assert mean[:3].min() > 2 * mean[3:].max()
-    maps = evidence.unit_maps(raw, (side, side))
-    scores = {"faithfulness": found["faithfulness"], "agreement": evidence._agreement(maps)}
-    scores["concentration"] = evidence.mapscores.concentration(maps).gini
+    maps = probe.unit_maps(raw, (side, side))
+    scores = {"faithfulness": found["faithfulness"], "agreement": probe._agreement(maps)}
+    scores["concentration"] = probe.mapscores.concentration(maps).gini
     scores["stability"] = np.ones((count, 5))
     scores = {k: v[None] for k, v in scores.items()}  # one head
-    scores |= {"score": evidence._mean_rank(scores), "zero": np.zeros((1, count, 5))}
+    scores |= {"score": probe._mean_rank(scores), "zero": np.zeros((1, count, 5))}
     made = decided(scores, np.array([f"g{i // 2}" for i in range(count)]))
     assert made.freeze_through == 3
 
@@ -220,7 +220,7 @@ def test_groups_count_and_not_images():
 def counted(monkeypatch):
     """Counts every image that goes through the network, forward or backward, before the pictures are drawn."""
     count = {"calls": 0, "stated": None}
-    real_mapper, real_predict, real_save = evidence.block_mapper, evidence.probability_function, advice._save
+    real_mapper, real_predict, real_save = probe.block_mapper, probe.probability_function, advice._save
 
     def mapper(*args):
         inner = real_mapper(*args)
@@ -244,9 +244,9 @@ def counted(monkeypatch):
         count["stated"] = count["calls"]
         return real_save(*args)
 
-    monkeypatch.setattr(evidence, "block_mapper", mapper)
+    monkeypatch.setattr(probe, "block_mapper", mapper)
     monkeypatch.setattr(advice, "block_mapper", mapper)
-    monkeypatch.setattr(evidence, "probability_function", predict)
+    monkeypatch.setattr(probe, "probability_function", predict)
     monkeypatch.setattr(advice, "_save", save)
     return count
 
@@ -259,7 +259,7 @@ def test_calls_are_stated_and_bounded(request, tmp_path, cache, monkeypatch, kin
     if max_calls:
         assert made.model_calls <= max_calls
     assert made.measure == ("localisation" if kind == "demo" else "mean rank")
-    assert made.images >= evidence.MIN_IMAGES
+    assert made.images >= probe.MIN_IMAGES
     assert 1 <= made.freeze_through <= 5
     for name in ("agreement", "concentration", "stability", "score"):
         assert np.isfinite(made.evidence[name]).all()
@@ -357,7 +357,7 @@ def test_wrong_calls(demo, tmp_path):
 
 
 def test_choose_takes_classes_in_turn_and_new_groups_first(demo):
-    rows = evidence.choose_images(demo, demo.indices("validation"), len(demo.class_names))
+    rows = probe.choose_images(demo, demo.indices("validation"), len(demo.class_names))
     assert set(demo.labels[rows]) == set(range(len(demo.class_names)))
     assert set(rows) <= set(demo.indices("validation"))
-    assert len(evidence.choose_images(demo, demo.indices("validation"), 10_000)) == len(demo.indices("validation"))
+    assert len(probe.choose_images(demo, demo.indices("validation"), 10_000)) == len(demo.indices("validation"))

@@ -12,9 +12,9 @@ from xaitune import figures, overlays, plots, runs
 from xaitune.config import TrainConfig, replace_fields
 from xaitune.data import ImageData
 from xaitune.errors import ConfigError, RunError
-from xaitune.evidence import BLOCK_NUMBERS, Probe, choose_images, image_limits, masks_digest, measure_blocks, unit_maps
 from xaitune.features import Progress
 from xaitune.gradcam import block_mapper
+from xaitune.probe import BLOCK_NUMBERS, Probe, choose_images, image_limits, masks_digest, measure_blocks, unit_maps
 from xaitune.results import FreezeAdvice
 
 METHODS = ("heatmap",)
