@@ -181,7 +181,7 @@ def test_cannot_tell(tmp_path):
     assert check.test_images_needed > 60
     assert f"About {check.test_images_needed} test images" in check.sentence()
     assert check.cheapest["name"] == "freeze4-nag"
-    assert "freeze4-nag cannot be told from the best cell" in check.sentence()
+    assert "the cheapest whose interval against it reaches 0 is freeze4-nag (" in check.sentence()
 
 
 def test_other_data_or_weights_are_refused(table):
