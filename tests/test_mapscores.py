@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
 from sklearn.metrics import average_precision_score
 
+from xaitune import maparrays
 from xaitune import mapscores as ms
 from xaitune.errors import InputError
 
@@ -79,7 +81,7 @@ def test_axes_in_front_are_kept_and_give_the_same_scores(score, monkeypatch):
     found = score(maps, masks)
     np.testing.assert_allclose(found, one_by_one)
     assert np.isnan(found).sum() == 4
-    monkeypatch.setattr(ms, "_CHUNK", 60)  # two maps at a time
+    monkeypatch.setattr(maparrays, "CHUNK", 60)  # two maps at a time
     np.testing.assert_allclose(score(maps, masks), found)
 
 
@@ -129,7 +131,7 @@ def test_agreement_by_hand():
     assert found.spearman == pytest.approx(1 - 6 * 2 / (5 * 24))  # two ranks differ by 1
     assert found.top_iou == 1.0  # both hold the last two pixels
     assert ms.agreement(a, b, top=0.2).top_iou == 0.0
-    assert ms.agreement(a, np.exp(a)) == (pytest.approx(1), 1.0)
+    assert ms.agreement(a, np.exp(a))[:2] == (pytest.approx(1), 1.0)
     assert ms.agreement(a, -a).spearman == pytest.approx(-1)
     # top 2 of [3, 1, 1, 0]: 1, 1/2, 1/2, 0 against 1, 1, 0, 0: minima 1.5, maxima 2.5
     assert ms.agreement([[3.0, 1.0, 1.0, 0.0]], [[9.0, 8.0, 0.0, 0.0]], top=0.5).top_iou == pytest.approx(1.5 / 2.5)
@@ -145,6 +147,30 @@ def test_agreement_equals_scipy_with_ties_and_is_nan_for_a_constant_map():
         ms.agreement(a, b[0])
 
 
+def test_ssim_by_hand_and_where_there_is_none():
+    spot, other = np.zeros((2, 3, 3))
+    spot[1, 1], other[0, 0] = 5.0, 2.0  # either becomes a 1 among zeros, in the one window of 3x3
+    # means 1/9, variances (1/9 - 1/81) 9/8 = 1/9, covariance -1/81 * 9/8 = -1/72; the means' factor cancels
+    assert ms.agreement(spot, other).ssim == pytest.approx((-1 / 36 + 9e-4) / (2 / 9 + 9e-4))
+    assert ms.agreement(spot, 3 * spot - 7).ssim == pytest.approx(1)  # minimum and maximum are brought to 0 and 1
+    assert np.isnan(ms.agreement(spot, np.ones((3, 3))).ssim)
+    found = ms.agreement([[1.0, 2.0]], [[1.0, 2.0]])  # no window fits
+    assert (found.spearman, np.isnan(found.ssim)) == (pytest.approx(1), True)
+    assert np.isnan(ms.agreement([[3.0]], [[3.0]])).all()  # one pixel is constant
+
+
+@pytest.mark.parametrize("size", [(7, 7), (16, 21), (5, 9), (4, 30)])
+def test_ssim_equals_scikit_image(size):
+    rng = np.random.default_rng(8)
+    a, b = rng.random((2, 6, *size))
+    b = 0.6 * a + 0.4 * b
+    a, b = (ms._stretched(x.reshape(6, -1)).reshape(x.shape) for x in (a, b))
+    window = min(7, (min(size) - 1) // 2 * 2 + 1)
+    expected = [structural_similarity(x, y, win_size=window, data_range=1) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(ms.agreement(a, b).ssim, expected)
+    np.testing.assert_allclose(ms.agreement(a.reshape(2, 3, *size), b.reshape(2, 3, *size)).ssim.ravel(), expected)
+
+
 def test_stability_by_hand():
     a = np.array([[1.0, 2.0, 3.0, 4.0]])
     assert ms.stability(a, np.stack([a, 2 * a, -a])) == pytest.approx((1 + 1 - 1) / 3)
@@ -154,6 +180,40 @@ def test_stability_by_hand():
     np.testing.assert_allclose(ms.stability(maps, np.stack([maps, maps])), np.ones((2, 5)))
     with pytest.raises(InputError, match="changed must be"):
         ms.stability(maps, maps)
+
+
+def test_input_stability_by_hand():
+    images = np.zeros((2, 1, 4, 3), np.float32)
+    fixed = np.broadcast_to(np.array([[1.0, 2.0, 3.0, 4.0]]), (2, 1, 4))
+    seen = []
+
+    def ignores_the_image(x):
+        seen.append(x)
+        return fixed
+
+    # Noise changes nothing; moved back by one, 2 3 4 1 against 1 2 3 4 has squares of 1 1 1 9: 1 - 6 * 12 / (4 * 15).
+    rng = np.random.default_rng(0)
+    found = ms.input_stability(ignores_the_image, images, rng, maps=fixed, shift=1)
+    np.testing.assert_allclose(found, [(1 - 0.2) / 2] * 2)
+    assert len(seen) == 2
+    again = ms.input_stability(ignores_the_image, images, np.random.default_rng(0), shift=1)
+    np.testing.assert_array_equal(again, found)
+    assert len(seen) == 5  # and the maps of the images themselves
+    np.testing.assert_array_equal(seen[0], np.clip(seen[3], 0, 255))  # the same noise from the same seed
+
+
+def test_input_stability_of_a_map_that_follows_the_image_is_its_stability_to_noise_alone():
+    images = np.random.default_rng(1).uniform(0, 255, (3, 6, 6, 3)).astype(np.float32)
+
+    def brightness(x):
+        return np.stack([x.mean(-1), np.zeros(x.shape[:3])], 1)  # (n, 2 blocks, h, w), the second says nothing
+
+    found = ms.input_stability(brightness, images, np.random.default_rng(2), noise=0)
+    np.testing.assert_allclose(found[:, 0], 1)
+    assert np.isnan(found[:, 1]).all()
+    noisy = ms.input_stability(brightness, images, np.random.default_rng(2), noise=40)[:, 0]
+    assert (noisy > 0.3).all()
+    assert (noisy < 0.99).all()
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 2), (2, 2), (1, 3), (2, 3)])
@@ -176,110 +236,3 @@ def test_random_like_keeps_neighbours_together():
     assert variation.max() == 32 * (30 + 31)  # each of 32 lines: 30 steps of 1 and the seam of 31
     with pytest.raises(InputError, match="one pixel"):
         ms.random_like(np.ones((2, 1, 1)), np.random.default_rng(0))
-
-
-# ---- deletion and insertion
-
-WEIGHTS = np.array([[0.4, 0.3], [0.2, 0.1]])  # the 'model' adds these for every white pixel
-
-
-def brightness(images):
-    """Class 1: weighted share of brightness, class 0: the rest."""
-    share = (images.mean(-1) / 255 * WEIGHTS).sum((1, 2))
-    return np.stack([1 - share, share], -1)
-
-
-WHITE = np.full((1, 2, 2, 3), 255.0)
-
-
-def test_deletion_and_insertion_by_hand():
-    # Deletion to black, best order: 1, .6, .3, .1, 0 -> area (1/2 + .6 + .3 + .1 + 0) / 4. Insertion: 0, .4, .7, .9, 1.
-    found = ms.deletion_insertion(brightness, WHITE, WEIGHTS[None], [1], steps=4, fill=(0, 0, 0))
-    assert found.deletion.tolist() == pytest.approx([1.5 / 4])
-    assert found.insertion.tolist() == pytest.approx([2.5 / 4])
-    assert found.calls == 2 + 2 * 3
-    # worst order: 1, .9, .7, .4, 0 and 0, .1, .3, .6, 1
-    worst = ms.deletion_insertion(brightness, WHITE, -WEIGHTS[None], [1], steps=4, fill=(0, 0, 0))
-    assert (worst.deletion[0], worst.insertion[0]) == (pytest.approx(2.5 / 4), pytest.approx(1.5 / 4))
-    # class 0 rises as class 1 falls
-    other = ms.deletion_insertion(brightness, WHITE, WEIGHTS[None], [0], steps=4, fill=(0, 0, 0))
-    assert other.deletion[0] == pytest.approx(1 - 1.5 / 4)
-
-
-def test_ties_go_in_row_major_order_and_one_step_is_the_two_ends():
-    tied = ms.deletion_insertion(brightness, WHITE, np.zeros((1, 2, 2)), [1], steps=4, fill=0)
-    assert tied.deletion[0] == pytest.approx(1.5 / 4)  # .4, .3, .2, .1: left to right, top to bottom
-    ends = ms.deletion_insertion(brightness, WHITE, WEIGHTS[None], [1], steps=1, fill=0)
-    assert (ends.deletion[0], ends.insertion[0], ends.calls) == (pytest.approx(0.5), pytest.approx(0.5), 2)
-
-
-def test_steps_that_do_not_divide_the_pixels_keep_their_true_width():
-    # 3 steps of 4 pixels: after 0, 1, 3, 4 pixels the probability is 1, .6, .1, 0
-    found = ms.deletion_insertion(brightness, WHITE, WEIGHTS[None], [1], steps=3, fill=0)
-    assert found.deletion[0] == pytest.approx(0.25 * 1.6 / 2 + 0.5 * 0.7 / 2 + 0.25 * 0.1 / 2)
-
-
-def test_a_probability_that_never_changes_gives_its_own_area():
-    def constant(images):
-        return np.tile([0.3, 0.7], (len(images), 1))
-
-    found = ms.deletion_insertion(constant, WHITE, WEIGHTS[None], [1], fill="blur", steps=2)
-    assert (found.deletion[0], found.insertion[0]) == (pytest.approx(0.7), pytest.approx(0.7))
-
-
-@pytest.mark.parametrize("fill", ["mean", "blur", (10, 20, 30)])
-def test_batches_blocks_and_images_give_what_single_maps_give(fill):
-    rng = np.random.default_rng(6)
-    images = rng.integers(0, 256, (3, 2, 2, 3), dtype=np.uint8)
-    before = images.copy()
-    maps, classes = rng.integers(0, 3, (3, 4, 2, 2)), np.array([1, 0, 1])
-    sizes = []
-
-    def predict(batch):
-        sizes.append(len(batch))
-        return brightness(batch)
-
-    found = ms.deletion_insertion(predict, images, maps, classes, steps=3, fill=fill, batch_size=5)
-    assert found.deletion.shape == found.insertion.shape == (3, 4)
-    assert sum(sizes) == found.calls == 2 * 3 + 2 * 12 * 2
-    assert max(sizes) <= 5
-    assert (images == before).all()
-    for i in range(3):
-        for b in range(4):
-            one = ms.deletion_insertion(brightness, images[[i]], maps[[i], b], classes[[i]], steps=3, fill=fill)
-            assert found.deletion[i, b] == pytest.approx(one.deletion[0], abs=1e-6)
-            assert found.insertion[i, b] == pytest.approx(one.insertion[0], abs=1e-6)
-
-
-def test_the_mean_fill_is_each_images_own_colour():
-    seen = []
-
-    def predict(batch):
-        seen.append(np.array(batch))
-        return brightness(batch)
-
-    images = np.zeros((1, 2, 2, 3))
-    images[0, 0, 0] = (40, 80, 120)
-    ms.deletion_insertion(predict, images, np.ones((1, 2, 2)), [1], steps=1)
-    assert (seen[1] == np.array([10, 20, 30])).all()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"maps": np.ones((1, 3, 2))}, "images' resolution"),
-        ({"classes": [0, 1]}, "one class number an image"),
-        ({"classes": [0.5]}, "one class number an image"),
-        ({"steps": 5}, "steps=5"),
-        ({"steps": 0}, "steps=0"),
-        ({"fill": "black"}, "fill='black'"),
-        ({"fill": (1, 2)}, "fill="),
-        ({"images": np.ones((1, 2, 2))}, "images must be"),
-        ({"batch_size": 0}, "batch_size=0"),
-    ],
-)
-def test_what_does_not_fit_is_named(change, message):
-    call = {"images": WHITE, "maps": WEIGHTS[None], "classes": [1], "steps": 2} | change
-    images, maps, classes = (call.pop(name) for name in ("images", "maps", "classes"))
-    with pytest.raises(InputError, match=message):
-        ms.deletion_insertion(brightness, images, maps, classes, **call)

@@ -29,7 +29,6 @@ WEIGHTS = np.array([3.0, 1.0, 1.0, 1.0]) / 6  # faithfulness counts as much as t
 STEPS = 5  # of deletion and insertion: more images tell more than finer curves
 MIN_IMAGES = 5  # that insertion and deletion must at least see
 MAP_CALLS = 6  # an image: forward and backward, for its maps and those of its two changed copies
-NOISE, SHIFT = 5.0, 2  # grey values, pixels: the small input changes of the stability measure
 
 
 def masks_digest(data: ImageData) -> str | None:
@@ -127,7 +126,11 @@ def measure_blocks(
             "concentration": mapscores.concentration(maps).gini,
         }
         scores["agreement"] = _agreement(maps)
-        scores["stability"] = _stability(mapper, images, classes, maps, seed)
+        rng = np.random.default_rng([seed, 11])
+        stable = mapscores.input_stability(
+            lambda x: unit_maps(mapper(x, classes)[0], data.image_size), images, rng, maps=maps
+        )
+        scores["stability"] = np.nan_to_num(stable)
         calls += MAP_CALLS * len(rows)
         rng = np.random.default_rng([seed, 7])
         if by_masks:
@@ -193,17 +196,6 @@ def _agreement(maps: np.ndarray) -> np.ndarray:
         for b in range(a):
             pairs[:, a, b] = pairs[:, b, a] = np.nan_to_num(mapscores.agreement(maps[:, a], maps[:, b]).spearman)
     return pairs.sum(axis=2) / (len(blocks) - 1)
-
-
-def _stability(mapper: Any, images: np.ndarray, classes: np.ndarray, maps: np.ndarray, seed: int) -> np.ndarray:
-    """(n, blocks): Spearman of the maps with those of a noisy and of a shifted copy, the shift undone."""
-    rng = np.random.default_rng([seed, 11])
-    size = maps.shape[2:]
-    noisy = np.clip(images + rng.normal(0, NOISE, images.shape).astype(np.float32), 0, 255)
-    shifted = np.roll(images, (SHIFT, SHIFT), axis=(1, 2))
-    changed = [unit_maps(mapper(noisy, classes)[0], size)]
-    changed.append(np.roll(unit_maps(mapper(shifted, classes)[0], size), (-SHIFT, -SHIFT), axis=(2, 3)))
-    return np.nan_to_num(mapscores.stability(maps, np.stack(changed)))
 
 
 def _localisation(
