@@ -11,7 +11,10 @@ import xaitune
 
 PACKAGE = Path(xaitune.__file__).parent
 # Each module may import only those before it (DESIGN, section 3). From `device` on, Keras may be used.
-PLAIN = "errors config images splits datafiles duplicates datacheck data synthetic stats mapscores overlays figures plots results"
+PLAIN = (
+    "errors config images splits datafiles duplicates datacheck data synthetic stats maparrays imputation localisation "
+    "faithfulness mapscores overlays figures plots results"
+)
 KERAS = "device vgg baselines runs features subjects gradcam cam superpixels scores explainers training probe advice"
 ABOVE = "engine sweep cost report pages demo console options _worker cli"
 ORDER = [*PLAIN.split(), *KERAS.split(), *ABOVE.split()]
