@@ -15,7 +15,10 @@ PLAIN = (
     "errors config images splits datafiles duplicates datacheck data synthetic stats maparrays imputation localisation "
     "faithfulness mapscores overlays figures plots results"
 )
-KERAS = "device vgg baselines runs features subjects gradcam cam superpixels scores explainers training probe advice"
+KERAS = (
+    "device vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers scorefiles training "
+    "probe advice"
+)
 ABOVE = "engine sweep cost report pages demo console options _worker cli"
 ORDER = [*PLAIN.split(), *KERAS.split(), *ABOVE.split()]
 # These stand above the line but load no Keras until they are called: a terminal's --help must stay fast.

@@ -95,6 +95,20 @@ def test_maps_that_are_not_finite_or_do_not_fit_are_refused(score):
         score(np.ones(4), np.ones(4))
 
 
+def test_all_localisation_scores_at_once_are_the_single_ones():
+    rng = np.random.default_rng(7)
+    maps, masks = rng.integers(-2, 5, (3, 4, 5, 6)), rng.random((3, 1, 5, 6)) < 0.4
+    masks[1] = False
+    found = ms.localise(maps, masks, threshold=0.3)
+    for name in ("mass_inside", "pointing_game", "average_precision", "best_iou"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(ms, name)(maps, masks))
+    np.testing.assert_array_equal(found.iou, ms.iou_at(maps, masks, 0.3))
+    assert ms.localise(MAP, MASK) == pytest.approx((14 / 26, 1, (1 + 2 / 3 + 3 / 6) / 3, 0.5, 2 / 5))
+    assert np.isnan(ms.localise(MAP, EMPTY)).all()
+    with pytest.raises(InputError, match="threshold=2"):
+        ms.localise(MAP, MASK, threshold=2)
+
+
 def test_f1_at_iou_by_hand():
     true = [0, 0, 0, 1, 1, 2]
     predicted = [0, 0, 1, 1, 1, 2]

@@ -220,6 +220,29 @@ def test_more_seeds_are_no_more_images():
     assert (one.low, one.high) == pytest.approx((many.low, many.high))
 
 
+def test_mean_intervals_by_hand():
+    # Two groups of means 1 and 4 (sizes 2 and 1): a resample gives 1 (1/4), 4 (1/4) or (2 + 4) / 3 = 2 (1/2).
+    values = np.array([[0.0, np.nan, np.nan], [2.0, np.nan, 5.0], [4.0, np.nan, np.nan]])
+    mean, low, high = stats.mean_intervals(values, ["a", "a", "b"])
+    np.testing.assert_array_equal(mean, [2, np.nan, 5])
+    np.testing.assert_array_equal(low, [1, np.nan, np.nan])  # one group alone has no interval
+    np.testing.assert_array_equal(high, [4, np.nan, np.nan])
+    assert stats.mean_intervals(values, ["a", "a", "b"], level=0.4)[1][0] == 2
+    with pytest.raises(InputError, match="one entry an image"):
+        stats.mean_intervals(values, ["a"])
+
+
+def test_mean_intervals_of_single_images_near_the_normal_ones_and_by_chunk(monkeypatch):
+    values = np.random.default_rng(0).normal(3, 2, (400, 2))
+    values[200:, 1] = np.nan
+    mean, low, high = stats.mean_intervals(values)
+    np.testing.assert_allclose(mean, np.nanmean(values, axis=0))
+    error = np.nanstd(values, axis=0) / np.sqrt([400, 200])
+    np.testing.assert_allclose((high - low) / 2, 1.96 * error, rtol=0.08)
+    monkeypatch.setattr(stats, "_CHUNK", 400 * 7)
+    np.testing.assert_allclose(stats.mean_intervals(values), (mean, low, high))
+
+
 def test_groups_of_the_wrong_length_are_refused():
     with pytest.raises(InputError, match="groups must have one entry an image"):
         stats.bootstrap_interval(TRUE, PREDICTED, np.arange(5))

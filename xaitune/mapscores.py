@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 
 from xaitune.errors import InputError
 from xaitune.faithfulness import average_drop_increase, deletion_insertion, road
-from xaitune.localisation import average_precision, best_iou, f1_at_iou, iou_at, mass_inside, pointing_game
+from xaitune.localisation import average_precision, best_iou, f1_at_iou, iou_at, localise, mass_inside, pointing_game
 from xaitune.maparrays import by_chunk, check_maps, positive_part, share
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "f1_at_iou",
     "input_stability",
     "iou_at",
+    "localise",
     "mass_inside",
     "pointing_game",
     "random_like",

@@ -18,6 +18,7 @@ from xaitune.features import FeatureCache, Progress
 from xaitune.gradcam import block_mapper
 from xaitune.images import map_to_image
 from xaitune.results import unit_view
+from xaitune.scores import unit_maps
 from xaitune.subjects import Subject, open_subject
 from xaitune.superpixels import probability_function
 from xaitune.training import trained_head
@@ -180,12 +181,6 @@ def choose_images(data: ImageData, rows: np.ndarray, limit: int) -> np.ndarray:
     frame = frame.sort_values("again", kind="stable")
     frame["turn"] = frame.groupby("class").cumcount()
     return np.sort(frame.sort_values("turn", kind="stable")["row"].to_numpy()[:limit])
-
-
-def unit_maps(raw: dict[int, np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """(n, blocks, h, w) float32: the [0, 1] views of raw maps at one size, so that blocks can be laid over each other."""
-    made = [[map_to_image(m, size, size) for m in unit_view(raw[b])] for b in sorted(raw)]
-    return np.array(made, np.float32).transpose(1, 0, 2, 3)
 
 
 def _agreement(maps: np.ndarray) -> np.ndarray:

@@ -283,6 +283,36 @@ def bootstrap_interval(
     return Interval(float(value), low, high, count, len(true))
 
 
+def mean_intervals(
+    values: Any, groups: Any = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean, low, high) of each column of `values` (n, k): means over images, percentile intervals over groups.
+
+    NaN is left out of its column, also within a resample; a column without a value is NaN, one whose values stand in a
+    single group has no interval. `groups` (n,) or None. Raises InputError for groups of another length.
+    """
+    _check_level(level)
+    values = np.asarray(values, float)
+    numbers = _group_numbers(groups, len(values))
+    known = ~np.isnan(values)
+    member = sparse.coo_array((np.ones(len(values)), (numbers, np.arange(len(values))))).tocsr()  # (G, n)
+    sums, counts = member @ np.where(known, values, 0), member @ known.astype(float)  # (G, k)
+    rng, shares, step = np.random.default_rng(seed), np.full(len(sums), 1 / len(sums)), max(1, _CHUNK // len(sums))
+    parts = []
+    for start in range(0, draws, step):
+        drawn = rng.multinomial(len(sums), shares, size=min(step, draws - start))
+        parts.append(_mean(drawn @ sums, drawn @ counts))
+    bounds = np.full((2, values.shape[1]), np.nan)
+    several = (counts > 0).sum(0) > 1
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
+    bounds[:, several] = np.nanquantile(np.concatenate(parts)[:, several], quantiles, axis=0)
+    return _mean(sums.sum(0), counts.sum(0)), bounds[0], bounds[1]
+
+
+def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
 def paired_bootstrap(
     predictions_a: Any,
     predictions_b: Any,

@@ -1,0 +1,112 @@
+"""Does an explanation depend on the model at all? The sanity check of Adebayo et al. 2018 by randomised weights."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from xaitune import device, mapscores
+from xaitune.config import parse_blocks
+from xaitune.device import keras
+from xaitune.gradcam import block_mapper
+from xaitune.scores import unit_maps
+from xaitune.subjects import Images, open_subject
+from xaitune.superpixels import probability_function
+from xaitune.vgg import require_blocks
+
+# Mean Spearman against the trained model's maps when all weights are random. Ours: the paper judges by eye.
+KEPT, CHANGED = 0.9, 0.5
+Explain = Callable[[keras.Model, np.ndarray, np.ndarray], dict[int, np.ndarray]]
+
+
+class RandomisationCheck(NamedTuple):
+    """`table`: one row a block and stage; `verdicts`: block -> one plain sentence."""
+
+    table: pd.DataFrame
+    verdicts: dict[int, str]
+
+
+def randomisation_check(
+    model: Any,
+    images: Images,
+    *,
+    blocks: Any = "all",
+    class_name: str | None = None,
+    rule: str = "gradcam",
+    explain: Explain | None = None,
+    seed: int = 0,
+) -> RandomisationCheck:
+    """How like the trained model's maps those of a model are whose weights become random from the top down.
+
+    Cascading randomisation: first the head's weights are drawn anew, then Block 5's too, and so on to Block 1; at each
+    stage the maps of the same images and classes are compared with the trained model's. A good explanation changes,
+    at the latest when all is random; one that does not shows edges, not what was learned.
+
+    `explain`: (keras.Model, images (n, h, w, 3), classes (n,)) -> block -> maps (n, h, w), by default Grad-CAM at
+    `blocks` by `rule`. Other arguments as in `gradcam_blocks`. Weights: He normal from `seed`, biases 0, on a copy:
+    the caller's model is not changed. `table`: block, randomised ('head', 'head to Block 5', ...), spearman and ssim
+    (means over `images` of `mapscores.agreement` between [0, 1] views at input size; a map that vanished counts 0,
+    images whose trained map is constant are left out). `verdicts` read the last stage: from KEPT on a block's maps
+    ignore the model, from CHANGED on they follow it in part. Raises ModelError, ImageError, ConfigError.
+    """
+    subject = open_subject(model)
+    array, _ = subject.read(images)
+    index = subject.class_index(class_name)
+    top = probability_function(subject, "float32")(array).argmax(axis=1)
+    classes = (top if index < 0 else np.full(len(array), index)).astype(np.int32)
+    copy = device.with_precision(subject.model, "float32")
+    numbers = parse_blocks(blocks)
+    make = explain or (lambda m, x, c: block_mapper(m, numbers, rule)(x, c)[0])
+
+    first = make(copy, array, classes)
+    trained, size, rng = unit_maps(first, subject.image_size), subject.image_size, np.random.default_rng(seed)
+    rows = []
+    for stage, layers in _cascade(copy):
+        for layer in layers:
+            layer.set_weights([_random(w.shape, rng) for w in layer.get_weights()])
+        maps = unit_maps(make(copy, array, classes), size)
+        rows.append(_likeness(trained, maps, sorted(first)).assign(randomised=stage))
+    table = pd.concat(rows).sort_values("block", kind="stable", ignore_index=True)
+    table = table[["block", "randomised", "spearman", "ssim", "images"]]
+    return RandomisationCheck(table, {b: _verdict(table[table["block"] == b]) for b in sorted(first)})
+
+
+def _cascade(model: keras.Model) -> list[tuple[str, list[Any]]]:
+    """(what is random by then, the layers that become so), from the head down."""
+    blocks = require_blocks(model)
+    inside = {name for names in blocks.values() for name in names}
+    head = [layer for layer in model.layers if layer.weights and layer.name not in inside]
+    below = [(f"head to Block {b}", [model.get_layer(n) for n in blocks[b]]) for b in sorted(blocks, reverse=True)]
+    return [("head", head), *below]
+
+
+def _random(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """A kernel by He et al. 2015, a bias of zeros."""
+    if len(shape) < 2:
+        return np.zeros(shape, np.float32)
+    return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
+
+
+def _likeness(trained: np.ndarray, maps: np.ndarray, blocks: list[int]) -> pd.DataFrame:
+    """One row a block: means over the images whose trained map has a shape to keep."""
+    found = mapscores.agreement(trained, maps)  # (n, blocks)
+    shaped = trained.max((-2, -1)) > trained.min((-2, -1))
+    frame = {"block": blocks}
+    for name in ("spearman", "ssim"):
+        kept = np.where(shaped, np.nan_to_num(getattr(found, name)), 0).sum(0)
+        frame[name] = np.divide(kept, shaped.sum(0), out=np.full(len(blocks), np.nan), where=shaped.any(0))
+    return pd.DataFrame(frame | {"images": shaped.sum(0)})
+
+
+def _verdict(stages: pd.DataFrame) -> str:
+    likeness = stages["spearman"].to_numpy()
+    if np.isnan(likeness).any():
+        return "cannot tell: the trained model's maps are all constant"
+    if likeness[-1] >= KEPT:
+        return f"ignores the model: Spearman {likeness[-1]:.2f} with all weights random"
+    if likeness[-1] >= CHANGED:
+        return f"follows the model in part: Spearman {likeness[-1]:.2f} with all weights random"
+    since = np.flatnonzero(likeness >= CHANGED)
+    changed = stages["randomised"].iloc[since[-1] + 1 if len(since) else 0]
+    return f"follows the model: Spearman below {CHANGED} from random weights of the {changed} on"
