@@ -8,6 +8,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -178,6 +179,92 @@ def test_explain_by_other_methods(project, crack, tmp_path, method):
     about = json.loads((tmp_path / "explain.json").read_text(encoding="utf-8"))
     assert {row["class"] for row in about["maps"]} == {"crack"}
     assert sorted(p.name for p in (tmp_path / "crack").iterdir()) == sorted(f"{p.stem}.png" for p in crack)
+
+
+def test_explain_score_takes_masks_and_groups_of_the_file(project, crack, tmp_path):
+    folder, _ = project
+    options = ["--block", "3,5", "--score-images", "1", "--score-steps", "3", "--out", tmp_path]
+    answer = xaitune(folder, "explain", "--score", *crack, *options)
+    assert answer.status == 0
+    assert "on 1 of 2 images in 3 steps" in answer.out
+    assert "95 % interval over" in answer.out
+    assert "Masks: 2 of 2 images have one" in answer.out
+    assert "network calls in" in answer.out
+    shown = {line.split("│")[1].strip() for line in answer.out.splitlines() if line.startswith("│")}
+    assert {"average_precision↑", "mask_area", "gini", "deletion↓", "road↑", "stability↑"} <= shown
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert table[["file", "block"]].to_numpy().tolist() == [[str(f), b] for f in crack for b in (3, 5)]
+    assert table["deletion"].notna().sum() == 2
+    assert "scores.png" in answer.out
+    assert (tmp_path / "scores.png").is_file()
+    # The notebook's function on the same maps gives the same table.
+    data = xt.ImageData.from_config(load_config(folder / "xaitune.toml").data)
+    rows = [data.paths().index(f) for f in crack]
+    again = xt.score_maps(
+        xt.load_heatmaps(tmp_path),
+        masks=[data.mask(i) for i in rows],
+        groups=list(data.groups[rows]),
+        model=xt.load_run(folder / "runs/freeze4-nag-seed0"),
+        steps=3,
+        images=1,
+    )
+    pd.testing.assert_frame_equal(table, again, check_dtype=False, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "cam", "lime"])
+def test_explain_score_without_masks(project, crack, tmp_path, method):
+    folder, _ = project
+    options = ["--method", method, "--num-samples", "40", "--out", "e", "--score-steps", "2", "--json"]
+    answer = xaitune(tmp_path, "explain", "--score", *crack, "--model", folder / "runs/freeze4-nag-seed0", *options)
+    assert answer.status == 0
+    table = pd.read_csv(tmp_path / "e/scores.csv")
+    assert not {"average_precision", "mask_area", "group"} & set(table)
+    blocks = {"gradcam": [1, 2, 3, 4, 5], "cam": [5], "lime": ["superpixels"]}[method]
+    assert table["block"].tolist() == blocks * 2
+    assert ("stability" in table) == (method != "lime")
+    told = json.loads((tmp_path / "e/scores.json").read_text(encoding="utf-8"))
+    assert told["scores"] == answer.json["scores"]
+    assert {row["score"] for row in told["scores"]} >= {"gini", "deletion", "insertion", "road", "average_drop"}
+    asked = answer.json["scored"]["asked_of_the_model"]
+    assert (asked["images"], asked["steps"], asked["fill"]) == (2, 2, "mean")
+    assert asked["network_calls"] > 0
+    assert answer.json["scored"]["groups"] is None
+    assert (tmp_path / "e/scores.png").exists() == (method == "gradcam")
+
+
+def test_explain_says_which_masks_are_missing_or_empty(project, demo, crack, tmp_path):
+    folder, _ = project
+    masks, none = tmp_path / "masks", next(p for p in demo.paths() if p.parent.name != "crack")
+    (masks / "crack").mkdir(parents=True)
+    known = demo.masks[demo.paths().index(crack[0])]
+    shutil.copy(known, masks / "crack" / f"{crack[0].stem}.png")
+    cv2.imwrite(str(masks / "crack" / f"{crack[1].stem}.png"), np.zeros((32, 32), np.uint8))
+    call = ["explain", *crack, none, "--block", "5", "--masks", masks, "--score-steps", "2", "--out", tmp_path / "e"]
+    answer = xaitune(folder, *call)
+    assert answer.status == 0  # --masks asks for scores
+    assert "Masks: 2 of 3 images have one, 1 of them empty and left out" in answer.out
+    table = pd.read_csv(tmp_path / "e/scores.csv")
+    assert table["mask_area"].isna().tolist() == [False, False, True]
+    assert table["best_iou"].isna().tolist() == [False, True, True]
+    shutil.rmtree(masks / "crack")
+    answer = xaitune(folder, *call)
+    assert (answer.status, "No mask in" in answer.error) == (2, True)
+    (masks / "crack").mkdir()
+    cv2.imwrite(str(masks / "crack" / f"{crack[0].stem}.png"), np.zeros((30, 32), np.uint8))
+    answer = xaitune(folder, *call)
+    assert (answer.status, "They must be equal" in answer.error) == (2, True)
+    assert xaitune(folder, "explain", crack[0], "--score-steps", "0").status == 2
+
+
+def test_explain_leaves_out_a_files_masks_that_do_not_fit(project, crack, tmp_path):
+    folder, _ = project
+    shutil.copy(crack[0], tmp_path / "part.png")
+    answer = xaitune(folder, "explain", tmp_path / "part.png", "--score", "--score-steps", "2", "--out", tmp_path / "e")
+    assert answer.status == 0
+    assert "The masks of xaitune.toml do not fit these images" in answer.out
+    assert "average_precision" not in answer.out
+    xaitune(folder, "explain", tmp_path / "part.png", "--block", "5", "--out", tmp_path / "e")
+    assert not list((tmp_path / "e").glob("scores.*"))  # they told of other maps
 
 
 def test_explain_again_leaves_no_old_file(project, crack, tmp_path):

@@ -43,6 +43,14 @@ def cells(optimizers=("sgd", "nag"), depths=(0, 1, 3)):
     return pd.DataFrame(rows)
 
 
+def block_summary():
+    names = ["average_precision", "best_iou", "mask_area", "gini", "insertion", "deletion"]
+    rows = [
+        {"block": b, "score": n, "mean": 0.1 * b, "low": 0.1 * b - 0.05, "high": 0.4} for b in (1, 3) for n in names
+    ]
+    return pd.DataFrame(rows)
+
+
 def every_plot():
     """(name, function of ax) of every plot."""
     counts = pd.DataFrame({"train": [6, 3], "validation": [2, 1], "test": [2, 1]}, index=[KOREAN, "no $defect$"])
@@ -56,6 +64,7 @@ def every_plot():
         "all_curves": lambda ax: plots.all_curves({n: history() for n in runs["name"]}, runs, ax=ax),
         "evidence": lambda ax: plots.evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
         "sweep_cells": lambda ax: plots.sweep_cells(cells(), ax=ax),
+        "block_scores": lambda ax: plots.block_scores(block_summary(), ax=ax),
         "difference": lambda ax: plots.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),
         "panels": lambda ax: plots.panels([image, image], ["image", "Block 1"], caption=KOREAN, ax=ax),
         "contact_sheet": lambda ax: plots.contact_sheet([image, image], [KOREAN, "b"], titles=["image"], ax=ax),
@@ -263,6 +272,20 @@ def test_sweep_cells_rings_the_best_on_validation_not_on_test():
     ring = next(line for line in ax.lines if line.get_markersize() == 15)
     assert ring.get_ydata() == table.loc[0, "test"]
     plots.sweep_cells(table.assign(test=np.nan, validation=np.nan))  # all diverged: drawn without a ring
+
+
+def test_block_scores_against_masks_and_model_or_one_of_them():
+    both = plots.block_scores(block_summary())
+    upper, lower = both.figure.axes
+    assert {"average precision", "best IoU", "chance (mask's area)", "deletion (low is good)"} <= set(texts(both))
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("against the masks", "against the model")
+    assert [t.get_text() for t in lower.get_xticklabels()] == ["Block 1", "Block 3"]
+    dashed = [line for line in upper.get_lines() if line.get_linestyle() == "--"]
+    assert dashed[0].get_ydata()[0] == pytest.approx(0.2)  # the mean of both blocks' rows
+    asked = block_summary().query("score in ('insertion', 'gini')")
+    assert len(plots.block_scores(asked).figure.axes) == 1
+    with pytest.raises(InputError, match=r"No scores to draw\. Received: gini"):
+        plots.block_scores(asked.query("score == 'gini'"))
 
 
 def test_difference_is_in_points():

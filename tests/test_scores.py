@@ -208,5 +208,5 @@ def test_summary_by_hand():
     assert found.loc[(3, "gini")].tolist() == pytest.approx([1, 1, 1, 3])
     assert found.loc[(3, "deletion")].tolist() == pytest.approx([0.5, np.nan, np.nan, 1], nan_ok=True)
     shown = printable(summarise(table))
-    assert shown.loc["gini", "Block 1"] == "0.20 [0.10, 0.40]"
-    assert shown.loc["deletion ↓"].tolist() == ["", "0.50"]
+    assert shown.loc["gini"].tolist() == ["0.20 [.10, .40]", "1.00 [1.00, 1.00]"]
+    assert shown.loc["deletion↓"].tolist() == ["", "0.50"]

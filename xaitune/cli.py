@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from xaitune import __version__
-from xaitune.config import CONFIG_FILE, NAMED_WEIGHTS, DataConfig, SweepConfig, TrainConfig, check_method, config_text
+from xaitune.config import (
+    CONFIG_FILE,
+    NAMED_WEIGHTS,
+    DataConfig,
+    SweepConfig,
+    TrainConfig,
+    check_method,
+    config_text,
+    parse_blocks,
+    parse_fill,
+)
 from xaitune.console import Ui, disk_size, duration, print_error, told
 from xaitune.errors import ConfigError, DataError, ImageError, RunError, XaituneError
 from xaitune.options import Job, command
@@ -316,29 +326,57 @@ def explain(
     rule: Annotated[
         str, typer.Option("--rule", help="gradcam, gradcam++, hirescam, xgradcam or layercam.")
     ] = "gradcam",
-    num_samples: Annotated[int, typer.Option("--num-samples", help="Forward passes an image, for lime.")] = 1000,
+    num_samples: Annotated[int, typer.Option("--num-samples", help="Most forward passes an image, for lime.")] = 1000,
     segmenter: Annotated[
         str, typer.Option("--segmenter", help="quickshift, slic or felzenszwalb, for lime.")
     ] = "quickshift",
+    fill: Annotated[
+        str, typer.Option("--fill", help="What hides a superpixel: mean, blur or R,G,B, for lime.")
+    ] = "mean",
+    exact: Annotated[bool, typer.Option("--exact", help="The lime package's weights, sample for sample.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of lime's masks.")] = 0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where pictures go [RUNS_DIR/explain, explain-cam or explain-lime].")
     ] = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Measure the maps too: a table per block, scores.csv.")
+    ] = False,
+    masks: Annotated[
+        Path | None, typer.Option("--masks", help="Score against masks: <class>/<stem>.* [those of xaitune.toml].")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option("--groups", help="For the scores' intervals: CSV file,group or a regular expression.")
+    ] = None,
+    score_images: Annotated[
+        int | None, typer.Option("--score-images", help="Images that deletion and insertion look at [for 2 minutes].")
+    ] = None,
+    score_steps: Annotated[
+        int | None, typer.Option("--score-steps", help="Steps of deletion and insertion [10, or fewer in 2 minutes].")
+    ] = None,
 ) -> None:
-    """Draw what the model sees: Grad-CAM a block, CAM or LIME."""
+    """Draw what the model sees: Grad-CAM a block, CAM or LIME.
+
+    With --score also measure how good the maps are.
+    """
     from xaitune.images import expand_images
 
     check_method(method, block)
+    hidden = parse_fill(fill)
     expand_images(images)
     _check_class(job, model, class_name)
     paths = _readable(job.ui, images)
+    score = score or any(v is not None for v in (masks, groups, score_images, score_steps))
+    truth = _masks_and_groups(job, paths, masks, groups) if score else {}
     from xaitune import explainers
 
     subject = _subject(job, model)
-    make = explainers.explainer(subject, method, block, class_name, rule, num_samples, segmenter, seed)
+    make = explainers.explainer(subject, method, block, class_name, rule, num_samples, segmenter, hidden, exact, seed)
     about = {"method": method, "rule": rule, "model": subject.name, "class_names": list(subject.class_names)}
     about["resize"] = subject.resize
     size = 1 if method == "lime" else explainers.CHUNK
+    scorer = None
+    if score:
+        scorer = _scorer(job, subject, paths, (method, block), truth, (score_images, score_steps))
     start = time.monotonic()
     with (
         explainers.ExplanationWriter(
@@ -348,6 +386,8 @@ def explain(
     ):
         for done, made in enumerate(explainers.iter_explanations(subject, paths, make, size), 1):
             writer.add(made)
+            if scorer:
+                scorer.add(made)
             report(min(done * size, len(paths)), len(paths))
         wrote = writer.close()
     seconds = time.monotonic() - start
@@ -357,8 +397,79 @@ def explain(
     empty = writer.empty_maps()
     if empty:
         job.ui.warn(f"{empty} of the maps have no positive evidence and show nothing; explain.json names them.")
+    unstable = writer.unstable()
+    if unstable:
+        job.ui.warn(
+            f"{unstable} of {len(paths)} explanations are not stable within {num_samples} samples: other masks would "
+            "rank the superpixels otherwise. explain.json says how alike (spearman, top5_jaccard)."
+        )
     files = [wrote[k] for k in ("first_picture", "contact_sheet", "json", "npz") if k in wrote]
-    job.ui.finish(files, "xaitune advise", **wrote, seconds=seconds, empty_maps=empty)
+    scored = _say_scores(job.ui, scorer, writer.folder) if scorer else {"wrote": []}
+    files += scored.pop("wrote")
+    job.ui.finish(files, "xaitune advise", **wrote, **scored, seconds=seconds, empty_maps=empty, unstable=unstable)
+
+
+def _masks_and_groups(job: Job, paths: list[Path], masks: Path | None, groups: str | None) -> dict[str, Any]:
+    """What --masks and --groups name for these images, else what xaitune.toml names where it fits them."""
+    from xaitune import scorefiles
+
+    known, found = job.file_config().data, {}
+    for name, given, find in (("masks", masks, scorefiles.masks_of), ("groups", groups, scorefiles.groups_of)):
+        rule = given or getattr(known, name)
+        try:
+            found[name] = find(paths, rule) if rule else None
+        except DataError:
+            if given:
+                raise
+            found[name] = None
+            job.ui.say(f"The {name} of {job.config_file or CONFIG_FILE} do not fit these images and are left out.")
+    return found
+
+
+def _scorer(
+    job: Job,
+    subject: Any,
+    paths: list[Path],
+    maps: tuple[str, str],
+    truth: dict[str, Any],
+    effort: tuple[int | None, int | None],
+) -> Any:
+    """What scores the maps as they come; says what it will ask of the model."""
+    from xaitune.scorefiles import FolderScorer
+
+    method, block = maps
+    blocks = len(parse_blocks(block)) if method == "gradcam" else 1
+    images, steps = effort
+    scorer = FolderScorer(subject, paths, blocks, stable=method != "lime", images=images, steps=steps, **truth)
+    plan = scorer.effort
+    job.ui.say(
+        f"Scoring: deletion, insertion, average drop and ROAD on {plan.images} of {len(paths)} images in {plan.steps} "
+        f"steps, {plan.calls:,} network calls, about {duration(plan.seconds)}"
+    )
+    return scorer
+
+
+def _say_scores(ui: Ui, scorer: Any, folder: Path) -> dict[str, Any]:
+    """Finish, print and write the scores; returns them for the JSON object."""
+    from xaitune import scorefiles
+    from xaitune.scores import printable
+
+    with ui.progress("scoring") as report:
+        table = scorer.finish(report)
+    about = scorer.about(table)
+    summary, wrote = scorefiles.write_scores(folder, table, about)
+    over = f"{about['groups']} groups" if about["groups"] else "images"
+    ui.table(printable(summary), f"Scores, mean over {about['images']} images [95 % interval over {over}]")
+    asked = about["asked_of_the_model"]
+    ui.say(
+        f"Deletion and insertion: {asked['images']} of {about['images']} images, {asked['steps']} steps, hidden pixels "
+        f"get the image's mean colour; {asked['network_calls']:,} network calls in {duration(asked['seconds'])}"
+    )
+    if "masks" in about:
+        has, empty = about["masks"]["images"], about["masks"]["empty"]
+        left_out = f", {empty} of them empty and left out" if empty else ""
+        ui.say(f"Masks: {has} of {about['images']} images have one{left_out}; chance is mask_area")
+    return {"scores": summary.to_dict("records"), "scored": about, "wrote": wrote}
 
 
 @command(app, "predict")

@@ -12,17 +12,19 @@ import numpy as np
 import pandas as pd
 
 from xaitune import figures, overlays, plots, runs
-from xaitune.cam import cam_of
-from xaitune.config import check_method, parse_blocks
+from xaitune.cam import cam_mapper
+from xaitune.config import check_method
 from xaitune.errors import ModelError, RunError
-from xaitune.gradcam import block_mapper, heatmaps
+from xaitune.gradcam import block_mapper, computing_model, heatmaps
 from xaitune.images import resize_image
 from xaitune.results import BlockHeatmaps, Superpixels
 from xaitune.subjects import Images, Subject, open_subject
-from xaitune.superpixels import check_lime, lime_superpixels
+from xaitune.superpixels import Fill, check_lime, lime_superpixels
+from xaitune.surrogate import STABLE
 
 CHUNK = 32  # images held in memory at once
 SHEET_ROWS = 12  # images on a contact sheet
+SCORE_FILES = ("scores.csv", "scores.json", "scores.png")  # what `scorefiles` puts beside the maps
 Explanation = BlockHeatmaps | Superpixels
 
 
@@ -36,16 +38,20 @@ def explain_images(
     rule: str = "gradcam",
     num_samples: int = 1000,
     segmenter: str = "quickshift",
+    fill: Fill = "mean",
+    exact: bool = False,
     seed: int = 0,
+    precision: str = "auto",
 ) -> Explanation:
-    """Explain images by 'gradcam' (`blocks`, `rule`), 'cam', or 'lime' (`num_samples`, `segmenter`, `seed`).
+    """Explain images by 'gradcam' (`blocks`, `rule`), 'cam', or 'lime' (`num_samples`, `segmenter`,
+    `fill`, `exact`, `seed`).
 
     The other arguments as in `gradcam_blocks`. For thousands of images use `iter_explanations`, which holds CHUNK at a
     time. Raises ModelError, ImageError, ConfigError.
     """
     subject = open_subject(model)
     array, files = subject.read(images)
-    explain = explainer(subject, method, blocks, class_name, rule, num_samples, segmenter, seed)
+    explain = explainer(subject, method, blocks, class_name, rule, num_samples, segmenter, fill, exact, seed, precision)
     return explain(array, files)
 
 
@@ -57,33 +63,43 @@ def explainer(
     rule: str = "gradcam",
     num_samples: int = 1000,
     segmenter: str = "quickshift",
+    fill: Fill = "mean",
+    exact: bool = False,
     seed: int = 0,
+    precision: str = "auto",
 ) -> Callable[[np.ndarray, tuple[str, ...]], Explanation]:
     """A function (images at the model's size, names) -> explanation, made once for many batches."""
     check_method(method, blocks)
     index = subject.class_index(class_name)
-    if method == "cam":
-        return lambda array, files: cam_of(subject, array, files, index)
     if method == "lime":
-        check_lime(num_samples, segmenter)
+        check_lime(num_samples, segmenter, fill)
 
         def lime(array: np.ndarray, files: tuple[str, ...]) -> Superpixels:
             made = lime_superpixels(
-                subject, array, class_name=class_name, num_samples=num_samples, segmenter=segmenter, seed=seed
+                subject,
+                array,
+                class_name=class_name,
+                num_samples=num_samples,
+                segmenter=segmenter,
+                fill=fill,
+                exact=exact,
+                precision=precision,
+                seed=seed,
             )
             return dataclasses.replace(made, files=files)
 
         return lime
     try:
-        mapper = block_mapper(subject.model, parse_blocks(blocks), rule)
+        computing, used = computing_model(subject.model, precision, "cam" if method == "cam" else rule)
+        mapper = cam_mapper(computing) if method == "cam" else block_mapper(computing, blocks, rule)
     except ModelError as error:
         raise ModelError(f"{subject.name}: {error}") from None
 
-    def gradcam(array: np.ndarray, files: tuple[str, ...]) -> BlockHeatmaps:
+    def heat(array: np.ndarray, files: tuple[str, ...]) -> BlockHeatmaps:
         raw, logits = mapper(array, np.full(len(array), index, np.int32))
-        return heatmaps(subject, "gradcam", raw, logits, array, files, index, rule)
+        return heatmaps(subject, method, raw, logits, array, files, index, rule, used)
 
-    return gradcam
+    return heat
 
 
 def iter_explanations(
@@ -102,7 +118,7 @@ class ExplanationWriter:
     """Writes explanations as they come: <class>/<stem>.png, heatmaps.npz, explain.json and a contact sheet."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.folder, self.about = folder, about
+        self.folder, self.about = folder, dict(about)
         self.tables: list[pd.DataFrame] = []
         self.pictures: list[Path] = []
         self.sheet: list[tuple[str, list[np.ndarray]]] = []
@@ -134,6 +150,8 @@ class ExplanationWriter:
                 # Equal squares, so that files of any shape stand in columns.
                 squares = [resize_image(picture, (160, 160), "pad") for _, picture in panels]
                 self.sheet.append((f"{Path(file).stem} ({made.explained(i)})", squares))
+        if isinstance(made, BlockHeatmaps):
+            self.about["precision"] = made.precision
         number = len(self.tables)
         self.tables.append(made.to_dataframe())
         try:
@@ -153,6 +171,11 @@ class ExplanationWriter:
         """How many of the maps written so far are all zero."""
         return sum(int(table["is_zero"].sum()) for table in self.tables if "is_zero" in table)
 
+    def unstable(self) -> int:
+        """How many of the superpixel explanations written so far another draw of masks would not confirm."""
+        found = [table.drop_duplicates("file") for table in self.tables if "top5_jaccard" in table]
+        return sum(int(((t["spearman"] < STABLE[0]) | (t["top5_jaccard"] < STABLE[1])).sum()) for t in found)
+
     def close(self) -> dict[str, Any]:
         """Write the list and the contact sheet; returns what was written."""
         table = pd.concat(self.tables, ignore_index=True)
@@ -166,6 +189,8 @@ class ExplanationWriter:
             )
             sheet = plots.contact_sheet(strips, labels, titles=self.titles)
             written["contact_sheet"] = str(figures.save(sheet, self.folder / "contact-sheet.png"))
+        for name in SCORE_FILES:  # they would tell of the maps that stood here before
+            (self.folder / name).unlink(missing_ok=True)
         rows = json.loads(table.to_json(orient="records", force_ascii=False))
         os.replace(self.part, self.folder / "heatmaps.npz")
         runs.write_json(self.folder / "explain.json", {**self.about, "chunks": len(self.tables), "maps": rows})
@@ -182,7 +207,8 @@ def _arrays(made: Explanation) -> dict[str, np.ndarray]:
     if isinstance(made, BlockHeatmaps):
         return common | {f"block{b}": made.raw[b] for b in made.blocks}
     counts = np.array([len(w) for w in made.weights])
-    return common | {"segments": np.stack(made.segments), "counts": counts, "weights": np.concatenate(made.weights)}
+    weights = np.concatenate([w.T for w in made.class_weights])  # (superpixels of all images, classes)
+    return common | {"segments": np.stack(made.segments), "counts": counts, "class_weights": weights}
 
 
 def _append_npz(path: Path, number: int, arrays: dict[str, np.ndarray]) -> None:
@@ -219,4 +245,5 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
         probabilities=joined["probabilities"],
         rule=about["rule"],
         resize=about.get("resize", "stretch"),
+        precision=about.get("precision", "float32"),
     )

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from xaitune.config import (
     replace_fields,
 )
 from xaitune.console import Ui, told
-from xaitune.errors import ConfigError
+from xaitune.errors import ConfigError, XaituneWarning
 
 HELP = {
     "path": "",
@@ -74,7 +75,7 @@ class Job:
 
     def config(self, path: Path | None = None) -> Config:
         """xaitune.toml (or --config, also a run's config.json) with the given options on top."""
-        config = Config() if self.fresh else self._from_file()
+        config = Config() if self.fresh else self.file_config()
         if path is not None:
             data = config.data
             if not data.path or Path(data.path).resolve() != path.resolve():
@@ -88,7 +89,8 @@ class Job:
             )
         return config
 
-    def _from_file(self) -> Config:
+    def file_config(self) -> Config:
+        """What xaitune.toml, or the file of --config, says; the defaults where there is none."""
         file = self.config_file
         if file is not None and file.suffix == ".json":
             try:
@@ -124,7 +126,9 @@ def command(app: typer.Typer, name: str, *tables: type, skip: tuple[str, ...] = 
             ui = Ui(values.pop("json_output"))
             aside = contextlib.redirect_stdout(sys.stderr) if ui.json_only else contextlib.nullcontext()
             try:
-                with aside:
+                with aside, warnings.catch_warnings():
+                    warnings.simplefilter("always", XaituneWarning)
+                    warnings.showwarning = functools.partial(_say_warning, ui)
                     work(ui, values)
             except Exception as error:
                 ui.fail(*told(error))
@@ -147,6 +151,12 @@ def command(app: typer.Typer, name: str, *tables: type, skip: tuple[str, ...] = 
         return function
 
     return register
+
+
+def _say_warning(ui: Ui, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Ours go to the screen; those of the libraries help no user of a command."""
+    if issubclass(category, XaituneWarning):
+        ui.warn(str(message))
 
 
 def _parameter(

@@ -306,6 +306,19 @@ def _interval_bars(value: Any, low: Any, high: Any) -> np.ndarray:
     return np.nan_to_num(np.maximum(np.stack([value - low, high - value]), 0))
 
 
+def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) -> Axes:
+    """Horizontal bars of shares 0..1 by name, the largest on top, the explained class in the colour of what speaks for it."""
+    values = values.sort_values()
+    ax = ax if ax is not None else own_axes(5.0, 0.8 + 0.3 * len(values))
+    colours = [GREEN if name == explained else GREY for name in values.index]
+    bars = ax.barh(list(values.index), values.to_numpy(), color=colours)
+    ax.bar_label(bars, labels=[f"{value:.0%}" for value in values], padding=3)
+    ax.set_xlim(0, 1.2 * max(float(values.max()), 0.1))
+    ax.set_xticks([])
+    tidy(ax, "Share of the positive superpixel weight")
+    return finish(ax)
+
+
 def evidence(
     table: pd.DataFrame,
     freeze_through: int,
@@ -357,6 +370,66 @@ def evidence(
     ax.set_xlabel("frozen (share of resamples that choose it)")
     tidy(ax, "Evidence for each freezing point, 95 % intervals")
     return finish(ax)
+
+
+_AGAINST = {  # what `block_scores` draws: against what, and score -> its name
+    "against the masks": {
+        "average_precision": "average precision",
+        "mass_inside": "mass inside",
+        "pointing_game": "pointing game",
+        "best_iou": "best IoU",
+    },
+    "against the model": {
+        "insertion": "insertion",
+        "road": "ROAD",
+        "stability": "stability",
+        "deletion": "deletion (low is good)",
+        "average_drop": "average drop (low is good)",
+    },
+}
+
+
+def block_scores(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Mean scores of the heatmaps at each block with 95 % intervals: against masks above, against the model below.
+
+    `summary`: columns block, score, mean, low, high. What is not there is not drawn; 'mask_area' is the dashed line of
+    chance. `ax` keeps the first and gives half of its place to a second Axes where there are both. Raises InputError
+    where there is nothing to draw.
+    """
+    table = summary.dropna(subset=["mean"])
+    drawn = {title: [n for n in names if (table["score"] == n).any()] for title, names in _AGAINST.items()}
+    drawn = {title: names for title, names in drawn.items() if names}
+    if not drawn:
+        raise InputError(f"No scores to draw. Received: {', '.join(table['score'].unique()) or 'none'}.")
+    own = ax is None
+    ax = ax or own_axes(7.2, 0.9 + 2.3 * len(drawn))
+    axes = [ax, _beside(ax)] if len(drawn) > 1 else [ax]
+    blocks = sorted(table["block"].unique())
+    for one, (title, names) in zip(axes, drawn.items(), strict=True):
+        handles = [
+            _block_line(one, table, blocks, title, name, i - (len(names) - 1) / 2) for i, name in enumerate(names)
+        ]
+        if title == "against the masks" and (table["score"] == "mask_area").any():
+            look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
+            one.axhline(table.loc[table["score"] == "mask_area", "mean"].mean(), **look)
+            handles.append(Line2D([], [], label="chance (mask's area)", **look))
+        _legend(one, handles, own)
+        one.set_ylabel(title)
+        tidy(one)
+        one.tick_params(labelbottom=one is axes[-1])
+    ax.set_title("Scores of the heatmaps, mean and 95 % interval", loc="left", fontsize=11)
+    axes[-1].set_xticks(range(len(blocks)), [f"Block {b}" for b in blocks])
+    return finish(*axes)
+
+
+def _block_line(ax: Axes, table: pd.DataFrame, blocks: list[Any], title: str, name: str, shift: float) -> Line2D:
+    """One score over the blocks, `shift` tenths beside their place; returns its entry of the legend."""
+    rows = table[table["score"] == name].set_index("block").reindex(blocks)
+    number = list(_AGAINST[title]).index(name)
+    look: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number], "markersize": 5, "linewidth": 1}
+    bars = _interval_bars(rows["mean"], rows["low"], rows["high"])
+    ax.errorbar(np.arange(len(blocks)) + 0.1 * shift, rows["mean"], yerr=bars, capsize=2, **look)
+    return Line2D([], [], label=_AGAINST[title][name], **look)
 
 
 def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:

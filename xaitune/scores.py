@@ -5,7 +5,7 @@ of images, whose size `plan_effort` fits to a time.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -308,16 +308,18 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def printable(summary: pd.DataFrame) -> pd.DataFrame:
-    """Scores x blocks, as text: mean [interval], and which way is better."""
+    """Scores x blocks as text: 'mean [low, high]', and an arrow for which way is better."""
 
-    def cells() -> Iterator[str]:
-        for row in summary.itertuples():
-            known = f" [{row.low:.2f}, {row.high:.2f}]" if np.isfinite(row.low) else ""
-            yield f"{row.mean:.2f}{known}" if np.isfinite(row.mean) else ""
+    def cell(mean: float, low: float, high: float) -> str:
+        if not np.isfinite(mean):
+            return ""
+        value = f"{mean:.2f}" if abs(mean) >= 0.1 or mean == 0 else f"{mean:.3f}"
+        bounds = [f"{round(b, 2) + 0.0:.2f}".replace("0.", ".", 1) for b in (low, high)]  # short: five blocks fit a line
+        return f"{value} [{', '.join(bounds)}]" if np.isfinite(low) else value
 
-    arrows = {"high": " ↑", "low": " ↓", "": ""}
+    arrows = {"high": "↑", "low": "↓", "": ""}
     shown = summary.assign(
-        text=list(cells()),
+        text=[cell(*row) for row in summary[["mean", "low", "high"]].to_numpy()],
         block=[f"Block {b}" if isinstance(b, int | np.integer) else b for b in summary["block"]],
         score=[name + arrows[SCORES[name]] for name in summary["score"]],
     )
