@@ -71,9 +71,10 @@ def superpixels():
     segments = np.kron(np.arange(4).reshape(2, 2), np.ones((8, 8), int))
     weights = np.array([[0.4, -0.2, 0.0, 0.1], [0.1, 0.1, 0.1, 0.2], [-0.1, -0.1, -0.1, -0.1]])
     image = np.full((1, 16, 16, 3), 90, np.uint8)
-    interval = np.stack([weights[0] - 0.05, weights[0] + 0.05], axis=1)
+    interval = np.stack([weights - 0.05, weights + 0.05], axis=-1)
     share = np.array([[0.5, 0.3, 0.2]])
-    parts = ((segments,), (weights,), (interval,), np.array([0.8]), 100)
+    scores, stability = np.array([[0.8, 0.1, 0.1]]), np.full((1, 3, 2), 0.95)
+    parts = ((segments,), (weights,), (interval,), scores, stability, np.array([100]))
     return Superpixels(image, ("<a>.png",), np.array([0]), CLASSES, share, *parts)
 
 

@@ -1,24 +1,13 @@
-"""superpixels.py against scikit-learn's Ridge, the `lime` package and figures worked out by hand."""
+"""superpixels.py against the `lime` package, what it hides, when it stops, and its result."""
 
 import numpy as np
 import pytest
 from lime import lime_image
-from sklearn.linear_model import Ridge
 
-from xaitune.errors import ConfigError
+from xaitune.errors import ConfigError, ModelError
 from xaitune.subjects import open_subject
-from xaitune.superpixels import (
-    MIN_SUPERPIXELS,
-    SEGMENTERS,
-    draw_masks,
-    fit_linear,
-    lime_superpixels,
-    predict_masked,
-    probability_function,
-    sample_weights,
-    segment,
-    weight_interval,
-)
+from xaitune.superpixels import lime_superpixels, predict_masked, probability_function
+from xaitune.surrogate import STABLE, jaccard, spearman
 from xaitune.vgg import build_vgg16
 
 
@@ -43,82 +32,47 @@ def grid():
     return np.kron(np.arange(24).reshape(4, 6), np.ones((8, 8), int))
 
 
-def problem(samples=200, superpixels=12, classes=3, seed=0):
-    masks = draw_masks(superpixels, samples, seed)
-    rng = np.random.default_rng(seed)
-    targets = masks @ rng.normal(size=(superpixels, classes)) + rng.normal(0, 0.1, (samples, classes))
-    return masks, targets, sample_weights(masks)
-
-
-@pytest.mark.parametrize("samples", [200, 8])  # more samples than superpixels, and fewer
-def test_fit_is_scikit_learns_ridge(samples):
-    masks, targets, kernel = problem(samples)
-    weights, score = fit_linear(masks, targets, kernel, 1)
-    for c in range(3):
-        ridge = Ridge(alpha=1.0).fit(masks, targets[:, c], sample_weight=kernel)
-        np.testing.assert_allclose(weights[c], ridge.coef_, atol=1e-9)
-    ridge = Ridge(alpha=1.0).fit(masks, targets[:, 1], sample_weight=kernel)
-    assert score == pytest.approx(ridge.score(masks, targets[:, 1], sample_weight=kernel), abs=1e-9)
-
-
-def test_a_constant_answer_has_no_weights_and_no_score():
-    masks, _, kernel = problem()
-    weights, score = fit_linear(masks, np.full((200, 2), 0.3), kernel, 0)
-    np.testing.assert_allclose(weights, 0, atol=1e-12)
-    assert score == 0
-
-
-@pytest.mark.parametrize(("kept", "value"), [(0.1, 0.024), (0.3, 0.195), (0.5, 0.503), (0.7, 0.808), (0.9, 0.979)])
-def test_kernel_by_kept_share(kept, value):
-    mask = np.zeros((1, 10))
-    mask[0, : round(kept * 10)] = 1
-    assert sample_weights(mask)[0] == pytest.approx(value, abs=5e-4)
-
-
-def test_kernel_ends():
-    assert sample_weights(np.ones((1, 7)))[0] == 1
-    assert sample_weights(np.zeros((1, 7)))[0] == pytest.approx(np.sqrt(np.exp(-16)))
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_masks(exact):
-    masks = draw_masks(20, 4000, 3, exact)
-    assert masks[0].tolist() == [1] * 20
-    assert set(np.unique(masks)) == {0, 1}
-    np.testing.assert_allclose(masks.mean(axis=0), 0.5, atol=0.04)
-    assert np.abs(np.corrcoef(masks[1:].T) - np.eye(20)).max() < 0.08  # independent
-    np.testing.assert_array_equal(masks, draw_masks(20, 4000, 3, exact))
-    assert not np.array_equal(masks, draw_masks(20, 4000, 4, exact))
-
-
-@pytest.mark.parametrize("hide_color", [None, 0])
-def test_weights_are_the_lime_packages(model, images, grid, hide_color):
-    """Sample for sample: the same masks, fills, kernel and Ridge."""
-    made = lime_superpixels(
-        model, images[:1], segmenter=grid, num_samples=60, exact=True, seed=7, hide_color=hide_color
-    )
+def packages(model, image, seed, fill="mean", segmenter=None, num_samples=60):
+    """(classes, superpixels) weights of the lime package, and its score of the last class."""
     predict = probability_function(open_subject(model), "float32")
-    package = lime_image.LimeImageExplainer(random_state=7)
-    theirs = package.explain_instance(
-        images[0].astype(np.float64),
+    theirs = lime_image.LimeImageExplainer(random_state=seed).explain_instance(
+        image,
         predict,
         labels=(0, 1, 2),
         top_labels=None,
-        hide_color=hide_color,
-        num_samples=60,
+        hide_color=None if fill == "mean" else fill,
+        num_samples=num_samples,
         batch_size=64,
-        segmentation_fn=lambda image: grid,
+        segmentation_fn=segmenter,
     )
+    weights = np.zeros((3, theirs.segments.max() + 1))
     for c in range(3):
-        wanted = np.zeros(24)
         for superpixel, weight in theirs.local_exp[c]:
-            wanted[superpixel] = weight
-        assert np.abs(wanted).max() > 1e-4
-        np.testing.assert_allclose(made.class_weights[0][c], wanted, atol=1e-6)
-    last = theirs.score[2] if isinstance(theirs.score, dict) else theirs.score  # the package keeps one class's
-    masks = draw_masks(24, 60, 7, exact=True)
-    targets = predict_masked(predict, images[0], grid, masks, hide_color)
-    assert fit_linear(masks, targets, sample_weights(masks), 2)[1] == pytest.approx(last, abs=1e-5)
+            weights[c, superpixel] = weight
+    score = theirs.score[2] if isinstance(theirs.score, dict) else theirs.score  # the package keeps the last one's
+    return weights, score
+
+
+@pytest.mark.parametrize("fill", ["mean", 0])
+def test_weights_are_the_lime_packages(model, images, grid, fill):
+    """Sample for sample: the same masks, fills, kernel and Ridge."""
+    options = {"num_samples": 60, "exact": True, "seed": 7, "fill": fill, "segmenter": grid}
+    made = lime_superpixels(model, images[:1], class_name="class 2", **options)
+    wanted, score = packages(model, images[0], 7, fill, lambda image: grid)
+    assert (np.abs(wanted).max(axis=1) > 1e-4).all()
+    np.testing.assert_allclose(made.class_weights[0], wanted, atol=1e-6)
+    assert made.score[0] == pytest.approx(score, abs=1e-5)
+    assert made.samples.tolist() == [60]
+
+
+def test_weights_are_the_lime_packages_with_all_its_defaults():
+    """Its own segmentation too, on an image that quickshift divides."""
+    model = build_vgg16(3, image_size=(96, 96), weights="slim", seed=2)
+    image = np.random.default_rng(3).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    made = lime_superpixels(model, image, exact=True, seed=5, num_samples=50)
+    wanted, _ = packages(model, image, 5, num_samples=50)
+    assert wanted.shape[1] > 4
+    np.testing.assert_allclose(made.class_weights[0], wanted, atol=1e-6)
 
 
 def test_hidden_superpixels_take_their_mean_colour(grid):
@@ -145,67 +99,69 @@ def test_hidden_superpixels_take_their_mean_colour(grid):
     np.testing.assert_array_equal(seen[0][2], np.broadcast_to([1, 2, 3], (32, 48, 3)).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", list(SEGMENTERS))
-def test_segment_ids_start_at_zero_without_gaps(name, images):
-    labels = segment(images[0], name)
-    assert labels.shape == (32, 48)
-    ids = np.unique(labels)
-    assert ids.tolist() == list(range(len(ids)))
-    assert len(ids) > 1
-    np.testing.assert_array_equal(labels, segment(images[0].astype(np.float32), name))
+def test_hidden_superpixels_can_be_blurred(grid):
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.float32)
+    seen = []
+    masks = np.ones((2, 24), int)
+    masks[1, 5] = 0
+    predict_masked(lambda batch: seen.append(batch) or np.zeros((len(batch), 2)), image, grid, masks, "blur")
+    hidden, rest = seen[0][1][grid == 5], seen[0][1][grid != 5]
+    np.testing.assert_array_equal(rest, image[grid != 5])
+    assert 0 < hidden.std() < 0.4 * image[grid == 5].std()  # sigma 3: neither the image nor one colour
+    np.testing.assert_allclose(hidden.mean(), image.mean(), atol=25)
 
 
-def test_any_labels_are_renumbered(images):
-    odd = np.where(np.arange(48)[None] < 20, 7, -3) * np.ones((32, 1), int)
-    labels = segment(images[0], odd)
-    np.testing.assert_array_equal(labels, (odd == 7).astype(int))
-    np.testing.assert_array_equal(segment(images[0], lambda image: odd + 1), labels)
-    with pytest.raises(ConfigError, match=r"must have the image's shape \(32, 48\)\. Received: \(3, 3\)"):
-        segment(images[0], np.zeros((3, 3), int))
-    with pytest.raises(ConfigError, match=r"segmenter must be one of .* Received: 'slik'\. Did you mean 'slic'\?"):
-        segment(images[0], "slik")
+@pytest.mark.parametrize("fill", ["blurr", (1, 2), -1, 300])
+def test_bad_fill(model, images, fill):
+    with pytest.raises(
+        ConfigError, match=r"fill must be mean, blur, or a colour such as 0,0,0 \(0\.\.255\)\. Received"
+    ):
+        lime_superpixels(model, images[:1], fill=fill)
 
 
-def test_a_linear_answer_is_found_superpixel_by_superpixel(grid, images):
-    """A 'model' whose probability rises by a known amount for each superpixel shown."""
-    effect = np.linspace(-0.02, 0.02, 24)
-    image = images[0].astype(np.float32)
-    corners = [np.argwhere(grid == s)[0] for s in range(24)]
-
-    def predict(batch):
-        p = np.full(len(batch), 0.5)
-        for e, (y, x) in zip(effect, corners, strict=True):
-            p += e * (batch[:, y, x] == image[y, x]).all(axis=1)
-        return np.stack([p, 1 - p], axis=1)
-
-    masks = draw_masks(24, 3000, 0)
-    targets = predict_masked(predict, image, grid, masks)
-    weights, score = fit_linear(masks, targets, sample_weights(masks), 0)
-    np.testing.assert_allclose(weights[0], effect, atol=2e-4)
-    np.testing.assert_allclose(weights[1], -weights[0], atol=1e-12)
-    assert score > 0.999
+def test_it_stops_when_another_draw_would_agree(model, images, grid):
+    """Fewer samples than the ceiling, and then independent draws do agree; each sample is predicted once."""
+    runs = [lime_superpixels(model, images[:1], segmenter=grid, num_samples=4000, seed=s) for s in range(4)]
+    for made in runs:
+        assert made.samples[0] < 4000
+        assert (made.stability[0] >= STABLE).all()
+    weights = np.array([made.weights[0] for made in runs])
+    pairs = np.triu_indices(4, 1)
+    assert spearman(weights[pairs[0]], weights[pairs[1]]) > STABLE[0] - 0.05
+    assert jaccard(weights[pairs[0]], weights[pairs[1]]) > STABLE[1] - 0.15
+    short = lime_superpixels(model, images[:1], segmenter=grid, num_samples=40)
+    assert short.samples.tolist() == [40]
 
 
-def test_intervals_cover():
-    """In about 95 % of repetitions the interval holds what an endless number of samples would give."""
-    truth = np.linspace(-1, 1, 8)
-    hits = []
-    for seed in range(40):
-        masks = draw_masks(8, 300, seed)
-        noise = np.random.default_rng([seed, 9]).normal(0, 0.5, 300)
-        interval = weight_interval(masks, masks @ truth + noise, sample_weights(masks), seed)
-        assert (interval[:, 0] <= interval[:, 1]).all()
-        hits.append((interval[:, 0] <= truth) & (truth <= interval[:, 1]))
-    assert 0.88 < np.mean(hits) <= 0.99
+def test_few_superpixels_are_enumerated(model, images):
+    """2^5 masks are all there are: every seed gives the same, with nothing left to chance."""
+    five = np.minimum(np.arange(48)[None] // 10, 4) * np.ones((32, 1), int)
+    made = [lime_superpixels(model, images[:1], segmenter=five, precision="float32", seed=s) for s in (0, 1)]
+    assert made[0].samples.tolist() == [32]
+    np.testing.assert_allclose(made[0].weights[0], made[1].weights[0], atol=1e-6)
+    np.testing.assert_array_equal(made[0].stability, 1)
+    np.testing.assert_allclose(made[0].interval[0][:, 0], made[0].weights[0], atol=1e-9)
 
 
-def test_intervals_shrink_with_samples():
-    def width(samples):
-        masks = draw_masks(6, samples, 0)
-        answer = masks @ np.ones(6) + np.random.default_rng(1).normal(size=samples)
-        return np.diff(weight_interval(masks, answer, sample_weights(masks), 0)).mean()
+def test_several_classes_from_one_run(model, images, grid):
+    made = lime_superpixels(model, images[:1], segmenter=grid, num_samples=100)
+    for i, name in enumerate(made.class_names):
+        one = made.of_class(name)
+        assert one.explained(0) == name
+        np.testing.assert_array_equal(one.weights[0], made.class_weights[0][i])
+        np.testing.assert_array_equal(one.interval[0], made.class_interval[0][i])
+        assert one.score[0] == made.class_score[0, i]
+        assert one.to_dataframe()["class"].unique().tolist() == [name]
+    with pytest.raises(ModelError, match=r"Unknown class 'class 9'\. Did you mean"):
+        made.of_class("class 9")
 
-    assert width(100) / width(10_000) == pytest.approx(10, rel=0.3)  # the root of a hundred
+
+def test_positive_and_negative_superpixels(model, images, grid):
+    made = lime_superpixels(model, images[:1], segmenter=grid, num_samples=100)
+    titles = [title for title, _ in made.panels()]
+    assert titles == ["superpixels", "positive", "negative", "all weights"]
+    bars = made.plot_shares().patches
+    assert sum(bar.get_width() for bar in bars) == pytest.approx(1)
 
 
 def test_the_result_object(model, images, grid):
@@ -226,6 +182,7 @@ def test_the_result_object(model, images, grid):
         assert not (top & made.top_mask(i, False, 3)).any()
     table = made.to_dataframe()
     assert len(table) == 48
+    assert {"r2", "samples", "spearman", "top5_jaccard", "low", "high"} <= set(table)
     assert table.groupby("file")["area"].sum().tolist() == pytest.approx([1, 1])
     np.testing.assert_allclose(table["area"], 1 / 24)
 
@@ -258,13 +215,3 @@ def test_the_model_is_left_as_it_was(model, images, grid):
     lime_superpixels(model, images[:1], segmenter=grid, num_samples=20)
     assert all(np.array_equal(a, b) for a, b in zip(weights, model.get_weights(), strict=True))
     assert [layer.trainable for layer in model.layers] == flags
-
-
-def test_too_few_superpixels_are_made_finer():
-    flat = np.full((48, 48, 3), 90, np.uint8)
-    assert len(np.unique(segment(flat))) < MIN_SUPERPIXELS  # what the lime package would explain
-    finer = segment(flat, finer=True)
-    assert len(np.unique(finer)) >= MIN_SUPERPIXELS
-    assert finer.min() == 0
-    own = np.zeros((48, 48), int)
-    np.testing.assert_array_equal(segment(flat, own, finer=True), own)  # a given one stays

@@ -96,18 +96,20 @@ def parse_image_size(value: Any) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def parse_blocks(value: Any, name: str = "block", low: int = 1) -> tuple[int, ...]:
+def parse_blocks(value: Any, name: str = "block", low: int = 1, high: int | None = 5) -> tuple[int, ...]:
     """Block numbers, ascending and unique, from 3, '3', '1-3', '1,3', [1, 3] or 'all'.
 
-    Raises ConfigError for a block outside `low`..5.
+    Raises ConfigError for a block outside `low`..`high`, VGG16's 5 or what another model has. With None, where the
+    model is not known yet, 'all' is VGG16's and any number above passes.
     """
+    last = high or 5
     wanted: list[int] = []
     items = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
         for item in items:
             text = str(item).strip().lower()
             if text == "all":
-                wanted += range(max(low, 1), 6)
+                wanted += range(max(low, 1), last + 1)
             elif "-" in text[1:]:
                 first, last = (int(part) for part in text.split("-"))
                 wanted += range(first, last + 1)
@@ -115,18 +117,36 @@ def parse_blocks(value: Any, name: str = "block", low: int = 1) -> tuple[int, ..
                 wanted.append(int(text))
     except ValueError:
         wanted = []
-    if not wanted or min(wanted) < low or max(wanted) > 5:
+    if not wanted or min(wanted) < low or (high and max(wanted) > high):
+        whose = "VGG16" if last == 5 else "this model"
         raise ConfigError(
-            f"{name} must be {low}..5, a range like 1-3, a list like 1,3, or 'all' (VGG16 has Block 1 to 5). "
+            f"{name} must be {low}..{last}, a range like 1-3, a list like 1,3, or 'all' ({whose} has Block 1 to {last}). "
             f"Received: {value!r}."
         )
     return tuple(sorted(set(wanted)))
 
 
+def parse_fill(value: Any) -> Any:
+    """What stands where a superpixel is hidden: 'mean', 'blur', or a colour 0..255 from 0, '0' or '0,0,0'.
+
+    Raises ConfigError.
+    """
+    if value in ("mean", "blur"):
+        return value
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        colour = tuple(float(part) for part in parts)
+    except ValueError:
+        colour = ()
+    if len(colour) not in (1, 3) or not all(0 <= part <= 255 for part in colour):
+        raise ConfigError(f"fill must be mean, blur, or a colour such as 0,0,0 (0..255). Received: {value!r}.")
+    return colour if len(colour) == 3 else colour[0]
+
+
 def check_method(method: Any, blocks: Any = "all") -> None:
     """Raise ConfigError for an unknown way of explaining, or blocks that it does not have."""
     _choice(method, METHODS, "method")
-    wanted = parse_blocks(blocks)
+    wanted = parse_blocks(blocks, high=None)
     if method == "cam" and wanted not in ((5,), (1, 2, 3, 4, 5)):
         raise ConfigError(f"CAM is made at Block 5 alone: leave the block out. Received: block={blocks!r}.")
     if method == "lime" and wanted != (1, 2, 3, 4, 5):

@@ -57,6 +57,10 @@ class WeightsError(InputError):
     """Pretrained weights cannot be found, read or used."""
 
 
+class XaituneWarning(UserWarning):
+    """Something was done otherwise than asked; the message says what. The command line prints it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """' Did you mean X?' where a known name is near to `name`, else ''."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
