@@ -125,8 +125,8 @@ def make_superpixels():
     segments = np.arange(64 * 64).reshape(64, 64) // (64 * 16)
     weights = np.array([[1.0, -2.0, 0.5, 0.0]] * 3)
     image = np.full((1, 64, 64, 3), 90, np.uint8)
-    spans = (np.zeros((4, 2)),)
-    ends = ((segments,), (weights,), spans, np.array([0.8]), 100)
+    scores, stability = np.full((1, 3), 0.8), np.full((1, 3, 2), 0.95)
+    ends = ((segments,), (weights,), (np.zeros((3, 4, 2)),), scores, stability, np.array([100]))
     return Superpixels(image, ("x.png",), np.array([1]), CLASSES, np.full((1, 3), 1 / 3), *ends)
 
 

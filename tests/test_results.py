@@ -206,8 +206,9 @@ def test_superpixels_frame_and_masks(superpixels):
 
 def test_arrays_are_read_only(maps, superpixels):
     arrays = [*maps.raw.values(), maps.images, maps.classes, maps.probabilities]
-    arrays += [superpixels.images, superpixels.score, superpixels.probabilities, superpixels.classes]
-    arrays += [*superpixels.segments, *superpixels.class_weights, *superpixels.interval]
+    arrays += [superpixels.images, superpixels.class_score, superpixels.class_stability, superpixels.samples]
+    arrays += [superpixels.probabilities, superpixels.classes]
+    arrays += [*superpixels.segments, *superpixels.class_weights, *superpixels.class_interval]
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
