@@ -28,6 +28,7 @@ _EXPORTS = {
     "report": ("write_report",),
     "results": ("AdviceCheck", "BlockHeatmaps", "FreezeAdvice", "Run", "Superpixels", "SweepTable"),
     "runs": ("load_run",),
+    "sanity": ("randomisation_check",),
     "scores": ("score_maps",),
     "superpixels": ("lime_superpixels",),
     "sweep": ("check_advice", "load_sweep", "sweep_freeze"),
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from xaitune.report import write_report  # noqa: F401
     from xaitune.results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable  # noqa: F401
     from xaitune.runs import load_run  # noqa: F401
+    from xaitune.sanity import randomisation_check  # noqa: F401
     from xaitune.scores import score_maps  # noqa: F401
     from xaitune.superpixels import lime_superpixels  # noqa: F401
     from xaitune.sweep import check_advice, load_sweep, sweep_freeze  # noqa: F401
