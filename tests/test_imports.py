@@ -16,7 +16,7 @@ PLAIN = (
     "faithfulness mapscores segments surrogate overlays figures plots results"
 )
 KERAS = (
-    "device vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers scorefiles training "
+    "device graphs vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers scorefiles training "
     "probe advice"
 )
 ABOVE = "engine sweep cost report pages demo console options _worker cli"

@@ -1,48 +1,66 @@
 """Class activation maps (Zhou et al. 2016) from the GAP head."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from xaitune import device
 from xaitune.device import keras
 from xaitune.errors import ModelError
-from xaitune.gradcam import BATCH, heatmaps
+from xaitune.gradcam import BlockMaps, computing_model, heatmaps
+from xaitune.graphs import find_stages
 from xaitune.results import BlockHeatmaps
-from xaitune.subjects import Images, Subject, open_subject
+from xaitune.subjects import Images, open_subject
 
 
-def class_activation_map(model: Any, images: Images, *, class_name: str | None = None) -> BlockHeatmaps:
-    """CAM at Block 5: sum_c w_c A_c with w the Dense column of the class and A what feeds the pooling. No ReLU in `raw`.
+def class_activation_map(
+    model: Any, images: Images, *, class_name: str | None = None, precision: str = "auto"
+) -> BlockHeatmaps:
+    """CAM: sum_c w_c A_c with w the Dense column of the class and A what feeds the pooling. No ReLU in `raw`.
 
-    Arguments as in `gradcam_blocks`. H * W times the raw Grad-CAM at Block 5 equals it. Raises ModelError for a model
-    without a GAP head.
+    It is the map of the last block, VGG16's Block 5; with the `gap` head, H * W times the raw Grad-CAM there equals it.
+    Arguments as in `gradcam_blocks`. Raises ModelError for a model without a GAP head.
     """
     subject = open_subject(model)
+    try:
+        computing, used = computing_model(subject.model, precision, "cam")
+        mapper = cam_mapper(computing)
+    except ModelError as error:
+        raise ModelError(f"{subject.name}: {error}") from None
     array, files = subject.read(images)
-    return cam_of(subject, array, files, subject.class_index(class_name))
+    index = subject.class_index(class_name)
+    raw, logits = mapper(array, np.full(len(array), index, np.int32))
+    return heatmaps(subject, "cam", raw, logits, array, files, index, precision=used)
 
 
-def cam_of(subject: Subject, images: np.ndarray, files: tuple[str, ...], index: int) -> BlockHeatmaps:
-    """`class_activation_map` of images that are already at the model's size; `index` -1 is each one's top class."""
-    pooling, dense = _gap_head(subject)
-    tap = keras.Model(subject.model.input, [pooling.input, subject.model.output])
-    kernel = keras.ops.convert_to_numpy(dense.kernel)  # (channels, classes)
-    maps, logits = [], []
-    for start in range(0, len(images), BATCH):
-        a, scores = tap(np.asarray(images[start : start + BATCH], np.float32), training=False)
-        a, scores = keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(scores)
-        chosen = scores.argmax(axis=1) if index < 0 else np.full(len(a), index)
-        maps.append(np.einsum("nhwc,cn->nhw", a, kernel[:, chosen], optimize=True).astype(np.float32))
-        logits.append(scores)
-    return heatmaps(subject, "cam", {5: np.concatenate(maps)}, np.concatenate(logits), images, files, index)
+def cam_mapper(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], tuple[BlockMaps, np.ndarray]]:
+    """A function (images (n, h, w, 3), classes (n,), -1 for the top one) -> ({the last block: raw maps}, logits)."""
+    pooling, dense = _gap_head(model)
+    last = len(find_stages(model))
+    tap = keras.Model(model.input, [pooling.input, model.output])
+    size = device.batch_size(model.input_shape[1:3])
+
+    def part(images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        out = tap(np.asarray(images, np.float32), training=False)
+        a, logits = (keras.ops.convert_to_numpy(t).astype(np.float32) for t in out)
+        chosen = np.where(classes < 0, logits.argmax(axis=1), classes)
+        kernel = keras.ops.convert_to_numpy(dense.kernel)  # (channels, classes)
+        return np.einsum("nhwc,cn->nhw", a, kernel[:, chosen], optimize=True), logits
+
+    def call(images: np.ndarray, classes: np.ndarray) -> tuple[BlockMaps, np.ndarray]:
+        parts = [part(images[i : i + size], classes[i : i + size]) for i in range(0, len(images), size)]
+        maps, logits = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return {last: maps}, logits
+
+    return call
 
 
-def _gap_head(subject: Subject) -> tuple[keras.layers.Layer, keras.layers.Dense]:
-    layers = subject.model.layers
-    pooling, dense = layers[-2], layers[-1]
+def _gap_head(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Dense]:
+    pooling, dense = [layer for layer in model.layers if not isinstance(layer, keras.layers.Dropout)][-2:]
     if isinstance(pooling, keras.layers.GlobalAveragePooling2D) and isinstance(dense, keras.layers.Dense):
         return pooling, dense
     raise ModelError(
-        f"{subject.name} has no GAP head (global average pooling, then one Dense layer), which CAM needs. "
+        "It has no GAP head (global average pooling, then one Dense layer), which CAM needs. "
         "Train with --head gap, or use --method gradcam."
     )

@@ -8,7 +8,7 @@ import contextlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,28 +93,44 @@ def with_precision(model: keras.Model, precision: str) -> keras.Model:
             config["dtype"] = "mixed_bfloat16"
         return layer.__class__.from_config(config)
 
-    copy = keras.models.clone_model(model, clone_function=clone)
-    copy.set_weights(model.get_weights())
-    for old, new in zip(model.layers, copy.layers, strict=True):
-        new.trainable = old.trainable
+    # Through a graph of its own, since clone_model would also compile the copy of a compiled model.
+    graph = keras.Model(model.input, model.output, name=model.name)
+    copy = keras.models.clone_model(graph, clone_function=clone)
+    copy_layers(model.layers, copy.layers)
     return copy
 
 
-def activation_gradients(
-    model: keras.Model, layers: Sequence[str]
-) -> Callable[[np.ndarray, np.ndarray], tuple[list[np.ndarray], list[np.ndarray], np.ndarray]]:
-    """A function of images (n, h, w, 3) and class indices (n,) that gives activations, gradients and logits.
+def copy_layers(old: Iterable[keras.layers.Layer], new: Iterable[keras.layers.Layer]) -> None:
+    """Give layers the weights and the `trainable` of those of the same name."""
+    named = {layer.name: layer for layer in old}
+    for layer in new:
+        source = named.get(layer.name)
+        if source is None or source is layer:  # an input, which is named anew; a layer that both have
+            continue
+        layer.set_weights(source.get_weights())
+        layer.trainable = source.trainable
+        if hasattr(layer, "finalize_state"):  # Normalization keeps what it computes with beside its weights
+            layer.finalize_state()
 
-    A class index of -1 stands for the image's top class. Activations and gradients are lists of float32 arrays
-    (n, h_b, w_b, c_b), one a layer in the order asked: d logit[class] / d activation, from one forward and one
-    backward pass over activations alone; no weight gradient is computed and nothing of the model is changed.
+
+def activation_gradients(
+    model: keras.Model, layers: Sequence[str], reduce: Callable[[Any, Any], Any] | None = None
+) -> Callable[[np.ndarray, np.ndarray], tuple[list[Any], np.ndarray]]:
+    """A function of images (n, h, w, 3) and class indices (n,) that gives what `reduce` makes a layer, and logits.
+
+    A class index of -1 stands for the image's top class. `reduce` takes a layer's activations and their gradients,
+    tensors (n, h_b, w_b, c_b) of d logit[class] / d activation, and gives tensors in any structure; by default it is
+    both themselves. It is compiled with the pass, so that only what it makes is copied out, as float32 arrays. All
+    layers come from one forward and one backward pass over activations alone: no weight gradient is computed and
+    nothing of the model is changed. Raises ModelError for layers that it lacks or that do not lead to its logits.
     """
     try:
         taps = keras.Model(model.input, [model.get_layer(name).output for name in layers] + [model.output])
     except ValueError as error:
         raise ModelError(f"The model lacks a layer that is needed: {error}") from None
+    images_of_any_number = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)  # so that it is traced once
 
-    @tf.function(reduce_retracing=True, jit_compile=False)
+    @tf.function(input_signature=[images_of_any_number, tf.TensorSpec((None,), tf.int32)], jit_compile=False)
     def run(images: Any, classes: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)  # so that the tape records; nothing is differentiated down to the image
@@ -123,15 +139,23 @@ def activation_gradients(
             chosen = tf.where(classes < 0, top, classes)
             score = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
         gradients = tape.gradient(score, activations)
-        as32 = [tf.cast(t, tf.float32) for t in [*activations, *gradients, logits]]
-        return as32
+        dead = [name for name, gradient in zip(layers, gradients, strict=True) if gradient is None]
+        if dead:
+            raise ModelError(f"The logits do not follow from layer {dead[0]!r} in a way that has a gradient.")
+        pairs = zip(activations, gradients, strict=True)
+        made = [reduce(a, g) if reduce else (a, g) for a, g in pairs]
+        return tf.nest.map_structure(lambda t: tf.cast(t, tf.float32), (made, logits))
 
-    def call(images: np.ndarray, classes: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        out = [t.numpy() for t in run(tf.constant(images, tf.float32), tf.constant(classes, tf.int32))]
-        count = len(layers)
-        return out[:count], out[count : 2 * count], out[-1]
+    def call(images: np.ndarray, classes: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        made = run(tf.constant(images, tf.float32), tf.constant(classes, tf.int32))
+        return tf.nest.map_structure(lambda t: t.numpy(), made)
 
     return call
+
+
+def batch_size(image_size: Sequence[int]) -> int:
+    """How many images go through a network at once."""
+    return 16
 
 
 def predict_logits(model: keras.Model, batch_size: int = 64) -> Callable[[np.ndarray], np.ndarray]:

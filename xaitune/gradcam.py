@@ -1,47 +1,56 @@
-"""Grad-CAM (Selvaraju et al. 2017) at every block of VGG16, from one forward and one backward pass."""
+"""Grad-CAM (Selvaraju et al. 2017) at every block of a classifier, from one forward and one backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
-from xaitune.config import parse_blocks
-from xaitune.device import activation_gradients, keras
+from xaitune import device
+from xaitune.config import PRECISIONS, parse_blocks
+from xaitune.device import keras
 from xaitune.errors import ConfigError, nearest
+from xaitune.graphs import find_stages
 from xaitune.results import BlockHeatmaps
 from xaitune.subjects import Images, Subject, open_subject
-from xaitune.vgg import require_blocks
+from xaitune.vgg import is_vgg
 
-BATCH = 16
-
-
-def _gradcam(a: np.ndarray, g: np.ndarray) -> np.ndarray:
-    weights = g.mean(axis=(1, 2))  # (n, c)
-    return np.einsum("nhwc,nc->nhw", a, weights, optimize=True)
+ops = keras.ops
+Tensor = Any  # of the backend, or a numpy array
+BlockMaps = dict[int, np.ndarray]
+FLOAT32_RULES: tuple[str, ...] = ()
 
 
-def _gradcam_plus_plus(a: np.ndarray, g: np.ndarray) -> np.ndarray:
-    total = a.sum(axis=(1, 2), keepdims=True)
-    below = 2 * g**2 + total * g**3
-    alpha = np.divide(g**2, below, out=np.zeros_like(g), where=np.abs(below) > 1e-20)
-    weights = (alpha * np.maximum(g, 0)).sum(axis=(1, 2))  # (n, c)
-    return np.einsum("nhwc,nc->nhw", a, weights, optimize=True)
+def _gradcam(a: Tensor, g: Tensor) -> Tensor:
+    return ops.einsum("nhwc,nc->nhw", a, ops.mean(g, axis=(1, 2)))
 
 
-def _xgradcam(a: np.ndarray, g: np.ndarray) -> np.ndarray:
-    total = a.sum(axis=(1, 2))
-    weights = np.divide((a * g).sum(axis=(1, 2)), total, out=np.zeros_like(total), where=total > 1e-12)
-    return np.einsum("nhwc,nc->nhw", a, weights, optimize=True)
+def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
+    # g^2 / (2 g^2 + sum(a) g^3), times relu(g), with what cancels left out: float32 holds no g^3.
+    positive = ops.relu(g)
+    below = 2 + ops.sum(a, axis=(1, 2), keepdims=True) * positive
+    weights = ops.sum(_ratio(positive, below), axis=(1, 2))  # (n, c)
+    return ops.einsum("nhwc,nc->nhw", a, weights)
 
 
-def _hirescam(a: np.ndarray, g: np.ndarray) -> np.ndarray:
-    return np.einsum("nhwc,nhwc->nhw", a, g, optimize=True)
+def _xgradcam(a: Tensor, g: Tensor) -> Tensor:
+    weights = _ratio(ops.sum(a * g, axis=(1, 2)), ops.sum(a, axis=(1, 2)))  # (n, c)
+    return ops.einsum("nhwc,nc->nhw", a, weights)
 
 
-def _layercam(a: np.ndarray, g: np.ndarray) -> np.ndarray:
-    return np.einsum("nhwc,nhwc->nhw", a, np.maximum(g, 0), optimize=True)
+def _hirescam(a: Tensor, g: Tensor) -> Tensor:
+    return ops.sum(a * g, axis=-1)
+
+
+def _layercam(a: Tensor, g: Tensor) -> Tensor:
+    return ops.sum(a * ops.relu(g), axis=-1)
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """above / below, and 0 where nothing stands below."""
+    some = ops.abs(below) > 1e-12
+    return ops.where(some, above / ops.where(some, below, 1), 0)
 
 
 # (activations, gradients), both (n, h, w, c) -> (n, h, w) before the ReLU. Grad-CAM++: Chattopadhay et al. 2018, with
@@ -58,7 +67,13 @@ RULES = MappingProxyType(
 
 
 def gradcam_blocks(
-    model: Any, images: Images, *, blocks: Any = "all", class_name: str | None = None, rule: str = "gradcam"
+    model: Any,
+    images: Images,
+    *,
+    blocks: Any = "all",
+    class_name: str | None = None,
+    rule: str = "gradcam",
+    precision: str = "auto",
 ) -> BlockHeatmaps:
     """Heatmaps of one or more blocks for each image.
 
@@ -66,40 +81,80 @@ def gradcam_blocks(
     a channel the spatial mean of d logit / dA, and the raw map sum_c weight_c A_c. `raw` keeps the values before the
     method's last ReLU; `view` applies it. Frozen blocks give maps too, and the model is not changed.
 
-    `model`: a Run, a path or a keras.Model; `images`: a path, paths, a folder, or an array (n, h, w, 3) 0..255;
-    `blocks`: 3, '1-3', [1, 3] or 'all'; `class_name`: the class to explain, by default each image's top class;
-    `rule`: a name in RULES. Raises ModelError, ImageError, ConfigError.
+    `model`: a Run, a path or a keras.Model that takes raw RGB 0..255, its preprocessing inside: VGG16, or any Keras
+    classifier whose layers' names tell its convolution stages (`graphs.find_stages`); a final softmax is left out.
+    `images`: a path, paths, a folder, or an array (n, h, w, 3) 0..255. `blocks`: 3, '1-3', [1, 3] or 'all'.
+    `class_name`: the class to explain, by default each image's top class. `rule`: a name in RULES. `precision`:
+    'float32', 'bfloat16', or 'auto', see `computing_model`. Raises ModelError, ImageError, ConfigError.
     """
     subject = open_subject(model)
-    mapper = block_mapper(subject.model, parse_blocks(blocks), rule)
+    computing, used = computing_model(subject.model, precision, rule)
+    mapper = block_mapper(computing, blocks, rule)
     array, files = subject.read(images)
     index = subject.class_index(class_name)
     raw, logits = mapper(array, np.full(len(array), index, np.int32))
-    return heatmaps(subject, "gradcam", raw, logits, array, files, index, rule)
+    return heatmaps(subject, "gradcam", raw, logits, array, files, index, rule, used)
+
+
+def computing_model(model: keras.Model, precision: str, rule: str) -> tuple[keras.Model, str]:
+    """(the model that maps are computed with, its precision); the weights of a bfloat16 one are a copy.
+
+    'auto' is bfloat16 where the processor has units for it and its maps were measured to agree with float32's: ...
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}.{nearest(precision, PRECISIONS)}"
+        )
+    if precision == "auto" and (rule in FLOAT32_RULES or not is_vgg(model)):
+        precision = "float32"
+    resolved, _ = device.resolve_precision(precision)
+    return (model if resolved == "float32" else device.with_precision(model, resolved)), resolved
 
 
 def block_mapper(
-    model: keras.Model, blocks: tuple[int, ...], rule: str = "gradcam"
-) -> Callable[[np.ndarray, np.ndarray], tuple[dict[int, np.ndarray], np.ndarray]]:
-    """A function (images (n, h, w, 3), classes (n,), -1 for the top one) -> (block -> raw maps, logits).
+    model: keras.Model, blocks: Any = "all", rule: str = "gradcam"
+) -> Callable[[np.ndarray, np.ndarray], tuple[BlockMaps, np.ndarray]]:
+    """`rules_mapper` for one rule: a function (images, classes) -> (block -> raw maps (n, h_b, w_b), logits)."""
+    mapper = rules_mapper(model, blocks, (rule,))
 
-    Made once and called for many batches: it holds the compiled pass.
+    def call(images: np.ndarray, classes: np.ndarray) -> tuple[BlockMaps, np.ndarray]:
+        maps, logits = mapper(images, classes)
+        return maps[rule], logits
+
+    return call
+
+
+def rules_mapper(
+    model: keras.Model, blocks: Any = "all", rules: Sequence[str] = tuple(RULES)
+) -> Callable[[np.ndarray, np.ndarray], tuple[dict[str, BlockMaps], np.ndarray]]:
+    """A function (images (n, h, w, 3), classes (n,), -1 for the top one) -> (rule -> block -> raw maps, logits).
+
+    All rules come from the same pass and cost little more than one. Made once and called for many batches: it holds
+    the compiled pass, and follows the model's weights. Raises ConfigError, ModelError.
     """
-    if rule not in RULES:
-        raise ConfigError(f"rule must be one of {', '.join(RULES)}. Received: {rule!r}.{nearest(rule, RULES)}")
-    names = require_blocks(model)
-    passes = activation_gradients(model, [names[b][-1] for b in blocks])
+    for rule in rules:
+        if rule not in RULES:
+            raise ConfigError(f"rule must be one of {', '.join(RULES)}. Received: {rule!r}.{nearest(rule, RULES)}")
+    stages = find_stages(model)
+    wanted = parse_blocks(blocks, high=len(stages))
 
-    def call(images: np.ndarray, classes: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
-        parts: dict[int, list[np.ndarray]] = {b: [] for b in blocks}
-        logits = []
-        for start in range(0, len(images), BATCH):
-            rows = slice(start, start + BATCH)
-            activations, gradients, scores = passes(images[rows], classes[rows])
-            logits.append(scores)
-            for block, a, g in zip(blocks, activations, gradients, strict=True):
-                parts[block].append(RULES[rule](a, g).astype(np.float32))
-        return {b: np.concatenate(maps) for b, maps in parts.items()}, np.concatenate(logits)
+    def weigh(a: Tensor, g: Tensor) -> dict[str, Tensor]:
+        a, g = (
+            ops.cast(a, "float32"),
+            ops.cast(g, "float32"),
+        )  # sums over a whole map in bfloat16 would lose most digits
+        return {rule: RULES[rule](a, g) for rule in rules}
+
+    passes = device.activation_gradients(model, [stages[b] for b in wanted], weigh)
+
+    def call(images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
+        size = device.batch_size(images.shape[1:3])
+        parts = [passes(images[i : i + size], classes[i : i + size]) for i in range(0, len(images), size)]
+        maps = {
+            rule: {b: np.concatenate([made[k][rule] for made, _ in parts]) for k, b in enumerate(wanted)}
+            for rule in rules
+        }
+        return maps, np.concatenate([logits for _, logits in parts])
 
     return call
 
@@ -107,12 +162,13 @@ def block_mapper(
 def heatmaps(
     subject: Subject,
     method: str,
-    raw: dict[int, np.ndarray],
+    raw: BlockMaps,
     logits: np.ndarray,
     images: np.ndarray,
     files: tuple[str, ...],
     index: int,
     rule: str = "gradcam",
+    precision: str = "float32",
 ) -> BlockHeatmaps:
     """The result object; `index` -1 stands for each image's top class."""
     top = logits.argmax(axis=1)
@@ -126,4 +182,5 @@ def heatmaps(
         probabilities=softmax(logits, axis=1),
         rule=rule,
         resize=subject.resize,
+        precision=precision,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from xaitune import runs, vgg
 from xaitune.device import keras
 from xaitune.errors import ImageError, ModelError, nearest
+from xaitune.graphs import as_classifier
 from xaitune.images import expand_images, read_image, resize_image
 from xaitune.results import Run
 
@@ -18,7 +19,10 @@ Images = str | Path | Iterable[str | Path] | np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A classifier that takes raw RGB 0..255 and returns logits, its class names, and how images are resized."""
+    """A classifier that takes raw RGB 0..255 and returns logits, its class names, and how images are resized.
+
+    The preprocessing is inside the model: one that takes preprocessed images would see other ones here.
+    """
 
     model: keras.Model
     class_names: tuple[str, ...]
@@ -77,7 +81,8 @@ def unknown_class(class_name: str, known: Sequence[str]) -> ModelError:
 def open_subject(model: Any) -> Subject:
     """The subject from a Run, the path of a run's folder or .keras file, or a keras.Model.
 
-    Raises ModelError for a model that gives probabilities instead of logits, and for what is no classifier.
+    A model with models within it, or with a final softmax, is explained on a flat copy that ends in logits. Raises
+    ModelError for what is no classifier or cannot be copied so.
     """
     if isinstance(model, Subject):
         return model
@@ -106,24 +111,22 @@ def open_subject(model: Any) -> Subject:
 
 
 def _numbered(model: keras.Model) -> tuple[str, ...]:
-    count = model.output_shape[-1] if isinstance(model.output_shape, tuple) else 0
-    return tuple(f"class {i}" for i in range(count or 0))
+    shape = getattr(model, "output_shape", None)  # a subclassed model has none
+    return tuple(f"class {i}" for i in range((shape[-1] or 0) if isinstance(shape, tuple) else 0))
 
 
 def _checked(subject: Subject) -> Subject:
+    """The subject, its model flat and ending in logits."""
     model = subject.model
     shapes: list[Any] = [getattr(model, "input_shape", None), getattr(model, "output_shape", None)]
     ok = all(isinstance(s, tuple) for s in shapes) and len(shapes[0]) == 4 and len(shapes[1]) == 2
     if not ok or shapes[0][-1] != 3 or None in shapes[0][1:]:
+        hidden = " Build a subclassed model as keras.Model(inputs, outputs), and begin a Sequential with keras.Input."
         raise ModelError(
             f"{subject.name} is no image classifier: it must take (n, height, width, 3) of a fixed size and give "
-            f"(n, classes). Received: {shapes[0]} -> {shapes[1]}."
+            f"(n, classes). Received: {shapes[0]} -> {shapes[1]}.{'' if any(shapes) else hidden}"
         )
-    last = model.layers[-1]
-    activation = getattr(getattr(last, "activation", None), "__name__", "linear")
-    if activation != "linear" or isinstance(last, keras.layers.Softmax):
-        raise ModelError(
-            f"{subject.name} ends in {last.name!r} with {activation if activation != 'linear' else 'softmax'}: a saturated "
-            "softmax gives empty heatmaps. Build it with activation=None (logits), as build_vgg16 does."
-        )
-    return subject
+    try:
+        return dataclasses.replace(subject, model=as_classifier(model))
+    except ModelError as error:
+        raise ModelError(f"{subject.name}: {error}") from None

@@ -141,6 +141,11 @@ def require_blocks(model: keras.Model) -> dict[int, tuple[str, ...]]:
     return BLOCKS
 
 
+def is_vgg(model: keras.Model) -> bool:
+    """Whether a flat model has VGG16's convolutions by name, as VGG19 and those built from either have."""
+    return {name for names in BLOCKS.values() for name in names} <= {layer.name for layer in model.layers}
+
+
 def load_backbone(weights: str | Path) -> Backbone:
     """The convolution base named by `weights`.
 
