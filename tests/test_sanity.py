@@ -61,8 +61,9 @@ def test_each_stage_makes_one_more_part_random(run, images):
     for stage in range(1, 7):
         changed = [not np.array_equal(a, b) for a, b in zip(seen[0], seen[stage], strict=True)]
         assert changed == [True] * stage + [False] * (6 - stage)
-        kernel = seen[stage][stage - 1]
-        assert kernel.std() == pytest.approx(np.sqrt(2 / np.prod(kernel.shape[:-1])), rel=0.1)
+        trained, random = seen[0][stage - 1], seen[stage][stage - 1]
+        assert random.std() == pytest.approx(trained.std(), rel=0.15)
+        assert abs(np.corrcoef(random.ravel(), trained.ravel())[0, 1]) < 0.2
 
 
 def test_maps_that_vanish_or_say_nothing(run, images):

@@ -138,8 +138,8 @@ def test_superpixels_are_scored_by_their_signed_map(run, data):
 
 
 def test_cam_is_scored_like_grad_cam_at_block_5(run, data):
-    cam = score_maps(xt.class_activation_map(run, data[0][:2]), model=run, steps=2)
-    gradcam = score_maps(xt.gradcam_blocks(run, data[0][:2], blocks=5), model=run, steps=2)
+    cam = score_maps(xt.class_activation_map(run, data[0][:2], precision="float32"), model=run, steps=2)
+    gradcam = score_maps(xt.gradcam_blocks(run, data[0][:2], blocks=5, precision="float32"), model=run, steps=2)
     np.testing.assert_allclose(cam["gini"], gradcam["gini"], atol=1e-3)
     np.testing.assert_allclose(cam["stability"], gradcam["stability"], atol=0.02)
 

@@ -18,7 +18,6 @@ from xaitune.config import (
     TrainConfig,
     check_method,
     config_text,
-    parse_blocks,
     parse_fill,
 )
 from xaitune.console import Ui, disk_size, duration, print_error, told
@@ -348,10 +347,12 @@ def explain(
         str | None, typer.Option("--groups", help="For the scores' intervals: CSV file,group or a regular expression.")
     ] = None,
     score_images: Annotated[
-        int | None, typer.Option("--score-images", help="Images that deletion and insertion look at [for 2 minutes].")
+        int | None,
+        typer.Option("--score-images", min=1, help="Images that deletion and insertion look at [for 2 minutes]."),
     ] = None,
     score_steps: Annotated[
-        int | None, typer.Option("--score-steps", help="Steps of deletion and insertion [10, or fewer in 2 minutes].")
+        int | None,
+        typer.Option("--score-steps", min=1, help="Steps of deletion and insertion [10, or fewer in 2 minutes]."),
     ] = None,
 ) -> None:
     """Draw what the model sees: Grad-CAM a block, CAM or LIME.
@@ -375,8 +376,6 @@ def explain(
     about["resize"] = subject.resize
     size = 1 if method == "lime" else explainers.CHUNK
     scorer = None
-    if score:
-        scorer = _scorer(job, subject, paths, (method, block), truth, (score_images, score_steps))
     start = time.monotonic()
     with (
         explainers.ExplanationWriter(
@@ -386,7 +385,8 @@ def explain(
     ):
         for done, made in enumerate(explainers.iter_explanations(subject, paths, make, size), 1):
             writer.add(made)
-            if scorer:
+            if score:
+                scorer = scorer or _scorer(job.ui, subject, made, len(paths), truth, score_images, score_steps)
                 scorer.add(made)
             report(min(done * size, len(paths)), len(paths))
         wrote = writer.close()
@@ -427,24 +427,16 @@ def _masks_and_groups(job: Job, paths: list[Path], masks: Path | None, groups: s
 
 
 def _scorer(
-    job: Job,
-    subject: Any,
-    paths: list[Path],
-    maps: tuple[str, str],
-    truth: dict[str, Any],
-    effort: tuple[int | None, int | None],
+    ui: Ui, subject: Any, first: Any, total: int, truth: dict[str, Any], images: int | None, steps: int | None
 ) -> Any:
     """What scores the maps as they come; says what it will ask of the model."""
     from xaitune.scorefiles import FolderScorer
 
-    method, block = maps
-    blocks = len(parse_blocks(block)) if method == "gradcam" else 1
-    images, steps = effort
-    scorer = FolderScorer(subject, paths, blocks, stable=method != "lime", images=images, steps=steps, **truth)
+    scorer = FolderScorer(subject, first, total, images=images, steps=steps, **truth)
     plan = scorer.effort
-    job.ui.say(
-        f"Scoring: deletion, insertion, average drop and ROAD on {plan.images} of {len(paths)} images in {plan.steps} "
-        f"steps, {plan.calls:,} network calls, about {duration(plan.seconds)}"
+    ui.say(
+        f"Scoring: deletion, insertion, average drop and ROAD on {plan.images} of {total} images in {plan.steps} steps, "
+        f"{plan.calls:,} network calls, about {duration(plan.seconds)}"
     )
     return scorer
 

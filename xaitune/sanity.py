@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 
 from xaitune import device, mapscores
-from xaitune.config import parse_blocks
 from xaitune.device import keras
 from xaitune.gradcam import block_mapper
+from xaitune.graphs import find_stages
 from xaitune.scores import unit_maps
 from xaitune.subjects import Images, open_subject
 from xaitune.superpixels import probability_function
-from xaitune.vgg import require_blocks
 
 # Mean Spearman against the trained model's maps when all weights are random. Ours: the paper judges by eye.
 KEPT, CHANGED = 0.9, 0.5
@@ -44,11 +43,13 @@ def randomisation_check(
     at the latest when all is random; one that does not shows edges, not what was learned.
 
     `explain`: (keras.Model, images (n, h, w, 3), classes (n,)) -> block -> maps (n, h, w), by default Grad-CAM at
-    `blocks` by `rule`. Other arguments as in `gradcam_blocks`. Weights: He normal from `seed`, biases 0, on a copy:
-    the caller's model is not changed. `table`: block, randomised ('head', 'head to Block 5', ...), spearman and ssim
-    (means over `images` of `mapscores.agreement` between [0, 1] views at input size; a map that vanished counts 0,
-    images whose trained map is constant are left out). `verdicts` read the last stage: from KEPT on a block's maps
-    ignore the model, from CHANGED on they follow it in part. Raises ModelError, ImageError, ConfigError.
+    `blocks` by `rule`. Other arguments as in `gradcam_blocks`. Random weights (`seed`) are normal with the spread of the
+    trained ones, biases 0 (the paper draws the initial weights anew), on a copy: the caller's model is not changed.
+
+    `table`: block, randomised ('head', 'head to Block 5', ...), spearman and ssim (means over `images` of
+    `mapscores.agreement` between [0, 1] views at input size; a map that vanished counts 0, images whose trained map is
+    constant are left out). `verdicts` read the last stage: from KEPT on a block's maps ignore the model, from CHANGED
+    on they follow it in part. Raises ModelError, ImageError, ConfigError.
     """
     subject = open_subject(model)
     array, _ = subject.read(images)
@@ -56,15 +57,14 @@ def randomisation_check(
     top = probability_function(subject, "float32")(array).argmax(axis=1)
     classes = (top if index < 0 else np.full(len(array), index)).astype(np.int32)
     copy = device.with_precision(subject.model, "float32")
-    numbers = parse_blocks(blocks)
-    make = explain or (lambda m, x, c: block_mapper(m, numbers, rule)(x, c)[0])
+    make = explain or (lambda m, x, c: block_mapper(m, blocks, rule)(x, c)[0])
 
     first = make(copy, array, classes)
     trained, size, rng = unit_maps(first, subject.image_size), subject.image_size, np.random.default_rng(seed)
     rows = []
     for stage, layers in _cascade(copy):
         for layer in layers:
-            layer.set_weights([_random(w.shape, rng) for w in layer.get_weights()])
+            _randomise(layer, rng)
         maps = unit_maps(make(copy, array, classes), size)
         rows.append(_likeness(trained, maps, sorted(first)).assign(randomised=stage))
     table = pd.concat(rows).sort_values("block", kind="stable", ignore_index=True)
@@ -74,18 +74,21 @@ def randomisation_check(
 
 def _cascade(model: keras.Model) -> list[tuple[str, list[Any]]]:
     """(what is random by then, the layers that become so), from the head down."""
-    blocks = require_blocks(model)
-    inside = {name for names in blocks.values() for name in names}
-    head = [layer for layer in model.layers if layer.weights and layer.name not in inside]
-    below = [(f"head to Block {b}", [model.get_layer(n) for n in blocks[b]]) for b in sorted(blocks, reverse=True)]
-    return [("head", head), *below]
+    place = {layer.name: i for i, layer in enumerate(model.layers)}
+    ends = [0, *(place[name] + 1 for _, name in sorted(find_stages(model).items()))]
+    names = {0: "head"} | {b: f"head to Block {b}" for b in range(1, len(ends))}
+    stages = [(names[0], model.layers[ends[-1] :])]
+    return stages + [(names[b], model.layers[ends[b - 1] : ends[b]]) for b in range(len(ends) - 1, 0, -1)]
 
 
-def _random(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """A kernel by He et al. 2015, a bias of zeros."""
-    if len(shape) < 2:
-        return np.zeros(shape, np.float32)
-    return rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype(np.float32)
+def _randomise(layer: Any, rng: np.random.Generator) -> None:
+    """Kernels drawn from a normal of their own spread, biases 0; a normalisation keeps what it has."""
+    for weight in layer.weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if values.ndim > 1:
+            weight.assign(rng.normal(0, values.std(), values.shape).astype(np.float32))
+        elif weight.name == "bias":
+            weight.assign(np.zeros_like(values))
 
 
 def _likeness(trained: np.ndarray, maps: np.ndarray, blocks: list[int]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from xaitune.datafiles import Listing, find_masks, nfc, resolve_groups
 from xaitune.errors import DataError
 from xaitune.explainers import SCORE_FILES
 from xaitune.images import image_header, read_mask
+from xaitune.results import BlockHeatmaps
 from xaitune.scores import FILL, ROAD_PERCENTAGES, Explanation, Progress, Scorer, measure_costs, plan_effort, summarise
 from xaitune.subjects import Subject
 
@@ -53,28 +54,28 @@ def read_masks(files: Sequence[str], masks: Sequence[Path | None]) -> list[np.nd
 
 
 class FolderScorer:
-    """Scores the explanations of image files as they come; `effort` is what it will ask of the model.
+    """Scores the explanations of `total` image files as they come; `effort` is what it will ask of the model.
 
-    `blocks`: how many maps an image has; `stable`: whether they can be made again cheaply (heatmaps). `masks` and
-    `groups` have one entry a file; `images` and `steps` as in `plan_effort`.
+    `first`: the first of the explanations, on which a network call is timed. `masks` and `groups` have one entry a
+    file; `images` and `steps` as in `plan_effort`.
     """
 
     def __init__(
         self,
         subject: Subject,
-        paths: Sequence[Path],
-        blocks: int,
+        first: Explanation,
+        total: int,
         *,
-        stable: bool = True,
         masks: Sequence[Path | None] | None = None,
         groups: Sequence[str] | None = None,
         images: int | None = None,
         steps: int | None = None,
     ) -> None:
         self.subject, self.masks, self.groups = subject, masks, groups
-        costs = measure_costs(subject, subject.read_paths(paths[:2]))
-        self.effort = plan_effort(len(paths), blocks, costs, stable=stable, images=images, steps=steps)
-        self.scorer = Scorer(len(paths), self.effort.images)
+        blocks = first.blocks if isinstance(first, BlockHeatmaps) else ()
+        costs = measure_costs(subject, first.images[:2])
+        self.effort = plan_effort(total, len(blocks) or 1, costs, stable=bool(blocks), images=images, steps=steps)
+        self.scorer = Scorer(total, self.effort.images)
         self.seconds = 0.0
 
     def add(self, made: Explanation) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from xaitune import mapscores, stats
+from xaitune.cam import cam_mapper
 from xaitune.errors import InputError
-from xaitune.gradcam import block_mapper
+from xaitune.gradcam import block_mapper, computing_model
 from xaitune.images import map_to_image, resize_mask
 from xaitune.imputation import fill_linear
 from xaitune.results import BlockHeatmaps, Superpixels, unit_view
@@ -158,8 +159,8 @@ def _asker(subject: Subject, made: Explanation, steps: int) -> Ask:
     predict, rng = probability_function(subject), np.random.default_rng(0)
     mapper: Any = None
     if isinstance(made, BlockHeatmaps):  # superpixels would cost thousands of calls an image
-        # The view of a CAM is that of Grad-CAM at Block 5, which takes a class for each image.
-        mapper = block_mapper(subject.model, made.blocks, made.rule)
+        model, _ = computing_model(subject.model, made.precision, made.rule)
+        mapper = cam_mapper(model) if made.method == "cam" else block_mapper(model, made.blocks, made.rule)
 
     def ask(images: np.ndarray, maps: np.ndarray, classes: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
         def explain(changed: np.ndarray) -> np.ndarray:
@@ -314,7 +315,9 @@ def printable(summary: pd.DataFrame) -> pd.DataFrame:
         if not np.isfinite(mean):
             return ""
         value = f"{mean:.2f}" if abs(mean) >= 0.1 or mean == 0 else f"{mean:.3f}"
-        bounds = [f"{round(b, 2) + 0.0:.2f}".replace("0.", ".", 1) for b in (low, high)]  # short: five blocks fit a line
+        bounds = [
+            f"{round(b, 2) + 0.0:.2f}".replace("0.", ".", 1) for b in (low, high)
+        ]  # short: five blocks fit a line
         return f"{value} [{', '.join(bounds)}]" if np.isfinite(low) else value
 
     arrows = {"high": "↑", "low": "↓", "": ""}
