@@ -57,7 +57,7 @@ def randomisation_check(
     top = probability_function(subject, "float32")(array).argmax(axis=1)
     classes = (top if index < 0 else np.full(len(array), index)).astype(np.int32)
     copy = device.with_precision(subject.model, "float32")
-    make = explain or (lambda m, x, c: block_mapper(m, blocks, rule)(x, c)[0])
+    make = explain or _grad_cam(copy, blocks, rule)
 
     first = make(copy, array, classes)
     trained, size, rng = unit_maps(first, subject.image_size), subject.image_size, np.random.default_rng(seed)
@@ -70,6 +70,11 @@ def randomisation_check(
     table = pd.concat(rows).sort_values("block", kind="stable", ignore_index=True)
     table = table[["block", "randomised", "spearman", "ssim", "images"]]
     return RandomisationCheck(table, {b: _verdict(table[table["block"] == b]) for b in sorted(first)})
+
+
+def _grad_cam(model: keras.Model, blocks: Any, rule: str) -> Explain:
+    mapper = block_mapper(model, blocks, rule)  # compiled once; it follows the model's weights
+    return lambda _, images, classes: mapper(images, classes)[0]
 
 
 def _cascade(model: keras.Model) -> list[tuple[str, list[Any]]]:
