@@ -24,7 +24,7 @@ def class_activation_map(
     """
     subject = open_subject(model)
     try:
-        computing, used = computing_model(subject.model, precision, "cam")
+        computing, used = computing_model(subject.model, precision)
         mapper = cam_mapper(computing)
     except ModelError as error:
         raise ModelError(f"{subject.name}: {error}") from None
@@ -39,7 +39,7 @@ def cam_mapper(model: keras.Model) -> Callable[[np.ndarray, np.ndarray], tuple[B
     pooling, dense = _gap_head(model)
     last = len(find_stages(model))
     tap = keras.Model(model.input, [pooling.input, model.output])
-    size = device.batch_size(model.input_shape[1:3])
+    size = device.images_at_once(*model.input_shape[1:3])
 
     def part(images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         out = tap(np.asarray(images, np.float32), training=False)

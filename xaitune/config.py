@@ -102,14 +102,14 @@ def parse_blocks(value: Any, name: str = "block", low: int = 1, high: int | None
     Raises ConfigError for a block outside `low`..`high`, VGG16's 5 or what another model has. With None, where the
     model is not known yet, 'all' is VGG16's and any number above passes.
     """
-    last = high or 5
+    count = high or 5
     wanted: list[int] = []
     items = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
         for item in items:
             text = str(item).strip().lower()
             if text == "all":
-                wanted += range(max(low, 1), last + 1)
+                wanted += range(max(low, 1), count + 1)
             elif "-" in text[1:]:
                 first, last = (int(part) for part in text.split("-"))
                 wanted += range(first, last + 1)
@@ -118,9 +118,9 @@ def parse_blocks(value: Any, name: str = "block", low: int = 1, high: int | None
     except ValueError:
         wanted = []
     if not wanted or min(wanted) < low or (high and max(wanted) > high):
-        whose = "VGG16" if last == 5 else "this model"
+        whose = "VGG16" if count == 5 else "this model"
         raise ConfigError(
-            f"{name} must be {low}..{last}, a range like 1-3, a list like 1,3, or 'all' ({whose} has Block 1 to {last}). "
+            f"{name} must be {low}..{count}, a range like 1-3, a list like 1,3, or 'all' ({whose} has Block 1 to {count}). "
             f"Received: {value!r}."
         )
     return tuple(sorted(set(wanted)))

@@ -90,7 +90,7 @@ def explainer(
 
         return lime
     try:
-        computing, used = computing_model(subject.model, precision, "cam" if method == "cam" else rule)
+        computing, used = computing_model(subject.model, precision)
         mapper = cam_mapper(computing) if method == "cam" else block_mapper(computing, blocks, rule)
     except ModelError as error:
         raise ModelError(f"{subject.name}: {error}") from None

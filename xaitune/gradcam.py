@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from xaitune import device
-from xaitune.config import PRECISIONS, parse_blocks
+from xaitune.config import parse_blocks
 from xaitune.device import keras
 from xaitune.errors import ConfigError, nearest
 from xaitune.graphs import find_stages
@@ -19,7 +19,6 @@ from xaitune.vgg import is_vgg
 ops = keras.ops
 Tensor = Any  # of the backend, or a numpy array
 BlockMaps = dict[int, np.ndarray]
-FLOAT32_RULES: tuple[str, ...] = ()
 
 
 def _gradcam(a: Tensor, g: Tensor) -> Tensor:
@@ -88,7 +87,7 @@ def gradcam_blocks(
     'float32', 'bfloat16', or 'auto', see `computing_model`. Raises ModelError, ImageError, ConfigError.
     """
     subject = open_subject(model)
-    computing, used = computing_model(subject.model, precision, rule)
+    computing, used = computing_model(subject.model, precision)
     mapper = block_mapper(computing, blocks, rule)
     array, files = subject.read(images)
     index = subject.class_index(class_name)
@@ -96,19 +95,22 @@ def gradcam_blocks(
     return heatmaps(subject, "gradcam", raw, logits, array, files, index, rule, used)
 
 
-def computing_model(model: keras.Model, precision: str, rule: str) -> tuple[keras.Model, str]:
-    """(the model that maps are computed with, its precision); the weights of a bfloat16 one are a copy.
+def computing_model(model: keras.Model, precision: str = "auto") -> tuple[keras.Model, str]:
+    """(the model to compute maps with, its precision): itself in float32, a copy in bfloat16.
 
-    'auto' is bfloat16 where the processor has units for it and its maps were measured to agree with float32's: ...
+    'auto' is bfloat16 for a VGG where a GPU is visible or the processor has units for it: raw maps of photographs agree
+    with float32's there, by a mean Spearman correlation of at least 0.98 at every block for every rule. Everything up
+    to the first pooling stays in float32: rounded to bfloat16, neighbours tie more often, and a tie gives a pixel's
+    whole gradient to another one. Raises ConfigError.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(
-            f"precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}.{nearest(precision, PRECISIONS)}"
-        )
-    if precision == "auto" and (rule in FLOAT32_RULES or not is_vgg(model)):
-        precision = "float32"
+    if precision == "auto" and not is_vgg(model):
+        return model, "float32"
     resolved, _ = device.resolve_precision(precision)
-    return (model if resolved == "float32" else device.with_precision(model, resolved)), resolved
+    if resolved == "float32":
+        return model, resolved
+    pooling = (i for i, layer in enumerate(model.layers) if isinstance(layer, keras.layers.MaxPooling2D))
+    keep = [layer.name for layer in model.layers[: next(pooling, 0) + 1]]
+    return device.with_precision(model, resolved, keep), resolved
 
 
 def block_mapper(
@@ -148,7 +150,7 @@ def rules_mapper(
     passes = device.activation_gradients(model, [stages[b] for b in wanted], weigh)
 
     def call(images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
-        size = device.batch_size(images.shape[1:3])
+        size = device.images_at_once(*images.shape[1:3])
         parts = [passes(images[i : i + size], classes[i : i + size]) for i in range(0, len(images), size)]
         maps = {
             rule: {b: np.concatenate([made[k][rule] for made, _ in parts]) for k, b in enumerate(wanted)}
