@@ -144,6 +144,11 @@ def test_cam_is_scored_like_grad_cam_at_block_5(run, data):
     np.testing.assert_allclose(cam["stability"], gradcam["stability"], atol=0.02)
 
 
+def test_a_model_of_another_size_is_named(run):
+    with pytest.raises(InputError, match=r"model's input size \(32, 32\)\. Received: \(2, 2\)"):
+        score_maps(TWO, model=run)
+
+
 def test_wrong_lengths_and_steps_are_named():
     with pytest.raises(InputError, match=r"masks must hold one entry an image \(2\). Received: 1"):
         score_maps(TWO, masks=[None])

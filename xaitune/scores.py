@@ -85,10 +85,15 @@ def score_maps(
     for name, values in (("masks", masks), ("groups", groups)):
         if values is not None and len(values) != len(maps):
             raise InputError(f"{name} must hold one entry an image ({len(maps)}). Received: {len(values)}.")
-    count = 0 if model is None else len(maps) if images is None else images
+    subject = None if model is None else open_subject(model)
+    if subject is not None and subject.image_size != maps.images.shape[1:3]:
+        raise InputError(
+            f"The maps must be of the model's input size {subject.image_size}. Received: {maps.images.shape[1:3]}."
+        )
+    count = 0 if subject is None else len(maps) if images is None else images
     scorer = Scorer(len(maps), count)
     scorer.add(maps, masks, groups)
-    return scorer.finish(None if model is None else open_subject(model), steps)
+    return scorer.finish(subject, steps)
 
 
 class Scorer:
@@ -159,7 +164,7 @@ def _asker(subject: Subject, made: Explanation, steps: int) -> Ask:
     predict, rng = probability_function(subject), np.random.default_rng(0)
     mapper: Any = None
     if isinstance(made, BlockHeatmaps):  # superpixels would cost thousands of calls an image
-        model, _ = computing_model(subject.model, made.precision, made.rule)
+        model, _ = computing_model(subject.model, made.precision)
         mapper = cam_mapper(model) if made.method == "cam" else block_mapper(model, made.blocks, made.rule)
 
     def ask(images: np.ndarray, maps: np.ndarray, classes: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
