@@ -1,0 +1,380 @@
+"""Explanations against the packages that users know, in one process, as ratios.
+
+    python benchmarks/explain.py IMAGES --weights vgg16_imagenet_notop.h5 [--groups groups.csv] [--out results.csv]
+
+VGG16 at 224 px with a head trained on IMAGES (class folders), 32 of its test images:
+(a) maps of all five blocks against tf-keras-vis, and pytorch-grad-cam where torch is installed, called once a block;
+(b) the same against one forward pass;
+(c) LIME against the lime package with its 1,000 samples: time, and agreement between independent draws;
+(d) resident memory while 2,000 images are explained and drawn.
+
+Needs tf-keras-vis and lime; pytorch-grad-cam and ncnn (xaitune[fast]) are compared where they are installed. Every
+ratio is taken within one repeat, the tools in turn; median, lowest and highest of the repeats are printed.
+"""
+
+import argparse
+import contextlib
+import gc
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import xaitune as xt
+from xaitune import device
+from xaitune.explainers import explainer
+from xaitune.probe import choose_images
+from xaitune.segments import segment
+from xaitune.subjects import Subject, open_subject
+from xaitune.superpixels import lime_superpixels, predict_masked, probability_function
+from xaitune.surrogate import fit_package, jaccard, package_masks, spearman
+from xaitune.vgg import BLOCKS
+
+SIZE, PEER_BATCH = (224, 224), 8
+TORCH_IMAGES = 8  # it is the slowest; its time is scaled to all images
+SEEDS = 3  # independent draws of masks for each image and method
+CEILING = 1000  # samples that xaitune may take: its default
+ROWS: list[dict[str, Any]] = []
+
+
+def record(part: str, what: str, values: Any, unit: str) -> None:
+    """Print and keep median, lowest and highest."""
+    values = np.atleast_1d(np.asarray(values, float))
+    middle, low, high = np.median(values), values.min(), values.max()
+    print(f"({part}) {what}: {middle:.3g} [{low:.3g}, {high:.3g}] {unit} over {len(values)}", flush=True)
+    ROWS.append(
+        {"part": part, "what": what, "median": middle, "low": low, "high": high, "n": len(values), "unit": unit}
+    )
+
+
+def machine() -> str:
+    """Processor, cores, precision that 'auto' takes, and versions."""
+    about = device.describe(device.resolve_precision()[0])
+    versions = {**about["versions"]}
+    for name in ("tf-keras-vis", "grad-cam", "torch", "lime", "ncnn"):
+        with contextlib.suppress(Exception):
+            from importlib.metadata import version
+
+            versions[name] = version(name)
+    listed = ", ".join(f"{k} {v}" for k, v in versions.items())
+    return f"{about['processor']}, {about['cores']} cores, auto = {about['precision']}; {listed}"
+
+
+def timed(work: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
+    """(result, wall seconds) of one call."""
+    gc.collect()
+    start = time.perf_counter()
+    made = work(*args, **options)
+    return made, time.perf_counter() - start
+
+
+# ---- the model and the images
+
+
+def trained(args: argparse.Namespace, work: Path) -> tuple[Subject, np.ndarray, np.ndarray]:
+    """(VGG16 at 224 px with a trained head, test images uint8, their groups' order is classes in turn)."""
+    data = xt.ImageData.from_folder(args.images_dir, groups=args.groups, image_size=SIZE)
+    run = xt.train_model(data, weights=args.weights, freeze_through=5, name="head", runs_dir=work)
+    print(f"head: test macro F1 {run.score('test'):.3f} over {len(data.indices('test'))} images", flush=True)
+    rows = choose_images(data, data.indices("test"), args.images)
+    rows = np.random.default_rng(0).permutation(rows)  # so that the first few are of every class
+    return open_subject(run), data.load(rows), data.labels[rows]
+
+
+# ---- (a), (b) five blocks
+
+
+def keras_vis(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+    """tf-keras-vis, once a block, without its enlarging."""
+    from tf_keras_vis.gradcam import Gradcam
+    from tf_keras_vis.utils.scores import CategoricalScore
+
+    tool = Gradcam(subject.model, clone=True)
+
+    def maps(images: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
+        found = []
+        for names in BLOCKS.values():
+            parts = [
+                tool(
+                    CategoricalScore([int(c) for c in classes[i : i + PEER_BATCH]]),
+                    images[i : i + PEER_BATCH],
+                    penultimate_layer=names[-1],
+                    expand_cam=False,
+                    normalize_cam=False,
+                )
+                for i in range(0, len(images), PEER_BATCH)
+            ]
+            found.append(np.concatenate(parts))
+        return found
+
+    return maps
+
+
+def torch_cam(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+    """pytorch-grad-cam, once a block, on the same network in torch."""
+    import torch
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    layers, last = [], {}
+    preprocess = subject.model.get_layer("preprocess").get_config()
+    for block, names in BLOCKS.items():
+        for name in names:
+            kernel, bias = subject.model.get_layer(name).get_weights()
+            conv = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
+            conv.weight.data = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+            conv.bias.data = torch.from_numpy(bias)
+            layers += [conv, torch.nn.ReLU()]
+        last[block] = layers[-1]
+        if block < 5:
+            layers.append(torch.nn.MaxPool2d(2))
+    kernel, bias = subject.model.get_layer("logits").get_weights()
+    dense = torch.nn.Linear(*kernel.shape)
+    dense.weight.data, dense.bias.data = torch.from_numpy(kernel.T.copy()), torch.from_numpy(bias)
+    model = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), dense).eval()
+    model = model.to(memory_format=torch.channels_last)
+    scale, offset = np.float32(preprocess["scale"]), np.asarray(preprocess["offset"], np.float32)
+
+    def maps(images: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
+        inputs = torch.from_numpy((images * scale + offset).transpose(0, 3, 1, 2).copy())
+        found = []
+        for layer in last.values():
+            with GradCAM(model=model, target_layers=[layer]) as tool:
+                for i in range(0, len(images), PEER_BATCH):
+                    targets = [ClassifierOutputTarget(int(c)) for c in classes[i : i + PEER_BATCH]]
+                    found.append(tool(input_tensor=inputs[i : i + PEER_BATCH], targets=targets))
+        return found
+
+    return maps
+
+
+def five_blocks(subject: Subject, images: np.ndarray, labels: np.ndarray, repeats: int) -> None:
+    """Parts (a) and (b)."""
+    images = images.astype(np.float32)
+    auto = device.resolve_precision()[0]
+    classes = probability_function(subject)(images).argmax(axis=1)
+    peers = {"tf-keras-vis": keras_vis(subject)}
+    with contextlib.suppress(ImportError):
+        peers["pytorch-grad-cam"] = torch_cam(subject)
+    precisions = list(dict.fromkeys(["float32", auto]))
+    models = {p: subject.model if p == "float32" else device.with_precision(subject.model, p) for p in precisions}
+    forward = {p: device.predict_logits(model) for p, model in models.items()}
+    names = tuple(map(str, range(len(images))))
+    tools = {p: explainer(subject, "gradcam", precision=p) for p in precisions}  # made once, as the peers' objects are
+    exact, theirs = tools["float32"](images[:8], names[:8]), peers["tf-keras-vis"](images[:8], classes[:8])
+    apart = [
+        np.abs(np.maximum(exact.raw[b], 0) - t).max() / max(np.abs(t).max(), 1e-12)
+        for b, t in zip(exact.blocks, theirs, strict=True)
+    ]
+    record("a", "largest difference from tf-keras-vis over a block's maximum, Block 1 to 5", apart, "relative")
+    times: dict[str, list[float]] = {}
+    for repeat in range(-1, repeats):  # the first compiles and is not counted
+        for p in precisions:
+            times.setdefault(f"forward {p}", []).append(timed(forward[p], images)[1])
+            times.setdefault(f"maps {p}", []).append(timed(tools[p], images, names)[1])
+        for name, tool in peers.items():
+            few = slice(None if name == "tf-keras-vis" else TORCH_IMAGES)
+            took = timed(tool, images[few], classes[few])[1] if repeat >= 0 else np.nan
+            times.setdefault(name, []).append(took * len(images) / len(images[few]))
+    times = {name: values[1:] for name, values in times.items()}
+    for name, values in times.items():
+        record("a", f"{name}, {len(images)} images", np.array(values) / len(images) * 1000, "ms an image")
+    for precision in precisions:
+        maps = np.array(times[f"maps {precision}"])
+        for name in peers:
+            record("a", f"{name} / xaitune {precision}", np.array(times[name]) / maps, "times")
+        record(
+            "b", f"five blocks / one forward pass, {precision}", maps / np.array(times[f"forward {precision}"]), "times"
+        )
+
+
+# ---- (c) LIME
+
+
+def package(predict: Any, image: np.ndarray, seed: int, samples: int, explained: int) -> np.ndarray:
+    """The lime package's weights of one class, with its own loop."""
+    from lime.lime_image import LimeImageExplainer
+
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        made = LimeImageExplainer(random_state=seed).explain_instance(
+            image, predict, labels=(explained,), top_labels=None, num_samples=samples
+        )
+    weights = np.zeros(made.segments.max() + 1)
+    for superpixel, weight in made.local_exp[explained]:
+        weights[superpixel] = weight
+    return weights
+
+
+def agreement(weights: list[np.ndarray]) -> tuple[float, float]:
+    """Mean Spearman and top-5 Jaccard over all pairs of independent draws."""
+    one, two = np.triu_indices(len(weights), 1)
+    stacked = np.stack(weights)
+    return spearman(stacked[one], stacked[two]), jaccard(stacked[one], stacked[two])
+
+
+def lime_part(subject: Subject, images: np.ndarray, minutes: float, samples: int) -> pd.DataFrame:
+    """Part (c): one row an image."""
+    auto = device.resolve_precision()[0]
+    precisions = list(dict.fromkeys(["float32", auto]))
+    predict, quick = keras_only(subject), probability_function(subject, "float32")
+    predict(images[:10].astype(np.float32))  # the first call compiles
+    start, rows = time.perf_counter(), []
+    for image in images:
+        spent = (time.perf_counter() - start) / 60
+        if len(rows) >= 4 and spent + spent / len(rows) > minutes:
+            break
+        explained = int(quick(image[None].astype(np.float32))[0].argmax())
+        row, drawn = package_row(predict, quick, image, explained, samples)
+        for precision in precisions:
+            row |= own_row(subject, image, explained, precision, pooled(drawn, explained))
+        equal = int(min(row["xaitune float32 samples"], samples))
+        fits = [fit_package(m[:equal], t[:equal], 0).weights[explained] for m, t in drawn]
+        row["lime at equal calls Spearman"], row["lime at equal calls Jaccard"] = agreement(fits)
+        rows.append({"image": len(rows), "class": subject.class_names[explained], **row})
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+    table = pd.DataFrame(rows)
+    for column in [c for c in table if c.split()[-1] in ("Spearman", "Jaccard", "samples", "R2", "s")]:
+        record("c", f"{column} (mean over {len(table)} images: {table[column].mean():.3f})", table[column], "")
+    for precision in precisions:
+        record("c", f"lime / xaitune {precision}", table["lime s"] / table[f"xaitune {precision} s"], "times")
+    return table
+
+
+def package_row(
+    predict: Any, quick: Any, image: np.ndarray, explained: int, samples: int
+) -> tuple[dict[str, Any], list[tuple[np.ndarray, np.ndarray]]]:
+    """Time and agreement of the lime package, and the samples of its SEEDS draws.
+
+    The first draw is the package's own run, timed; all draws come again by the quicker of two equal ways of predicting.
+    """
+    weights, took = timed(package, predict, image, 0, samples, explained)
+    labels = segment(image, bounded=False)
+    all_masks = [package_masks(int(labels.max()) + 1, samples, seed) for seed in range(SEEDS)]
+    drawn = [(masks, predict_masked(quick, image, labels, masks, exact=True)) for masks in all_masks]
+    fits = [fit_package(m, t, 0).weights[explained] for m, t in drawn]
+    apart = np.abs(fits[0] - weights).max()
+    if apart > 1e-4:
+        raise SystemExit(f"The same samples must give the lime package's weights; they differ by {apart:.1e}.")
+    close, top = agreement(fits)
+    row = {"superpixels": len(weights), "lime samples": samples, "lime s": took}
+    row |= {"lime Spearman": close, "lime Jaccard": top}
+    others = [pooled(drawn[:i] + drawn[i + 1 :], explained) for i in range(SEEDS)]  # a draw is not its own judge
+    row["lime with the limit Spearman"] = spearman(np.stack(fits), np.stack(others))
+    return row, drawn
+
+
+def pooled(drawn: list[tuple[np.ndarray, np.ndarray]], explained: int) -> np.ndarray:
+    """LIME's weights from several draws together: the best that is known of the limit of endless samples."""
+    masks, targets = (np.concatenate(part) for part in zip(*drawn, strict=True))
+    return fit_package(masks, targets, 0).weights[explained]
+
+
+def own_row(subject: Subject, image: np.ndarray, explained: int, precision: str, limit: np.ndarray) -> dict[str, Any]:
+    """Time (median of the draws, segmentation included) and agreement of xaitune's draws, among them and with the limit."""
+    options = {"class_name": subject.class_names[explained], "precision": precision, "num_samples": CEILING}
+    lime_superpixels(subject, image[None], **(options | {"num_samples": 64}))  # the first call compiles
+    runs = [timed(lime_superpixels, subject, image[None], seed=seed, **options) for seed in range(SEEDS)]
+    made, key = [m for m, _ in runs], f"xaitune {precision}"
+    close, top = agreement([m.weights[0] for m in made])
+    return {
+        f"{key} s": float(np.median([took for _, took in runs])),
+        f"{key} samples": float(np.mean([m.samples[0] for m in made])),
+        f"{key} Spearman": close,
+        f"{key} Jaccard": top,
+        f"{key} with the limit Spearman": float(np.mean([spearman(m.weights[0][None], limit[None]) for m in made])),
+        f"{key} foretold Spearman": float(np.mean([m.stability[0, 0] for m in made])),
+        f"{key} R2": float(made[0].score[0]),
+    }
+
+
+def keras_only(subject: Subject) -> Any:
+    """Softmax probabilities in float32 through Keras alone, as a user of the lime package has them."""
+    from scipy.special import softmax
+
+    logits = device.predict_logits(subject.model)
+    return lambda images: softmax(logits(np.asarray(images, np.float32)).astype(np.float64), axis=1)
+
+
+# ---- (d) memory
+
+MEMORY = """
+import os, sys
+from pathlib import Path
+from xaitune import explainers
+from xaitune.subjects import open_subject
+from xaitune.vgg import build_vgg16
+subject = open_subject(build_vgg16(6, image_size=(64, 64), weights=sys.argv[1]))
+paths = sorted(p for p in Path(sys.argv[2]).rglob("*") if p.suffix in (".jpg", ".png"))
+paths = (paths * 2000)[:2000]
+make = explainers.explainer(subject, "gradcam")
+
+def resident():  # MiB
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+with explainers.ExplanationWriter(Path(sys.argv[3]), {"method": "gradcam", "rule": "gradcam"}) as writer:
+    for i, made in enumerate(explainers.iter_explanations(subject, paths, make), 1):
+        writer.add(made)
+        if i % 6 == 0:
+            print(min(i * explainers.CHUNK, 2000), resident(), flush=True)
+    writer.close()
+print(2000, resident())
+"""
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Part (d), in a process of its own, at 64 px with five blocks, drawings included."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", MEMORY, args.weights, args.images_dir, folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"The memory part failed:\n{done.stderr[-2000:]}")
+    found = pd.read_csv(io.StringIO(done.stdout), sep=" ", names=["images", "mb"])
+    print(found.to_string(index=False))
+    after = found[found["images"] >= 380]["mb"].to_numpy()
+    record("d", "resident memory, images 384 to 2000", after, "MiB")
+    record("d", "resident memory after 2000 images / after 384", after[-1] / after[0], "times")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images_dir", metavar="IMAGES", help="class folders")
+    parser.add_argument("--weights", required=True, help="VGG16 without its head (.h5)")
+    parser.add_argument("--groups", help="CSV file,group: images of one thing stay in one split")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lime-samples", type=int, default=1000, help="of the lime package")
+    parser.add_argument("--minutes", type=float, default=30, help="for part (c); at least 4 images are done")
+    parser.add_argument("--parts", default="abcd")
+    parser.add_argument("--work", help="keep the trained head here")
+    parser.add_argument("--out", help="CSV of all figures")
+    args = parser.parse_args()
+    print(machine(), flush=True)
+    work = Path(args.work or tempfile.mkdtemp())
+    if set(args.parts) & set("abc"):
+        subject, images, labels = trained(args, work)
+    if set(args.parts) & set("ab"):
+        five_blocks(subject, images, labels, args.repeats)
+    if "c" in args.parts:
+        table = lime_part(subject, images, args.minutes, args.lime_samples)
+        if args.out:
+            table.to_csv(Path(args.out).with_name(Path(args.out).stem + "-lime.csv"), index=False, float_format="%.4g")
+    if "d" in args.parts:
+        memory(args)
+    if args.out:
+        table = pd.DataFrame(ROWS)
+        table["machine"] = machine()
+        table.to_csv(args.out, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
