@@ -26,15 +26,18 @@ def _gradcam(a: Tensor, g: Tensor) -> Tensor:
 
 
 def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
-    # g^2 / (2 g^2 + sum(a) g^3), times relu(g), with what cancels left out: float32 holds no g^3.
+    # g^2 / (2 g^2 + sum(a) g^3) * relu(g), with what cancels left out: float32 holds no g^3. The paper's activations
+    # come after a ReLU; where others sum below 0, the divisor stays 2.
     positive = ops.relu(g)
-    below = 2 + ops.sum(a, axis=(1, 2), keepdims=True) * positive
-    weights = ops.sum(_ratio(positive, below), axis=(1, 2))  # (n, c)
+    total = ops.relu(ops.sum(a, axis=(1, 2), keepdims=True))
+    weights = ops.sum(positive / (2 + total * positive), axis=(1, 2))  # (n, c)
     return ops.einsum("nhwc,nc->nhw", a, weights)
 
 
 def _xgradcam(a: Tensor, g: Tensor) -> Tensor:
-    weights = _ratio(ops.sum(a * g, axis=(1, 2)), ops.sum(a, axis=(1, 2)))  # (n, c)
+    total = ops.sum(a, axis=(1, 2))  # (n, c)
+    some = ops.abs(total) > 1e-12  # a channel that is silent weighs nothing
+    weights = ops.where(some, ops.sum(a * g, axis=(1, 2)) / ops.where(some, total, 1), 0)
     return ops.einsum("nhwc,nc->nhw", a, weights)
 
 
@@ -44,12 +47,6 @@ def _hirescam(a: Tensor, g: Tensor) -> Tensor:
 
 def _layercam(a: Tensor, g: Tensor) -> Tensor:
     return ops.sum(a * ops.relu(g), axis=-1)
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """above / below, and 0 where nothing stands below."""
-    some = ops.abs(below) > 1e-12
-    return ops.where(some, above / ops.where(some, below, 1), 0)
 
 
 # (activations, gradients), both (n, h, w, c) -> (n, h, w) before the ReLU. Grad-CAM++: Chattopadhay et al. 2018, with
