@@ -318,6 +318,9 @@ def test_dry_run_starts_nothing(project):
     assert (answer.json["runs"], answer.json["missing"]) == (30, 26)  # four of seed 0 are there
     assert answer.json["seconds"] > 0
     assert answer.json["disk_bytes"] > 0
+    rates = ["--learning-rates", "1e-3,1e-4"]  # nag's own is 1e-3: its two runs of seed 0 count
+    answer = xaitune(folder, "sweep-freeze", "--dry-run", "--freeze-through", "1-5", "--seeds", "2", *rates, "--json")
+    assert (answer.json["runs"], answer.json["missing"]) == (60, 58)
     assert files(folder / "runs") == before
 
 

@@ -153,6 +153,10 @@ def test_data_config_refuses(field, value, says):
         ("optimizers", [], "optimizers must be at least one optimizer. Received: optimizers=[]."),
         ("seeds", 0, "seeds must be a whole number of at least 1. Received: seeds=0."),
         ("engine", "locale", "engine must be one of local. Received: engine='locale'. Did you mean 'local'?"),
+        ("learning_rates", "", "learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3. Received: learn"),
+        ("learning_rates", [1e-3, 0], "Received: learning_rates=[0.001, 0]."),
+        ("learning_rates", "fast", "Received: learning_rates='fast'."),
+        ("learning_rates", [None], "Received: learning_rates=[None]."),
         ("workers", 0, "workers must be a whole number of at least 1. Received: workers=0."),
     ],
 )
@@ -166,6 +170,9 @@ def test_values_are_made_uniform():
     sweep = SweepConfig(freeze_through="3,1-2", optimizers="nag, sgd,nag")
     assert sweep.freeze_through == (1, 2, 3)
     assert sweep.optimizers == ("nag", "sgd")
+    assert SweepConfig(learning_rates="1e-2, 1e-3,0.01").learning_rates == (1e-2, 1e-3)
+    assert SweepConfig(learning_rates=[0.1]).learning_rates == SweepConfig(learning_rates=0.1).learning_rates == (0.1,)
+    assert SweepConfig().learning_rates is None
     data = DataConfig(image_size="64x96", split=[0.5, 0.25, 0.25])
     assert data.image_size == (64, 96)
     assert data.split == (0.5, 0.25, 0.25)
@@ -194,7 +201,7 @@ def test_unknown_option_names_the_nearest():
 def test_text_reads_back_to_the_same(tmp_path):
     data = DataConfig(r'C:\scans "new"', None, r"^(tile\d+)_", (64, 96), (0.5, 0.25, 0.25), 4, "pad")
     train = TrainConfig(weights="slim", learning_rate=0.125, epochs=3, class_weight="balanced", precision="float32")
-    config = Config(data, train, SweepConfig((0, 2), ("sgd",), 2, "local", 3))
+    config = Config(data, train, SweepConfig((0, 2), ("sgd",), 2, "local", 3, (0.1, 1e-5)))
     text = config_text(config, {"train.epochs": "at most"})
     assert "epochs = 3  # at most\n" in text
     assert "masks" not in text

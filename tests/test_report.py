@@ -347,6 +347,22 @@ def test_cells_that_did_not_end_are_said(tmp_path):
     assert "--freeze-through 1,2,3,4,5 --optimizers nag,sgd --seeds 2" in page.texts
 
 
+def test_the_learning_rate_that_a_cell_kept(tmp_path):
+    sweep = make_sweep(tmp_path / "s")
+    runs = pd.concat([sweep.runs.assign(learning_rate=rate) for rate in (0.01, 0.001)], ignore_index=True)
+    runs["name"] = [
+        n.replace("-seed", f"-lr{r:g}-seed") for n, r in zip(runs["name"], runs["learning_rate"], strict=True)
+    ]
+    runs.loc[runs["learning_rate"] == 0.01, "validation"] = 0.99  # of one seed alone it would be the best
+    cells = sweep.cells.assign(learning_rate=0.001, rates=2)
+    page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells), check=make_check())
+    assert page.texts.count("learning rate 0.001, best of 2") == 10
+    assert "Class by class: freeze3-nag-lr0.001-seed1" in page.texts
+    assert "--seeds 2 --learning-rates 0.001,0.01" in page.texts
+    page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells))
+    assert "xaitune train --freeze-through 3 --optimizer nag --learning-rate 0.001" in page.texts
+
+
 def test_parts_of_other_data_are_named(tmp_path):
     page, _ = page_of(make_run(tmp_path / "r"), advice=make_advice("another"))
     assert "The advice given here belongs to other images" in page.texts

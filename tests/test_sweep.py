@@ -44,8 +44,8 @@ def write_run(folder, config, validation_wrong, test_predicted, test_true, test_
         frame = {"file": [f"{split}/{i}.png" for i in range(len(true))], "group": groups, "split": split}
         frame |= {"true": np.array(NAMES)[true], "predicted": np.array(NAMES)[predicted[split]]}
         rows.append(pd.DataFrame(frame | {f"p({n})": sure[:, i] for i, n in enumerate(NAMES)}))
-    path = folder / runs.run_name(config)
-    identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
+    path = folder / runs.run_name(config, with_rate=config.learning_rate is not None)
+    identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS, "learning_rate": config.rate}
     contents = {"identity": identity, "train": dataclasses.asdict(config), "data": dataclasses.asdict(DataConfig())}
     runs.write_json(path / "config.json", contents | {"class_names": NAMES})
     runs.write_json(path / "metadata.json", {"precision": "float32", "weights_digest": WEIGHTS})
@@ -217,6 +217,84 @@ def test_check_json(table):
     assert kept["difference"]["low"] == check.difference.low
 
 
+# ---- several learning rates
+
+
+def write_rates(folder, cells):
+    """A sweep: (depth, rate) -> [(wrong on validation, wrong on test), one a seed]."""
+    identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
+    contents = {"identity": identity, "started": "2026-01-02T00:00:00+00:00", "class_names": NAMES}
+    runs.write_json(folder / "config.json", contents)
+    for (depth, rate), seeds in cells.items():
+        for seed, (validation, test) in enumerate(seeds):
+            config = dataclasses.replace(BASE, freeze_through=depth, learning_rate=rate, seed=seed)
+            write_run(folder, config, validation, answers(TRUE, test), TRUE, GROUPS)
+    return load_sweep(folder)
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """2 depths x 2 rates x 2 seeds: on test the other rate is better, on validation the mean decides, not one seed."""
+    cells = {(3, 1e-3): [(0, 9), (8, 9)], (3, 1e-5): [(3, 20), (3, 22)]}
+    cells |= {(4, 1e-3): [(5, 9), (5, 9)], (4, 1e-5): [(9, 1), (9, 2)]}
+    return write_rates(tmp_path_factory.mktemp("rated") / "sweep", cells)
+
+
+def test_a_cell_keeps_the_rate_that_is_best_on_validation(rated):
+    assert sorted(rated.runs["name"])[:2] == ["freeze3-nag-lr0.001-seed0", "freeze3-nag-lr0.001-seed1"]
+    assert "freeze4-nag-lr1e-05-seed0" in set(rated.runs["name"])
+    assert list(rated.cells["name"]) == ["freeze3-nag", "freeze4-nag"]
+    assert list(rated.cells["learning_rate"]) == [1e-5, 1e-3]  # 3 + 3 wrong are fewer than 0 + 8
+    assert list(rated.cells["rates"]) == [2, 2]
+    wanted = stats.bootstrap_interval(TRUE, np.stack([answers(TRUE, 20), answers(TRUE, 22)]), GROUPS, "f1_macro")
+    cell = rated.cell(3, "nag")
+    assert (cell["test"], cell["low"], cell["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
+    assert list(rated.cell_runs(3, "nag")["name"]) == ["freeze3-nag-lr1e-05-seed0", "freeze3-nag-lr1e-05-seed1"]
+    assert sweep.best_run(rated).config.learning_rate == 1e-5
+
+
+def test_the_verdict_compares_the_rates_that_were_kept(rated):
+    check = check_advice(advice(3), rated)
+    a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((20, 22), (9, 9)))
+    assert check.difference == stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    assert check.learning_rates == {3: 1e-5, 4: 1e-3}
+    assert "Block 1-3 (nag at 1e-05) against Block 1-4 (nag at 0.001)" in check.sentence()
+    sweep.save_check(check, rated.path)
+    assert json.loads((rated.path / "check.json").read_text())["learning_rates"] == {"3": 1e-5, "4": 1e-3}
+
+
+def test_a_rate_that_diverged_or_lacks_a_seed_is_not_kept(tmp_path):
+    folder = tmp_path / "sweep"
+    write_rates(folder, {(3, 1e-3): [(0, 9)], (3, 1e-4): [(4, 9), (4, 9)], (3, 1e-2): [(0, 9), (0, 9)]})
+    lost = folder / "freeze3-nag-lr0.01-seed1"
+    runs.write_json(lost / runs.RESULT, {"state": "diverged", "metrics": {}, "seconds": 1.0})
+    (lost / "predictions.csv").unlink()
+    cell = load_sweep(folder).cell(3, "nag")
+    assert (cell["learning_rate"], cell["rates"], cell["seeds"]) == (1e-4, 3, 2)
+
+
+def test_the_grid_of_several_rates_and_what_of_it_is_unfinished(tmp_path):
+    several = SweepConfig(freeze_through=(3, 4), optimizers="nag", seeds=1, learning_rates="1e-2,1e-3")
+    notes = []
+    base = sweep.base_config(dataclasses.replace(BASE, learning_rate=0.5, final_epochs=2), several, notes.append)
+    assert (base.learning_rate, base.final_epochs) == (None, 0)
+    assert notes[1] == "learning_rate is left out: each cell tries learning_rates."
+    made = grid(several, base)
+    assert [(c.freeze_through, c.learning_rate) for c in made] == [(4, 1e-2), (4, 1e-3), (3, 1e-2), (3, 1e-3)]
+    assert [runs.run_name(c, with_rate=True) for c in made][-1] == "freeze3-nag-lr0.001-seed0"
+    # A sweep without the option is as it was: its names carry no rate, and its runs at that rate are not run again.
+    plain = dataclasses.replace(several, learning_rates=None)
+    assert grid(plain, BASE)[0] == dataclasses.replace(BASE, freeze_through=4, optimizer="nag", seed=0)
+    write_sweep(tmp_path / "a", {(3, "nag"): (1, [TRUE], 1.0)})  # at the table's 1e-3
+    assert [(c.freeze_through, c.rate) for c in sweep.unfinished(tmp_path / "a", several, base)] == [
+        (4, 1e-2),
+        (4, 1e-3),
+        (3, 1e-2),
+    ]
+    write_rates(tmp_path / "b", {(3, 1e-3): [(1, 1)], (4, 1e-2): [(1, 1)]})
+    assert [c.freeze_through for c in sweep.unfinished(tmp_path / "b", plain, BASE)] == [4]
+
+
 # ---- the folder
 
 
@@ -299,6 +377,12 @@ def test_grow_again_and_a_changed_base(demo, tmp_path):
     heads = [two.histories(f"freeze{k}-nag-seed0").query("stage == 'head'").drop(columns="seconds") for k in (4, 5)]
     pd.testing.assert_frame_equal(*heads)
     assert {tuple(two.predictions(n)["file"]) for n in two.runs["name"]} == {demo.files}
+    # More rates of the same cells: the two trained runs of the table's rate are not trained again.
+    rates = sweep_freeze(demo, seeds=1, learning_rates="1e-3,1e-4", notes=notes.append, **small)
+    assert notes[-1] == "2 of 4 runs are finished already."
+    new = {"freeze4-nag-lr0.0001-seed0", "freeze5-nag-lr0.0001-seed0"}
+    assert set(rates.runs["name"]) - set(two.runs["name"]) == new
+    assert list(rates.cells["rates"]) == [2, 2]
     other = sweep_freeze(demo, seeds=1, notes=notes.append, **small | {"train": dataclasses.replace(BASE, epochs=2)})
     assert other.path.name == "sweep-2"
     assert "epochs 1 -> 2" in notes[-1]

@@ -134,7 +134,8 @@ def init(
     job.ui.table(
         table,
         f"A sweep of {len(config.sweep.freeze_through) * len(config.sweep.optimizers)} cells x "
-        f"{config.sweep.seeds} seed{'s' if config.sweep.seeds > 1 else ''}",
+        + (f"{len(rates)} learning rates x " if len(rates := config.sweep.learning_rates or ()) > 1 else "")
+        + f"{config.sweep.seeds} seed{'s' if config.sweep.seeds > 1 else ''}",
         digits=1,
     )
     with runs.writing(file) as part:
@@ -623,7 +624,9 @@ def _say_sweep(ui: Ui, table: Any) -> None:
     shown = table.cells.copy()
     best = table.best["name"]
     shown["shown"] = [
-        f"{r.test:.3f} [{r.low:.3f}, {r.high:.3f}]" + ("*" if r.name == best else "=" if r.equals else "")
+        f"{r.test:.3f} [{r.low:.3f}, {r.high:.3f}]"
+        + ("*" if r.name == best else "=" if r.equals else "")
+        + (f" lr {r.learning_rate:g} of {r.rates}" if r.rates > 1 else "")
         for r in shown.itertuples()
     ]
     order = list(dict.fromkeys(shown["optimizer"]))
@@ -641,6 +644,8 @@ def _say_sweep(ui: Ui, table: Any) -> None:
     ui.say(
         f"* best on validation. = cannot be told from it; the cheapest of these to train is {table.equals.iloc[0]['name']}."
     )
+    if (shown["rates"] > 1).any():
+        ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
     bad = table.runs[table.runs["state"] != "finished"]
     for row in bad.itertuples():
         ui.warn(f"{row.name}: {row.state}")

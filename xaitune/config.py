@@ -143,6 +143,25 @@ def parse_fill(value: Any) -> Any:
     return colour if len(colour) == 3 else colour[0]
 
 
+def parse_rates(value: Any) -> tuple[float, ...] | None:
+    """Learning rates, unique and in the order given, from 0.01, '1e-2,1e-3' or [0.01, 0.001]; None stays.
+
+    Raises ConfigError.
+    """
+    if value is None:
+        return None
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        rates = tuple(dict.fromkeys(float(item) for item in items))
+    except (TypeError, ValueError):
+        rates = ()
+    if not rates or not all(0 < rate <= 10 for rate in rates):
+        raise ConfigError(
+            f"learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3. Received: learning_rates={value!r}."
+        )
+    return rates
+
+
 def check_method(method: Any, blocks: Any = "all") -> None:
     """Raise ConfigError for an unknown way of explaining, or blocks that it does not have."""
     _choice(method, METHODS, "method")
@@ -258,7 +277,8 @@ class TrainConfig:
 class SweepConfig:
     """The grid of a sweep: freeze depths x optimizers x seeds (0..seeds-1), and what runs it.
 
-    `workers` processes share the processor's threads; None takes one for every two cores.
+    `learning_rates`: every cell tries them all and keeps the one that is best on validation, its seeds' mean; None
+    takes the training's own. `workers` processes share the processor's threads; None takes one for every two cores.
     """
 
     freeze_through: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -266,6 +286,7 @@ class SweepConfig:
     seeds: int = 3
     engine: str = "local"
     workers: int | None = None
+    learning_rates: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze_through", parse_blocks(self.freeze_through, "freeze_through", low=0))
@@ -275,6 +296,7 @@ class SweepConfig:
         for name in names:
             _choice(name, OPTIMIZERS, "optimizers")
         object.__setattr__(self, "optimizers", tuple(dict.fromkeys(names)))
+        object.__setattr__(self, "learning_rates", parse_rates(self.learning_rates))
         _check(_is_int(self.seeds, 1), "", "seeds", "a whole number of at least 1", self.seeds)
         _choice(self.engine, ENGINES, "engine")
         _check(

@@ -11,7 +11,7 @@ import pandas as pd
 from xaitune import device, runs, vgg
 from xaitune.config import Config
 from xaitune.data import ImageData
-from xaitune.sweep import grid, run_cost, sweep_identity
+from xaitune.sweep import base_config, grid, run_cost, sweep_identity, unfinished
 
 SIZES = (64, 96, 128, 224)
 # Multiply-adds a second of VGG16's training over those of a float32 matrix product, in rough figures: for a plan, not
@@ -40,15 +40,15 @@ def training_rate(precision: str) -> float:
 def plan(config: Config, data: ImageData, runs_dir: str | Path, name: str | None = None) -> dict[str, Any]:
     """The runs of a sweep, those still to do, and about what these cost: seconds, and bytes on disk."""
     backbone = vgg.load_backbone(config.train.weights)
-    identity = sweep_identity(data, config.train, backbone.digest)
+    base = base_config(config.train, config.sweep)
+    identity = sweep_identity(data, base, backbone.digest)
     folder, _ = runs.choose_folder(Path(runs_dir), "sweep", name, identity, overwrite=False)
-    cells = grid(config.sweep, config.train)
-    missing = [c for c in cells if not runs.is_finished(folder / runs.run_name(c))]
+    missing = unfinished(folder, config.sweep, base)
     work, rate = _work(missing, data, data.image_size, backbone.channels), training_rate(config.train.precision)
     return {
         "folder": str(folder),
         "weights": backbone.digest,
-        "runs": len(cells),
+        "runs": len(grid(config.sweep, base)),
         "missing": len(missing),
         "seconds": work / rate + START_SECONDS + RUN_SECONDS * len(missing) if missing else 0.0,
         "disk_bytes": _disk(missing, config, data, backbone.channels) if missing else 0,

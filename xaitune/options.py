@@ -56,6 +56,7 @@ HELP = {
     "precision": "auto, float32 or bfloat16 [auto].",
     "optimizers": "Optimizers of the grid [sgd,momentum,nag].",
     "seeds": "Seeds 0..n-1 of the grid [3].",
+    "learning_rates": "Rates such as 1e-2,1e-3: each cell keeps the one best on validation [the optimizer's own].",
     "engine": "What runs the trainings: local [local].",
     "workers": "Worker processes; they share the processor's threads [one for two cores].",
 }

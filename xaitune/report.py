@@ -153,8 +153,19 @@ def _plural(number: int, word: str) -> str:
 # ---- the verdict
 
 
-def _train_command(through: int, optimizer: str) -> str:
-    return f"xaitune train --freeze-through {through} --optimizer {optimizer}"
+def _train_command(through: int, optimizer: str, rate: float | None = None) -> str:
+    """`rate`: a learning rate that was found by trying several."""
+    found = f" --learning-rate {rate:g}" if rate is not None else ""
+    return f"xaitune train --freeze-through {through} --optimizer {optimizer}{found}"
+
+
+def _cell_command(cell: Any) -> str:
+    rate = cell["learning_rate"] if cell.get("rates", 1) > 1 else None
+    return _train_command(cell["freeze_through"], cell["optimizer"], rate)
+
+
+def _advised_command(check: AdviceCheck, depth: int) -> str:
+    return _train_command(depth, check.optimizers[depth], check.learning_rates.get(depth))
 
 
 def _verdict(
@@ -174,7 +185,7 @@ def _verdict(
     elif sweep is not None:
         headline, sentence = _sweep_sentences(sweep)
         best = sweep.best
-        todo.append(("Train the best cell:", _train_command(best["freeze_through"], best["optimizer"])))
+        todo.append(("Train the best cell:", _cell_command(best)))
     else:
         headline, sentence = _run_sentences(result, run)
     if advice is not None:
@@ -196,23 +207,23 @@ def _checked(check: AdviceCheck) -> dict[str, Any]:
     todo: list[tuple[str, str]] = []
     if check.verdict == "confirmed":
         tone, headline = "good", f"Freeze {advised}: the sweep confirms the advice."
-        todo.append((f"Train with {advised} frozen:", _train_command(check.advised, check.optimizers[check.advised])))
+        todo.append((f"Train with {advised} frozen:", _advised_command(check, check.advised)))
     elif check.verdict == "contradicted":
         tone, headline = "bad", f"Do not follow the advice: freezing {rival} scores better than {advised}."
-        todo.append((f"Train with {rival} frozen:", _train_command(check.rival, check.optimizers[check.rival])))
+        todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
     else:
         tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or {rival} is better."
         best, cheap = check.best, check.cheapest
         if "freeze_through" in best and "optimizer" in best:
             text = f"Until then train the cell that is best on validation, {best['name']}:"
-            todo.append((text, _train_command(best["freeze_through"], best["optimizer"])))
+            todo.append((text, _cell_command(best)))
         if "freeze_through" in cheap and "optimizer" in cheap and cheap["name"] != best["name"]:
             gap = f" ({cheap['difference'] * 100:+.1f} points)" if "difference" in cheap else ""
             text = (
                 "Or, where training time matters, the cheapest whose interval against it reaches 0, "
                 f"{cheap['name']}{gap}:"
             )
-            todo.append((text, _train_command(cheap["freeze_through"], cheap["optimizer"])))
+            todo.append((text, _cell_command(cheap)))
         if check.test_images_needed:
             now = f"(there are {check.difference.images:,})"
             todo.insert(0, (f"Collect about {check.test_images_needed:,} test images {now} and sweep again.", ""))
@@ -378,7 +389,8 @@ def _sweep(sweep: SweepTable | None) -> dict[str, Any] | None:
             states = ", ".join(dict.fromkeys(s.partition(":")[0] for s in ended)) or "not run"
             cell = cells.get((depth, optimizer), {"finished": False, "best": False})
             lost = int((ended != "finished").sum())
-            row.append(cell | {"state": states, "lost": f"{lost} of {len(ended)} seeds not finished" if lost else ""})
+            what = "runs" if cell.get("rate") else "seeds"
+            row.append(cell | {"state": states, "lost": f"{lost} of {len(ended)} {what} not finished" if lost else ""})
         rows.append((frozen_name(depth), row))
     pictures = []
     if best is not None:
@@ -400,7 +412,7 @@ def _sweep(sweep: SweepTable | None) -> dict[str, Any] | None:
 def _all_runs(sweep: SweepTable) -> pd.DataFrame:
     """The sweep's runs; of one that failed before it wrote anything, depth, optimizer and seed are in its name."""
     runs = sweep.runs.copy()
-    told = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)-seed(?P<seed>\d+)")
+    told = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)(?:-lr.+)?-seed(?P<seed>\d+)")
     for column in ("freeze_through", "optimizer", "seed"):
         runs[column] = runs[column].where(runs[column].notna(), told[column])
     runs = runs.dropna(subset=["freeze_through", "optimizer", "seed"])
@@ -420,6 +432,7 @@ def _table_cell(cell: dict[str, Any], best: pd.Series | None) -> dict[str, Any]:
         "validation": _score(cell["validation"]),
         "seeds": int(cell.get("seeds", 1)),
         "seconds": _duration(cell.get("seconds")),
+        "rate": f"{cell['learning_rate']:g}, best of {cell['rates']}" if cell.get("rates", 1) > 1 else "",
         "difference": f"{_score(cell.get('difference'))} {_interval(cell.get('diff_low'), cell.get('diff_high'), '+')}",
         "best": same,
         "equals": finished and bool(cell.get("equals", False)) and not same,
@@ -434,9 +447,8 @@ def _shown_run(result: Run | SweepTable) -> dict[str, Any]:
     else:
         name, metric, best = "", result.metric, _best(result)
         if best is not None:
-            runs = result.runs[result.runs["state"] == "finished"]
-            same = (runs["freeze_through"] == best["freeze_through"]) & (runs["optimizer"] == best["optimizer"])
-            name = str(runs.loc[runs.loc[same, "validation"].idxmax(), "name"]) if same.any() else ""
+            runs = result.cell_runs(best["freeze_through"], best["optimizer"])
+            name = str(runs.loc[runs["validation"].idxmax(), "name"]) if len(runs) else ""
         predictions, metadata = pd.DataFrame(), _read_json(result.path / name / "metadata.json") if name else {}
     shown: dict[str, Any] = {"name": name, "metric": metric_name(metric), "class_names": result.class_names}
     shown |= {"missing": "", "metadata": metadata, "predictions": predictions, "history": None}
@@ -527,6 +539,12 @@ def _flat(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, between.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def _rates_option(sweep: SweepTable) -> str:
+    if "rates" not in sweep.cells or sweep.cells["rates"].max() < 2:
+        return ""
+    return f" --learning-rates {','.join(f'{r:g}' for r in sorted(sweep.runs['learning_rate'].dropna().unique()))}"
+
+
 def _making(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, Any]) -> dict[str, Any]:
     """Machine and versions, configuration, and the commands that make this again."""
     if isinstance(result, Run):
@@ -542,7 +560,7 @@ def _making(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, A
         depths, names = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
         commands.append(
             f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(names)} "
-            f"--seeds {runs['seed'].nunique()}"
+            f"--seeds {runs['seed'].nunique()}" + _rates_option(sweep)
         )
     made = {"fingerprint": result.fingerprint, **run["metadata"]}
     of = f" (of {run['name']})" if run["name"] else ""

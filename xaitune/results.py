@@ -394,7 +394,8 @@ class SweepTable:
 
     `runs`: one row a run (name, freeze_through, optimizer, seed, state, validation, test, seconds, ...).
     `cells`: one row a cell: means over the seeds, the interval of the test score over groups, `difference`,
-    `low` and `high` against the best, and whether it `equals` the best.
+    `low` and `high` against the best, and whether it `equals` the best. Where a cell tried several learning rates
+    (`rates`), all of it is of the one that is best on validation (`learning_rate`).
     """
 
     path: Path
@@ -433,6 +434,14 @@ class SweepTable:
             )
         return match.iloc[0]
 
+    def cell_runs(self, freeze_through: int, optimizer: str) -> pd.DataFrame:
+        """The finished runs of a cell, one a seed, at the learning rate that the cell keeps."""
+        same = (self.runs["freeze_through"] == freeze_through) & (self.runs["optimizer"] == optimizer)
+        found = self.runs[same & (self.runs["state"] == "finished")]
+        if "learning_rate" in self.cells:
+            found = found[found["learning_rate"] == self.cell(freeze_through, optimizer)["learning_rate"]]
+        return found.drop_duplicates("seed")
+
     def table(self, column: str = "test") -> pd.DataFrame:
         """Frozen blocks x optimizer, the layout of the freezing study's Table 9."""
         order = list(dict.fromkeys(self.cells["optimizer"]))
@@ -460,7 +469,8 @@ class AdviceCheck:
     """Whether a sweep confirms the advice, contradicts it, or cannot tell.
 
     `difference` is the advised depth's test score minus the rival's (the other depth that is best on validation),
-    each with the optimizer that is best on validation, with its 95 % interval over groups.
+    each with the optimizer that is best on validation, with its 95 % interval over groups. `learning_rates`: depth ->
+    the rate that is best on validation, where several were tried.
     """
 
     verdict: str
@@ -475,6 +485,7 @@ class AdviceCheck:
     test_images_needed: int | None
     seeds: int
     advice_made_first: bool = True
+    learning_rates: dict[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -492,8 +503,8 @@ class AdviceCheck:
             "cannot tell": "The sweep cannot tell",
         }[self.verdict]
         text = (
-            f"{what}: freezing {figures.frozen_name(self.advised)} ({self.optimizers[self.advised]}) against "
-            f"{figures.frozen_name(self.rival)} ({self.optimizers[self.rival]}) is {points} on {d.images} test images "
+            f"{what}: freezing {figures.frozen_name(self.advised)} ({self._how(self.advised)}) against "
+            f"{figures.frozen_name(self.rival)} ({self._how(self.rival)}) is {points} on {d.images} test images "
             f"in {d.groups} groups, {self.seeds} seed{'s' if self.seeds > 1 else ''}."
         )
         if self.verdict == "cannot tell" and self.test_images_needed:
@@ -506,6 +517,10 @@ class AdviceCheck:
                 f"{self.cheapest['name']}{self._gap()}."
             )
         return text
+
+    def _how(self, depth: int) -> str:
+        rate = self.learning_rates.get(depth)
+        return self.optimizers[depth] + (f" at {rate:g}" if rate is not None else "")
 
     def _gap(self) -> str:
         cell = self.cheapest

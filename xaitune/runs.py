@@ -86,9 +86,10 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is missing or damaged ({error}).") from None
 
 
-def run_name(config: TrainConfig) -> str:
-    """'freeze3-nag-seed0': what distinguishes runs of one sweep."""
-    return f"freeze{config.freeze_through}-{config.optimizer}-seed{config.seed}"
+def run_name(config: TrainConfig, *, with_rate: bool = False) -> str:
+    """'freeze3-nag-seed0', or 'freeze3-nag-lr0.001-seed0': what distinguishes runs of one sweep."""
+    rate = f"-lr{config.rate:g}" if with_rate else ""
+    return f"freeze{config.freeze_through}-{config.optimizer}{rate}-seed{config.seed}"
 
 
 def run_identity(config: TrainConfig, data_config: DataConfig, fingerprint: str, weights: str) -> dict[str, Any]:

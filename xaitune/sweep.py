@@ -38,15 +38,11 @@ def sweep_freeze(
 
     `train` is the base configuration; its freeze_through, optimizer and seed are replaced by the grid's. `options`
     are fields of SweepConfig. The sweep stands in `runs_dir`/sweep, each run in a folder below it; the same call goes
-    on where an earlier one stopped, and a larger grid runs only what is missing. A run that fails is recorded and the
-    others go on. Raises InputError, and RunError where no run at all was finished.
+    on where an earlier one stopped, and a larger grid, of more learning rates too, runs only what is missing. A run
+    that fails is recorded and the others go on. Raises InputError, and RunError where no run at all was finished.
     """
     config = replace_fields(config or SweepConfig(), options)
-    base = train or TrainConfig()
-    if base.final_epochs:
-        base = replace_fields(base, {"final_epochs": 0})
-        if notes:
-            notes("final_epochs is left out: it would unfreeze what the sweep compares.")
+    base = base_config(train or TrainConfig(), config, notes)
     data.require_trainable()
     digest = vgg.load_backbone(base.weights).digest
     folder, note = runs.choose_folder(
@@ -64,7 +60,7 @@ def sweep_freeze(
         }
         runs.start_folder(folder, contents, overwrite=False)
         cache = Path(cache_dir or Path(runs_dir) / "cache").absolute()
-        missing = [c for c in grid(config, base) if not runs.is_finished(folder / runs.run_name(c))]
+        missing = unfinished(folder, config, base)
         if notes and len(missing) < len(grid(config, base)):
             notes(f"{len(grid(config, base)) - len(missing)} of {len(grid(config, base))} runs are finished already.")
         failures = _run(data, missing, config, folder, cache, cache_gb, progress) if missing else {}
@@ -77,14 +73,42 @@ def sweep_freeze(
     return table
 
 
+def base_config(base: TrainConfig, config: SweepConfig, notes: Callable[[str], None] | None = None) -> TrainConfig:
+    """The training of all cells: without what the sweep compares or tries itself, which `notes` is told."""
+    left_out: dict[str, Any] = {}
+    if base.final_epochs:
+        left_out["final_epochs"] = 0, "it would unfreeze what the sweep compares"
+    if base.learning_rate is not None and config.learning_rates:
+        left_out["learning_rate"] = None, "each cell tries learning_rates"
+    for field, (_, why) in left_out.items():
+        if notes:
+            notes(f"{field} is left out: {why}.")
+    return replace_fields(base, {field: value for field, (value, _) in left_out.items()})
+
+
 def grid(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
     """The runs of a sweep, the cheapest depth first, so that a first picture comes early."""
     return [
-        replace_fields(base, {"freeze_through": depth, "optimizer": optimizer, "seed": seed})
+        replace_fields(base, {"freeze_through": depth, "optimizer": optimizer, "learning_rate": rate, "seed": seed})
         for seed in range(config.seeds)
         for depth in sorted(config.freeze_through, reverse=True)
         for optimizer in config.optimizers
+        for rate in config.learning_rates or (base.learning_rate,)
     ]
+
+
+def unfinished(folder: Path, config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
+    """The runs of the grid that have not ended in a sweep's folder, whether or not a name there carries the rate."""
+
+    def is_done(run: TrainConfig) -> bool:
+        found = (folder / runs.run_name(run, with_rate=with_rate) for with_rate in (False, True))
+        return any(runs.is_finished(p) and _rate_of(p) == run.rate for p in found)
+
+    return [run for run in grid(config, base) if not is_done(run)]
+
+
+def _rate_of(folder: Path) -> Any:
+    return runs.read_json(folder / "config.json")["identity"].get("learning_rate")
 
 
 def sweep_identity(data: ImageData, base: TrainConfig, digest: str) -> dict[str, Any]:
@@ -118,8 +142,10 @@ def _run(
         "cache_gb": cache_gb,
         "runs_dir": str(folder.absolute()),
     }
+    names = [runs.run_name(c, with_rate=config.learning_rates is not None) for c in missing]
     tasks: list[Task] = [
-        {**common, "kind": "run", "name": runs.run_name(c), "train": dataclasses.asdict(c)} for c in missing
+        {**common, "kind": "run", "name": name, "train": dataclasses.asdict(c)}
+        for name, c in zip(names, missing, strict=True)
     ]
     depths = sorted({c.freeze_through for c in missing} | {5})
     first: Task = {
@@ -129,7 +155,9 @@ def _run(
         "train": tasks[0]["train"],
         "name": "frozen features",
     }
-    costs = {runs.run_name(c): run_cost(c, len(data.indices("train")), data.image_size) for c in missing}
+    costs = {
+        name: run_cost(c, len(data.indices("train")), data.image_size) for name, c in zip(names, missing, strict=True)
+    }
     costs["frozen features"] = sum(vgg.multiply_adds(data.image_size).values()) * len(data.files)
     total = sum(costs.values())
     state: dict[str, float] = {}
@@ -168,13 +196,13 @@ def load_sweep(path: str | Path) -> SweepTable:
         raise RunError(f"{folder} has no finished run yet. Give 'xaitune sweep-freeze' again to go on.")
     metric = finished[0].config.metric
     order = [*OPTIMIZERS]
-    made.sort(key=lambda r: (r.config.freeze_through, order.index(r.config.optimizer), r.config.seed))
+    made.sort(key=lambda r: (r.config.freeze_through, order.index(r.config.optimizer), r.config.rate, r.config.seed))
     table = pd.DataFrame([_row(r) for r in made])
     failures = json.loads((folder / "sweep.json").read_text())["failures"] if (folder / "sweep.json").is_file() else {}
     failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
     by_name = {r.name: r for r in finished}
     test = _test_arrays(finished)
-    cells = _cells(table[table["state"] == "finished"], test, metric)
+    cells = _cells(table, test, metric)
     return SweepTable(
         path=folder,
         metric=metric,
@@ -225,7 +253,10 @@ def _test_arrays(finished: list[Any]) -> dict[str, Any]:
 def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFrame:
     """One row a cell, with its interval and its comparison with the cell that is best on validation."""
     rows = []
-    for (depth, optimizer), part in table.groupby(["freeze_through", "optimizer"], sort=False):
+    for (depth, optimizer), tried in table.groupby(["freeze_through", "optimizer"], sort=False):
+        part = _best_rate(tried[tried["state"] == "finished"])
+        if part.empty:
+            continue
         predicted = np.stack([test["predicted"][n] for n in part["name"]])
         interval = stats.bootstrap_interval(test["true"], predicted, test["groups"], metric)
         rows.append(
@@ -233,6 +264,8 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
                 "name": f"freeze{depth}-{optimizer}",
                 "freeze_through": int(depth),
                 "optimizer": optimizer,
+                "learning_rate": part["learning_rate"].iloc[0],
+                "rates": tried["learning_rate"].nunique(),
                 "seeds": len(part),
                 "validation": part["validation"].mean(),
                 "test": part["test"].mean(),
@@ -250,6 +283,17 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
         gap = stats.paired_bootstrap(row["predicted"], best["predicted"], test["true"], test["groups"], metric)
         row |= {"difference": gap.difference, "diff_low": gap.low, "diff_high": gap.high, "equals": gap.high >= 0}
     return pd.DataFrame(rows).drop(columns="predicted")
+
+
+def _best_rate(part: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a cell at one learning rate: of those with the most seeds, the best on validation, seed-mean.
+
+    No test score takes part. Of equal ones the lowest rate counts.
+    """
+    rates = part.groupby("learning_rate")["validation"].agg(["count", "mean"])
+    if rates.empty:
+        return part
+    return part[part["learning_rate"] == rates[rates["count"] == rates["count"].max()]["mean"].idxmax()]
 
 
 def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
@@ -275,8 +319,7 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     optimizers = {d: str(chosen.loc[d, "optimizer"]) for d in depths}
     predicted, true, groups = {}, None, None
     for depth in depths:
-        names = sweep.runs.query("freeze_through == @depth and state == 'finished'")
-        names = names[names["optimizer"] == optimizers[depth]]["name"]
+        names = sweep.cell_runs(depth, optimizers[depth])["name"]
         tables = [sweep.predictions(n).query("split == 'test'") for n in names]
         number = {name: i for i, name in enumerate(sweep.class_names)}
         predicted[depth] = np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tables])
@@ -295,6 +338,7 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
         difference=gap,
         margin=stats.MARGIN,
         metric=sweep.metric,
+        learning_rates={d: float(chosen.loc[d, "learning_rate"]) for d in depths if chosen.loc[d, "rates"] > 1},
         best=sweep.best.to_dict(),
         cheapest=sweep.equals.iloc[0].to_dict(),
         test_images_needed=needed,
@@ -342,8 +386,7 @@ def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | N
 def best_run(sweep: SweepTable) -> Run:
     """The run of the best cell that is best on validation among its seeds."""
     cell = sweep.best
-    part = sweep.runs.query("state == 'finished'")
-    part = part[(part["freeze_through"] == cell["freeze_through"]) & (part["optimizer"] == cell["optimizer"])]
+    part = sweep.cell_runs(cell["freeze_through"], cell["optimizer"])
     return runs.load_run(sweep.path / str(part.loc[part["validation"].idxmax(), "name"]))
 
 
