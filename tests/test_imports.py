@@ -16,8 +16,8 @@ PLAIN = (
     "faithfulness mapscores segments surrogate overlays figures plots results"
 )
 KERAS = (
-    "device graphs vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers scorefiles training "
-    "probe advice"
+    "device winograd graphs vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers "
+    "scorefiles training probe advice"
 )
 ABOVE = "engine sweep cost report pages demo console options _worker cli"
 ORDER = [*PLAIN.split(), *KERAS.split(), *ABOVE.split()]

@@ -34,7 +34,7 @@ def grid():
 
 def packages(model, image, seed, fill="mean", segmenter=None, num_samples=60):
     """(classes, superpixels) weights of the lime package, and its score of the last class."""
-    predict = probability_function(open_subject(model), "float32")
+    predict = probability_function(open_subject(model), "float32", exact=True)
     theirs = lime_image.LimeImageExplainer(random_state=seed).explain_instance(
         image,
         predict,

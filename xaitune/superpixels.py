@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from scipy.special import softmax
 
-from xaitune import device
+from xaitune import device, winograd
 from xaitune.config import parse_fill
 from xaitune.errors import ConfigError
 from xaitune.results import Superpixels
@@ -58,7 +58,7 @@ def lime_superpixels(
     check_lime(num_samples, segmenter, fill)
     subject = open_subject(model)
     array, files = subject.read(images)
-    predict = probability_function(subject, "float32" if exact else precision)
+    predict = probability_function(subject, "float32" if exact else precision, exact)
     index = subject.class_index(class_name)
     probabilities = predict(array.astype(np.float32))
     classes = probabilities.argmax(axis=1) if index < 0 else np.full(len(array), index)
@@ -125,11 +125,14 @@ def _looks(pairs: int, superpixels: int) -> Iterator[int]:
     yield pairs
 
 
-def probability_function(subject: Subject, precision: str = "auto") -> Predict:
-    """(n, h, w, 3) 0..255 -> (n, classes) softmax probabilities, computed in `precision`."""
+def probability_function(subject: Subject, precision: str = "auto", exact: bool = False) -> Predict:
+    """(n, h, w, 3) 0..255 -> (n, classes) softmax probabilities, computed in `precision`.
+
+    In float32 by `winograd.forward` where it can, else by Keras; `exact`: by Keras always.
+    """
     resolved, _ = device.resolve_precision(precision)
     model = subject.model if resolved == "float32" else device.with_precision(subject.model, resolved)
-    logits = device.predict_logits(model, BATCH)
+    logits = (None if exact else winograd.forward(model)) or device.predict_logits(model, BATCH)
     return lambda images: softmax(logits(np.asarray(images, np.float32)).astype(np.float64), axis=1)
 
 
