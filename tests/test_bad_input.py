@@ -127,12 +127,12 @@ def test_models_that_are_not_ours(place):
     inputs = keras.Input((32, 32, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
     keras.Model(inputs, keras.layers.Dense(3)(pooled)).save(place / "other.keras")
-    keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(pooled)).save(place / "softmax.keras")
+    keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(pooled)).save(place / "sigmoid.keras")
     keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]).save(place / "rows.keras")
     before = files(place)
     for name, words in (
-        ("other", ["Not a VGG16", "block1_conv1", "Use a model that xaitune trained"]),
-        ("softmax", ["softmax", "logits"]),
+        ("other", ["no convolution stages", "block1_conv1", "--method lime"]),
+        ("sigmoid", ["sigmoid", "logits"]),
         ("rows", ["no image classifier", "(None, 5)"]),
     ):
         refused(xaitune(place, "explain", "whole.jpg", "--model", f"{name}.keras"), 2, f"{name}.keras", *words)

@@ -133,13 +133,14 @@ class TestEveryMethod:
             with pytest.raises(RunError, match="holds LIME superpixels, not heatmaps"):
                 load_heatmaps(folder)
             with np.load(folder / "heatmaps.npz", allow_pickle=False) as found:
-                np.testing.assert_array_equal(found["weights/00001"], made[1].weights[0])
+                np.testing.assert_array_equal(found["class_weights/00001"], made[1].class_weights[0].T)
                 np.testing.assert_array_equal(found["segments/00000"], np.stack(made[0].segments))
             return
         for where in (folder, folder / "heatmaps.npz"):
             again = load_heatmaps(where)
             assert again.files == made[0].files + made[1].files
             assert again.class_names == CLASSES
+            assert again.precision == listed["precision"] == made[0].precision
             for b in again.blocks:
                 np.testing.assert_array_equal(again.raw[b], np.concatenate([m.raw[b] for m in made]))
             np.testing.assert_array_equal(again.images, np.concatenate([m.images for m in made]))

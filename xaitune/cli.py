@@ -362,7 +362,7 @@ def explain(
     """
     from xaitune.images import expand_images
 
-    check_method(method, block)
+    check_method(method, block, None if str(model).endswith(".keras") else 5)  # any Keras model may have other blocks
     hidden = parse_fill(fill)
     expand_images(images)
     _check_class(job, model, class_name)

@@ -162,10 +162,40 @@ def parse_rates(value: Any) -> tuple[float, ...] | None:
     return rates
 
 
-def check_method(method: Any, blocks: Any = "all") -> None:
-    """Raise ConfigError for an unknown way of explaining, or blocks that it does not have."""
+def parse_block_rates(value: Any) -> dict[int | str, float]:
+    """Block (or 'head') -> multiplier of the learning rate, from '1-3=0.1,head=10' or {4: 0.1, 'head': 10}.
+
+    Ascending, the head last; {} for None. Raises ConfigError.
+    """
+    if value is None:
+        return {}
+    pairs = value.items() if isinstance(value, Mapping) else [str(part).partition("=")[::2] for part in _parts(value)]
+    found: dict[int | str, float] = {}
+    try:
+        for blocks, factor in pairs:
+            at_head = str(blocks).strip() == "head"
+            found |= dict.fromkeys(("head",) if at_head else parse_blocks(blocks), float(factor))
+    except (TypeError, ValueError, ConfigError):
+        found = {}
+    if not found or not all(0 < factor <= 100 for factor in found.values()):
+        raise ConfigError(
+            "block_rates must be multipliers above 0, at most 100, of blocks 1..5 or the head, such as 1-3=0.1,head=10. "
+            f"Received: block_rates={value!r}."
+        )
+    return dict(sorted(found.items(), key=lambda pair: str(pair[0])))
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else str(value).split(",")
+
+
+def check_method(method: Any, blocks: Any = "all", count: int | None = 5) -> None:
+    """Raise ConfigError for an unknown way of explaining, or blocks that it does not have.
+
+    `count`: of the model's blocks, None where that is not known yet.
+    """
     _choice(method, METHODS, "method")
-    wanted = parse_blocks(blocks, high=None)
+    wanted = parse_blocks(blocks, high=count)
     if method == "cam" and wanted not in ((5,), (1, 2, 3, 4, 5)):
         raise ConfigError(f"CAM is made at Block 5 alone: leave the block out. Received: block={blocks!r}.")
     if method == "lime" and wanted != (1, 2, 3, 4, 5):

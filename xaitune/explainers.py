@@ -69,7 +69,7 @@ def explainer(
     precision: str = "auto",
 ) -> Callable[[np.ndarray, tuple[str, ...]], Explanation]:
     """A function (images at the model's size, names) -> explanation, made once for many batches."""
-    check_method(method, blocks)
+    check_method(method, blocks, None)
     index = subject.class_index(class_name)
     if method == "lime":
         check_lime(num_samples, segmenter, fill)

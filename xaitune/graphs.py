@@ -32,8 +32,8 @@ def find_stages(model: keras.Model) -> dict[int, str]:
     if not words:
         some = ", ".join(layer.name for layer in model.layers[1:5])
         raise ModelError(
-            f"It has no convolution stages by name, such as block1_conv1, stage1_..., layer1_... or conv1_... (its "
-            f"layers: {some}, ...). Name the layers of each stage as keras.applications does, or use --method lime."
+            f"{model.name!r} has no convolution stages by name, such as block1_conv1, stage1_..., layer1_... or conv1_... "
+            f"(its layers: {some}, ...). Name the layers of each stage as keras.applications does, or use --method lime."
         )
     stages = max(words.values(), key=len)
     return dict(enumerate((stages[number] for number in sorted(stages)), 1))
