@@ -24,12 +24,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 
 import xaitune as xt
-from xaitune import device
+from xaitune import device, winograd
 from xaitune.explainers import explainer
 from xaitune.probe import choose_images
 from xaitune.segments import segment
@@ -244,8 +245,10 @@ def lime_part(subject: Subject, images: np.ndarray, minutes: float, samples: int
     table = pd.DataFrame(rows)
     for column in [c for c in table if c.split()[-1] in ("Spearman", "Jaccard", "samples", "R2", "s")]:
         record("c", f"{column} (mean over {len(table)} images: {table[column].mean():.3f})", table[column], "")
-    for precision in precisions:
-        record("c", f"lime / xaitune {precision}", table["lime s"] / table[f"xaitune {precision} s"], "times")
+    for column in [c for c in table if c.startswith("xaitune") and c.endswith(" s")]:
+        record("c", f"lime / {column.removesuffix(' s')}", table["lime s"] / table[column], "times")
+        total = table["lime s"].sum() / table[column].sum()
+        record("c", f"lime / {column.removesuffix(' s')}, all images together", total, "times")
     return table
 
 
@@ -285,7 +288,12 @@ def own_row(subject: Subject, image: np.ndarray, explained: int, precision: str,
     runs = [timed(lime_superpixels, subject, image[None], seed=seed, **options) for seed in range(SEEDS)]
     made, key = [m for m, _ in runs], f"xaitune {precision}"
     close, top = agreement([m.weights[0] for m in made])
-    return {
+    alone = {}
+    if precision == "float32" and winograd.library():  # the same without ncnn
+        with mock.patch.dict(os.environ, {winograd.SWITCH: "0"}):
+            lime_superpixels(subject, image[None], **(options | {"num_samples": 64}))
+            alone[f"{key} by Keras alone s"] = timed(lime_superpixels, subject, image[None], seed=0, **options)[1]
+    return alone | {
         f"{key} s": float(np.median([took for _, took in runs])),
         f"{key} samples": float(np.mean([m.samples[0] for m in made])),
         f"{key} Spearman": close,

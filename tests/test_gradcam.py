@@ -1,5 +1,9 @@
 """gradcam.py and cam.py against maps worked out by hand, and what they leave untouched."""
 
+import gc
+import weakref
+from unittest import mock
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -247,3 +251,21 @@ def test_wrong_images_blocks_and_rules(model, images):
     message = refused(model, images, rule="layer-cam")
     assert message.startswith("rule must be one of gradcam, gradcam++, hirescam, xgradcam, layercam. Received: 'layer-")
     assert message.endswith("Did you mean 'layercam'?")
+
+
+def test_a_second_call_builds_nothing_and_follows_the_weights(images):
+    """The compiled pass and the bfloat16 copy stay as long as the model, not longer."""
+    model = build_vgg16(3, image_size=(32, 48), weights="slim", seed=1)
+    for precision in ("float32", "bfloat16"):
+        before = gradcam_blocks(model, images, class_name="class 1", precision=precision)
+        kernel, bias = model.get_layer("logits").get_weights()
+        with mock.patch("xaitune.device.activation_gradients", side_effect=AssertionError("built again")):
+            model.get_layer("logits").set_weights([2 * kernel, bias])
+            after = gradcam_blocks(model, images, class_name="class 1", precision=precision)
+        model.get_layer("logits").set_weights([kernel, bias])
+        scale = np.abs(before.raw[5]).max()
+        np.testing.assert_allclose(after.raw[5] / scale, 2 * before.raw[5] / scale, atol=2e-2)
+    kept = weakref.ref(model)
+    del model
+    gc.collect()
+    assert kept() is None

@@ -172,15 +172,16 @@ def predict_logits(model: keras.Model, batch_size: int | None = None) -> Callabl
     """A function of images (n, h, w, 3) -> (n, classes) float32, by `images_at_once` where no batch size is given."""
     batch_size = batch_size or images_at_once(*model.input_shape[1:3])
 
-    @tf.function(reduce_retracing=True, jit_compile=False)
+    images_of_any_number = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+
+    @tf.function(input_signature=[images_of_any_number], jit_compile=False)
     def run(batch: Any) -> Any:
         return tf.cast(model(batch, training=False), tf.float32)
 
     def call(inputs: np.ndarray) -> np.ndarray:
         rows = []
         for start in range(0, len(inputs), batch_size):
-            batch = np.asarray(inputs[start : start + batch_size])
-            rows.append(run(tf.convert_to_tensor(batch)).numpy())
+            rows.append(run(tf.constant(inputs[start : start + batch_size], tf.float32)).numpy())
         return np.concatenate(rows) if rows else np.zeros((0, *model.output_shape[1:]), np.float32)
 
     return call

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.special import softmax
@@ -19,6 +20,10 @@ from xaitune.vgg import is_vgg
 ops = keras.ops
 Tensor = Any  # of the backend, or a numpy array
 BlockMaps = dict[int, np.ndarray]
+# What a model was copied or compiled to: building it takes a second, which a notebook would pay with every call. It goes
+# when the model goes.
+_COPIES: "WeakKeyDictionary[keras.Model, keras.Model]" = WeakKeyDictionary()
+_PASSES: "WeakKeyDictionary[keras.Model, dict[tuple[Any, ...], Any]]" = WeakKeyDictionary()
 
 
 def _gradcam(a: Tensor, g: Tensor) -> Tensor:
@@ -105,9 +110,13 @@ def computing_model(model: keras.Model, precision: str = "auto") -> tuple[keras.
     resolved, _ = device.resolve_precision(precision)
     if resolved == "float32":
         return model, resolved
+    if model in _COPIES:
+        device.copy_layers(model.layers, _COPIES[model].layers)
+        return _COPIES[model], resolved
     pooling = (i for i, layer in enumerate(model.layers) if isinstance(layer, keras.layers.MaxPooling2D))
     keep = [layer.name for layer in model.layers[: next(pooling, 0) + 1]]
-    return device.with_precision(model, resolved, keep), resolved
+    _COPIES[model] = device.with_precision(model, resolved, keep)
+    return _COPIES[model], resolved
 
 
 def block_mapper(
@@ -144,7 +153,11 @@ def rules_mapper(
         )  # sums over a whole map in bfloat16 would lose most digits
         return {rule: RULES[rule](a, g) for rule in rules}
 
-    passes = device.activation_gradients(model, [stages[b] for b in wanted], weigh)
+    known = _PASSES.setdefault(model, {})
+    key = (wanted, tuple(rules))
+    if key not in known:
+        known[key] = device.activation_gradients(model, [stages[b] for b in wanted], weigh)
+    passes = known[key]
 
     def call(images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
         size = device.images_at_once(*images.shape[1:3])

@@ -1,0 +1,253 @@
+"""A freeze sweep of 15 runs against the plain Keras loop that one would write, in one run, as ratios.
+
+    python benchmarks/sweep.py IMAGES --groups groups.csv --weights vgg16_imagenet_notop.h5 [--minutes 25] [--out CSV]
+
+Both train Block 1..k frozen for k = 1..5 with SGD, momentum and NAG: the head alone first, then the rest, the same
+epochs on the same images at 96x96. The plain loop is float32 in one process and computes the frozen layers anew in each
+epoch; xaitune is taken in float32 and in what --precision auto takes. How many images and epochs fit the time is worked
+out from a few timed batches and printed. The floor is the time of the multiply-adds alone, at the rate of a large
+matrix product in the same precision.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune import stats, vgg
+from xaitune.data import ImageData
+from xaitune.splits import SPLITS
+
+SIZE = (96, 96)
+DEPTHS, OPTIMIZERS = (5, 4, 3, 2, 1), ("sgd", "momentum", "nag")
+HEAD_EPOCHS, EPOCHS, BATCH = 1, 3, 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", metavar="IMAGES")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--groups")
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--out", help="CSV of all figures")
+    parser.add_argument("--part", help=argparse.SUPPRESS)  # a process of its own: 'plain', 'rates' or a precision
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        return part(args)
+    with tempfile.TemporaryDirectory() as name:
+        compare(args, Path(name))
+
+
+def compare(args: argparse.Namespace, folder: Path) -> None:
+    """All parts, each in a process of its own, and the table."""
+    rates = child(args, "rates", folder)
+    count = images_for(args.minutes * 60, rates)
+    data = subset(args, folder, count)
+    sizes = {split: len(data.indices(split)) for split in SPLITS}
+    print(f"{len(data)} images at {SIZE[0]}x{SIZE[1]} ({sizes}), {HEAD_EPOCHS} + {EPOCHS} epochs, batches of {BATCH}")
+    found = {"plain": child(args, "plain", folder)}
+    for precision in dict.fromkeys(["float32", rates["auto"]]):
+        found[precision] = child(args, precision, folder)
+    rows = []
+    for name, one in found.items():
+        seconds = one["wall"]
+        floor = least_seconds(sizes, rates[f"rate {'float32' if name == 'plain' else name}"])
+        row = {"what": "plain Keras loop, float32" if name == "plain" else f"xaitune, {name}", "wall s": seconds}
+        row |= {"plain / this": found["plain"]["wall"] / seconds, "floor s": floor, "this / floor": seconds / floor}
+        row |= {"epoch of Block 1-5, s": one["epoch"], "plain epoch / this": found["plain"]["epoch"] / one["epoch"]}
+        row |= {"peak memory, MiB": one["peak"]}
+        scores = [cell["f1"] for cell in one["cells"]]
+        row |= {"mean test macro F1": np.mean(scores), "lowest": np.min(scores), "highest": np.max(scores)}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    print(table.set_index("what").T.to_string(float_format=lambda v: f"{v:.3g}"))
+    cells = pd.DataFrame([{"what": n} | cell for n, one in found.items() for cell in one["cells"]])
+    cells["shown"] = [f"{r.f1:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in cells.itertuples()]
+    print("test macro F1 with 95 % intervals over groups")
+    print(cells.pivot_table(index=["freeze", "optimizer"], columns="what", values="shown", aggfunc="first").to_string())
+    if args.out:
+        about = {"processor": rates["processor"], "cores": os.cpu_count(), "images": len(data), **sizes}
+        table.assign(**about, epochs=f"{HEAD_EPOCHS}+{EPOCHS}").to_csv(args.out, index=False, float_format="%.5g")
+        cells.drop(columns="shown").to_csv(
+            Path(args.out).with_name(Path(args.out).stem + "-cells.csv"), index=False, float_format="%.5g"
+        )
+
+
+def child(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
+    """Run a part; its result with wall seconds and peak memory of its largest process (MiB)."""
+    command = [sys.executable, "-P", __file__, args.images, "--weights", args.weights, "--part", name]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--folder", str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    lines = process.stdout.read().splitlines()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - start
+    if status or not lines:
+        raise SystemExit(f"Part {name} failed.")
+    print(f"{name}: {wall:.0f} s", flush=True)
+    return {"wall": wall, "peak": usage.ru_maxrss >> 10, **json.loads(lines[-1])}
+
+
+def macs(train: int, validation: int, test: int) -> tuple[float, float]:
+    """Multiply-adds of (all trainings with every prefix computed once, the same with prefixes computed each time)."""
+    blocks = vgg.multiply_adds(SIZE)
+    whole = sum(blocks.values())
+    everything = train + validation + test
+    once, anew = whole * everything, 0.0
+    for depth in DEPTHS:
+        rest = sum(value for block, value in blocks.items() if block > depth)
+        steps = EPOCHS * (3 * train + validation) + everything  # forward, backward to inputs and to weights; the end
+        once += len(OPTIMIZERS) * rest * steps
+        frozen = whole - rest
+        anew += len(OPTIMIZERS) * (rest * steps + frozen * (EPOCHS * (train + validation) + everything))
+        anew += len(OPTIMIZERS) * whole * HEAD_EPOCHS * (train + validation)
+    return once, anew
+
+
+def least_seconds(sizes: dict[str, int], rate: float) -> float:
+    """The floor: multiply-adds with nothing computed twice, over the rate."""
+    return macs(*sizes.values())[0] / rate
+
+
+def images_for(seconds: float, rates: dict[str, Any]) -> int:
+    """How many images fit: plain loop and sweeps, at about half of the matrix rate, in multiples of 20."""
+    once, anew = macs(60, 20, 20)
+    each = anew / rates["rate float32"] + once / rates["rate float32"] + once / rates[f"rate {rates['auto']}"]
+    return int(np.clip(0.45 * (seconds - 90) / each * 100 // 20 * 20, 100, 5000))
+
+
+def subset(args: argparse.Namespace, folder: Path, count: int) -> ImageData:
+    """A CSV of whole groups with about `count` images, and the data it makes."""
+    data = ImageData.from_folder(args.images, groups=args.groups, image_size=SIZE)
+    order = np.random.default_rng(0).permutation(np.unique(data.groups))
+    sizes = pd.Series(data.groups).value_counts()
+    enough = int(np.searchsorted(sizes[order].cumsum(), min(count, len(data)))) + 1
+    rows = np.flatnonzero(np.isin(data.groups, order[:enough]))
+    listed = {"file": [str(p) for p in data.paths(rows)], "label": np.array(data.class_names)[data.labels[rows]]}
+    pd.DataFrame({**listed, "group": data.groups[rows]}).to_csv(folder / "images.csv", index=False)
+    return ImageData.from_csv(folder / "images.csv", image_size=SIZE)
+
+
+# ---- what runs in a process of its own
+
+
+def part(args: argparse.Namespace) -> None:
+    """One part; its result is the last line on stdout."""
+    folder = Path(args.folder)
+    if args.part == "rates":
+        made = measured_rates()
+    elif args.part == "plain":
+        made = plain_loop(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args.weights)
+    else:
+        made = own_sweep(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args, folder)
+    print(json.dumps(made))
+
+
+def measured_rates() -> dict[str, Any]:
+    """Multiply-adds a second of large matrix products, by precision."""
+    from xaitune import device
+    from xaitune.device import keras
+
+    auto = device.resolve_precision()[0]
+    made: dict[str, Any] = {"auto": auto, "processor": device.processor_name()}
+    for precision in dict.fromkeys(["float32", auto]):
+        a = keras.ops.cast(keras.random.normal((2048, 2048)), precision)
+        took = []
+        for _ in range(12):
+            start = time.perf_counter()
+            float(keras.ops.cast(keras.ops.matmul(a, a)[0, 0], "float32"))
+            took.append(time.perf_counter() - start)
+        made[f"rate {precision}"] = 2048**3 / float(np.median(took[2:]))
+    return made
+
+
+def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """xaitune's sweep in a precision."""
+    from xaitune.config import SweepConfig, TrainConfig
+    from xaitune.runs import load_run
+    from xaitune.sweep import sweep_freeze
+
+    options: dict[str, Any] = {"head_epochs": HEAD_EPOCHS, "epochs": EPOCHS, "patience": EPOCHS, "batch_size": BATCH}
+    train = TrainConfig(weights=args.weights, precision=args.part, **options)
+    config = SweepConfig(freeze_through=DEPTHS, optimizers=OPTIMIZERS, seeds=1)
+    sweep_freeze(data, config, train=train, runs_dir=folder / args.part)
+    runs = [load_run(path.parent) for path in sorted((folder / args.part / "sweep").glob("*/result.json"))]
+    cells, epochs = [], []
+    for run in runs:
+        test = run.predictions[run.predictions["split"] == "test"]
+        true, predicted = (test[c].map(run.class_names.index).to_numpy() for c in ("true", "predicted"))
+        cells.append(scored(run.config.freeze_through, run.config.optimizer, true, predicted, test["group"].to_numpy()))
+        if run.config.freeze_through == 5:
+            epochs += list(run.history.query("stage == 'fine-tune'")["seconds"])
+    return {"cells": cells, "epoch": float(np.median(epochs))}
+
+
+def scored(freeze: int, optimizer: str, true: np.ndarray, predicted: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """One cell's test macro F1 with its interval, and accuracy."""
+    found = stats.bootstrap_interval(true, predicted, groups)
+    accuracy = float((true == predicted).mean())
+    return {
+        "freeze": freeze, "optimizer": optimizer, "f1": found.value, "low": found.low, "high": found.high,
+        "accuracy": accuracy,
+    }  # fmt: skip
+
+
+def plain_loop(data: ImageData, weights: str) -> dict[str, Any]:
+    """What one would write: for each depth and optimizer build, freeze, compile, fit, predict."""
+    from xaitune.config import OPTIMIZERS as TABLE
+    from xaitune.device import keras
+
+    images = data.load().astype(np.float32)
+    train, validation, test = (data.indices(split) for split in SPLITS)
+    cells, epochs = [], []
+    for depth in DEPTHS:
+        for name in OPTIMIZERS:
+            keras.backend.clear_session()
+            keras.utils.set_random_seed(0)
+            model = vgg.build_vgg16(len(data.class_names), image_size=SIZE, weights=weights)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            kind, options, rate = TABLE[name]
+            fit = {"batch_size": BATCH, "validation_data": (images[validation], data.labels[validation]), "verbose": 0}
+            vgg.freeze_blocks(model, 5)
+            model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=False)
+            model.fit(images[train], data.labels[train], epochs=HEAD_EPOCHS, **fit)
+            vgg.freeze_blocks(model, depth)
+            optimizer = getattr(keras.optimizers, kind)(learning_rate=rate, global_clipnorm=3.0, **options)
+            model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+            best = keras.callbacks.EarlyStopping("val_accuracy", patience=EPOCHS, restore_best_weights=True)
+            clock = _Clock(keras)
+            model.fit(images[train], data.labels[train], epochs=EPOCHS, callbacks=[best, clock.callback], **fit)
+            if depth == 5:
+                epochs += clock.seconds
+            everything = model.predict(images, batch_size=64, verbose=0).argmax(axis=1)
+            cells.append(scored(depth, name, data.labels[test], everything[test], data.groups[test]))
+    return {"cells": cells, "epoch": float(np.median(epochs))}
+
+
+class _Clock:
+    """Seconds of each epoch."""
+
+    def __init__(self, keras: Any) -> None:
+        self.seconds: list[float] = []
+        self.start = 0.0
+        self.callback = keras.callbacks.LambdaCallback(on_epoch_begin=self._begin, on_epoch_end=self._end)
+
+    def _begin(self, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+if __name__ == "__main__":
+    main()
