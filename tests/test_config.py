@@ -12,6 +12,7 @@ from xaitune.config import (
     TrainConfig,
     config_text,
     load_config,
+    parse_block_rates,
     parse_blocks,
     parse_image_size,
     replace_fields,
@@ -100,7 +101,7 @@ def test_block_zero_where_it_means_something():
         ("optimizer", "nagg", "Did you mean 'nag'?"),
         ("optimizer", "SGD", "optimizer must be one of sgd, momentum, nag, adagrad,"),
         ("metric", "f1_macr", "Did you mean 'f1_macro'?"),
-        ("loss", "crossentropy", "loss must be one of categorical_crossentropy, sparse_categorical_crossentropy."),
+        ("loss", "crossentropy", "loss must be one of categorical_crossentropy, sparse_categorical_crossentropy, "),
         ("precision", "float16", "precision must be one of auto, float32, bfloat16. Received: precision='float16'."),
         ("seed", -1, "seed must be a whole number of at least 0. Received: seed=-1."),
         ("seed", 0.5, "seed must be a whole number of at least 0. Received: seed=0.5."),
@@ -113,6 +114,15 @@ def test_block_zero_where_it_means_something():
         ("learning_rate", 11.0, "Received: learning_rate=11.0."),
         ("learning_rate", "fast", "Received: learning_rate='fast'."),
         ("learning_rate", float("nan"), "Received: learning_rate=nan."),
+        ("schedule", "cosin", "schedule must be one of constant, cosine, plateau. Received: schedule='cosin'. Did you"),
+        ("warmup_epochs", 20, "warmup_epochs must be fewer than epochs (20). Received: warmup_epochs=20."),
+        ("warmup_epochs", -1, "warmup_epochs must be a whole number of at least 0."),
+        ("label_smoothing", 1.0, "label_smoothing must be at least 0 and below 1. Received: label_smoothing=1.0."),
+        ("label_smoothing", True, "Received: label_smoothing=True."),
+        ("block_rates", "6=0.1", "block_rates must be multipliers above 0, at most 100, of blocks 1..5 or the head"),
+        ("block_rates", "4", "such as 1-3=0.1,head=10. Received: block_rates='4'."),
+        ("block_rates", "4=0", "Received: block_rates='4=0'."),
+        ("block_rates", {}, "Received: block_rates={}."),
         ("class_weight", "even", "class_weight must be None or 'balanced'. Received: class_weight='even'."),
     ],
 )
@@ -180,6 +190,20 @@ def test_values_are_made_uniform():
         data.path = "x"
 
 
+def test_block_rates_are_text_however_they_are_given():
+    for given in ("4=0.1,5=0.3", " 5 = .3, 4=1e-1", {4: 0.1, "5": 0.3}, ["4=0.1", "5=0.3"]):
+        assert TrainConfig(block_rates=given).block_rates == "4=0.1,5=0.3"
+    assert TrainConfig(block_rates="head=10,1-2=0.5").block_rates == "1=0.5,2=0.5,head=10"
+    assert parse_block_rates("1-2=0.5,head=10") == {1: 0.5, 2: 0.5, "head": 10}
+    assert TrainConfig().block_rates is None
+    assert TrainConfig(block_rates=TrainConfig(block_rates="3=0.25").block_rates).block_rates == "3=0.25"
+
+
+def test_label_smoothing_needs_a_loss_that_has_it():
+    with pytest.raises(ConfigError, match="label_smoothing needs another loss, such as categorical_crossentropy"):
+        TrainConfig(label_smoothing=0.1, loss="sparse_categorical_crossentropy")
+
+
 def test_learning_rate_is_the_optimizers_where_none_is_given():
     for name, (_, _, rate) in OPTIMIZERS.items():
         assert TrainConfig(optimizer=name).rate == rate
@@ -201,6 +225,7 @@ def test_unknown_option_names_the_nearest():
 def test_text_reads_back_to_the_same(tmp_path):
     data = DataConfig(r'C:\scans "new"', None, r"^(tile\d+)_", (64, 96), (0.5, 0.25, 0.25), 4, "pad")
     train = TrainConfig(weights="slim", learning_rate=0.125, epochs=3, class_weight="balanced", precision="float32")
+    train = replace_fields(train, {"schedule": "cosine", "warmup_epochs": 1, "block_rates": "4=0.5", "loss": "focal"})
     config = Config(data, train, SweepConfig((0, 2), ("sgd",), 2, "local", 3, (0.1, 1e-5)))
     text = config_text(config, {"train.epochs": "at most"})
     assert "epochs = 3  # at most\n" in text

@@ -17,7 +17,7 @@ PLAIN = (
 )
 KERAS = (
     "device winograd graphs vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers "
-    "scorefiles training probe advice"
+    "scorefiles rates training probe advice"
 )
 ABOVE = "engine sweep cost report pages demo console options _worker cli"
 ORDER = [*PLAIN.split(), *KERAS.split(), *ABOVE.split()]

@@ -16,7 +16,7 @@ from xaitune.device import keras
 from xaitune.errors import ConfigError, DataError, RunError, RunLockedError
 from xaitune.runs import Checkpoint, find_runs, load_run
 from xaitune.training import head_rate, train_model
-from xaitune.vgg import BLOCKS, build_vgg16
+from xaitune.vgg import BLOCKS, build_vgg16, freeze_blocks
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32", freeze_through=4)
 
@@ -194,6 +194,11 @@ def test_no_test_label_takes_part_in_a_choice(demo, tmp_path, base):
         ({"epochs": 2, "optimizer": "adam"}, ["head 1/1", "fine-tune 1/2"]),
         ({"head": "fc", "freeze_through": 5}, ["fine-tune 1/2"]),
         ({"freeze_through": 5, "epochs": 1, "final_epochs": 2}, ["fine-tune 1/1", "final 1/2"]),
+        (
+            {"freeze_through": 3, "epochs": 3, "schedule": "cosine", "warmup_epochs": 1, "block_rates": "4=0.5,head=2"},
+            ["fine-tune 1/3", "fine-tune 2/3"],
+        ),
+        ({"freeze_through": 5, "epochs": 5, "schedule": "plateau", "learning_rate": 1e-9}, ["fine-tune 3/5"]),
     ],
 )
 def test_a_run_that_died_goes_on_to_the_same_end(demo, tmp_path, options, stops):
@@ -389,6 +394,73 @@ def test_class_weights_weigh_the_loss(demo, tmp_path):
 
     rows = demo.indices("train")
     np.testing.assert_allclose(fit.sample_weight[rows], compute_sample_weight("balanced", demo.labels[rows]), rtol=1e-6)
+
+
+def test_rates_of_the_epochs_stand_in_the_history(demo, tmp_path, cache):
+    options = {"freeze_through": 5, "learning_rate": 1e-9}
+    made = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, epochs=6, schedule="plateau", **options)
+    fine = made.history[made.history["stage"] == "fine-tune"]
+    # The first epoch is the best; cut after the third (two without a better one) and the fifth, ended after the sixth.
+    np.testing.assert_allclose(fine["learning_rate"], [1e-9, 1e-9, 1e-9, 3e-10, 3e-10, 9e-11], rtol=1e-12)
+    steps = -(-len(demo.indices("train")) // 32)
+    options |= {"epochs": 2, "warmup_epochs": 1, "schedule": "cosine", "final_epochs": 1, "patience": 9}
+    made = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
+    warm = 1e-9 * (steps + 1) / 2 / steps  # the mean over the steps
+    cosine = np.mean([0.5e-9 * (1 + np.cos(np.pi * t / steps)) for t in range(steps)])
+    rates = made.history.loc[made.history["stage"] != "head", "learning_rate"]
+    np.testing.assert_allclose(rates, [warm, cosine, 1e-11], rtol=1e-9)
+
+
+def test_a_multiplier_moves_a_block_less(demo):
+    """One step of SGD: what a block moves by is multiplied, also where the whole gradient was clipped."""
+    moved = {}
+    for rates in (None, "4=0.25"):
+        model = build_vgg16(11, image_size=(32, 32), weights="slim")
+        freeze_blocks(model, 3)
+        before = {layer.name: layer.get_weights() for layer in model.layers}
+        config = dataclasses.replace(BASE, block_rates=rates, batch_size=len(demo))
+        training._Fit(model, demo.load(), demo, config, "fine-tune", "sgd", 0.5).epoch(0)
+        moved[rates] = {n: model.get_layer(n).get_weights()[0] - w[0] for n, w in before.items() if w}
+    scale = np.abs(moved[None]["block4_conv2"]).max()
+    np.testing.assert_allclose(moved["4=0.25"]["block4_conv2"], moved[None]["block4_conv2"] / 4, atol=2e-3 * scale)
+    np.testing.assert_allclose(moved["4=0.25"]["logits"], moved[None]["logits"], rtol=1e-3, atol=1e-7)
+    assert not moved["4=0.25"]["block3_conv1"].any()
+
+
+def test_later_fields_leave_old_identities_as_they_were(base, demo):
+    identity = runs.read_json(base.path / "config.json")["identity"]
+    assert not {"label_smoothing", "schedule", "warmup_epochs", "block_rates"} & set(identity)
+    made = runs.run_identity(dataclasses.replace(BASE, label_smoothing=0.1), demo.config, demo.fingerprint, "w")
+    assert made["label_smoothing"] == 0.1
+    old = runs.run_identity(BASE, demo.config, demo.fingerprint, "w")
+    assert runs.difference(old, made) == "label_smoothing 0.0 -> 0.1"
+    assert runs.difference(made, old) == "label_smoothing 0.1 -> 0.0"
+    kept = runs.read_json(base.path / "config.json")["train"]
+    later = ("label_smoothing", "schedule", "warmup_epochs", "block_rates")
+    assert runs.train_config({k: v for k, v in kept.items() if k not in later}) == BASE
+
+
+@pytest.mark.parametrize(
+    ("options", "of"),
+    [
+        ({"label_smoothing": 0.2}, lambda p, y: -((0.8 * np.eye(11)[y] + 0.2 / 11) * np.log(p)).sum(axis=1)),
+        ({"loss": "focal"}, lambda p, y: -((1 - p[range(len(y)), y]) ** 2) * np.log(p[range(len(y)), y])),
+        (
+            {"loss": "focal", "label_smoothing": 0.1},
+            lambda p, y: -((0.9 * np.eye(11)[y] + 0.1 / 11) * (1 - p) ** 2 * np.log(p)).sum(axis=1),
+        ),
+    ],
+)
+def test_smoothed_and_focal_losses_by_their_formulas(demo, options, of):
+    inputs = np.random.default_rng(0).normal(size=(len(demo), 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
+    p = softmax(model.predict(inputs, verbose=0).astype(np.float64), axis=1)
+    fit = training._Fit(model, inputs, demo, dataclasses.replace(BASE, **options), "head", "sgd", 1e-12)
+    rows, validation = demo.indices("train"), demo.indices("validation")
+    row = fit.epoch(0)
+    assert row["train_loss"] == pytest.approx(of(p[rows], demo.labels[rows]).mean(), rel=1e-4)
+    plain = -np.log(p[validation, demo.labels[validation]]).mean()  # what is compared has one meaning in all runs
+    assert row["val_loss"] == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])

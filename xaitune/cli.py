@@ -510,7 +510,10 @@ def predict(
     job.ui.finish([csv] if csv else [], "", predictions=rows if job.ui.json_only else len(rows))
 
 
-@command(app, "advise", DataConfig, TrainConfig, skip=("freeze_through", "optimizer", "learning_rate", "seed"))
+OF_FINE_TUNING = ("freeze_through", "optimizer", "learning_rate", "schedule", "warmup_epochs", "block_rates")
+
+
+@command(app, "advise", DataConfig, TrainConfig, skip=(*OF_FINE_TUNING, "seed"))
 def advise(
     job: Job,
     data: DataPath = None,

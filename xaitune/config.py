@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -30,13 +31,16 @@ OPTIMIZERS = MappingProxyType(
         "nadam": ("Nadam", {}, 3e-5),
     }
 )
-# Keras loss class, and whether its targets are one-hot (else class numbers).
+# Keras loss class, whether its targets are one-hot (else class numbers), and its arguments. The focal loss (Lin et al.
+# 2017) is -(1 - p)^2 log p of the true class; what weighs a class is `class_weight`, so its alpha is 1.
 LOSSES = MappingProxyType(
     {
-        "categorical_crossentropy": ("CategoricalCrossentropy", True),
-        "sparse_categorical_crossentropy": ("SparseCategoricalCrossentropy", False),
+        "categorical_crossentropy": ("CategoricalCrossentropy", True, {}),
+        "sparse_categorical_crossentropy": ("SparseCategoricalCrossentropy", False, {}),
+        "focal": ("CategoricalFocalCrossentropy", True, {"alpha": 1.0, "gamma": 2.0}),
     }
 )
+SCHEDULES = ("constant", "cosine", "plateau")
 METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
 HEADS = ("gap", "fc")
 NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path
@@ -44,6 +48,8 @@ METHODS = ("gradcam", "cam", "lime")  # of explaining
 PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")
 ENGINES = ("local",)
+# Fields that came later than the first run folders: a run's identity names them where they are not at their default.
+LATER_FIELDS = ("label_smoothing", "schedule", "warmup_epochs", "block_rates")
 EXECUTION_FIELDS = frozenset({"precision"})  # they say how a run is computed, not which run it is
 
 
@@ -247,6 +253,10 @@ class TrainConfig:
     (b) Block k+1..5 and the head for up to `epochs` with `optimizer`, stopped after `patience` epochs without a
     better validation `metric`; stage (c), `final_epochs` of the whole network at a hundredth of the rate, only on
     request. `seed` changes initialisation and order, never the split. `learning_rate` None means the table's.
+
+    Of stage (b): `schedule` holds the rate (constant), lets it fall to 0 along half a cosine over `epochs`, or cuts it
+    after epochs without a better validation `metric` (plateau); over the first `warmup_epochs` it rises from 0 in equal
+    steps; `block_rates`, such as '1-3=0.1,head=10', multiply it for some blocks or the head.
     """
 
     weights: str = "imagenet"
@@ -264,6 +274,10 @@ class TrainConfig:
     loss: str = "categorical_crossentropy"
     class_weight: str | None = None
     precision: str = "auto"
+    label_smoothing: float = 0.0
+    schedule: str = "constant"
+    warmup_epochs: int = 0
+    block_rates: str | None = None
 
     def __post_init__(self) -> None:
         _check(
@@ -280,6 +294,7 @@ class TrainConfig:
         _choice(self.metric, METRICS, "metric")
         _choice(self.loss, LOSSES, "loss")
         _choice(self.precision, PRECISIONS, "precision")
+        _choice(self.schedule, SCHEDULES, "schedule")
         for name, low in (
             ("seed", 0),
             ("head_epochs", 0),
@@ -287,6 +302,7 @@ class TrainConfig:
             ("final_epochs", 0),
             ("patience", 1),
             ("batch_size", 1),
+            ("warmup_epochs", 0),
         ):
             _check(
                 _is_int(getattr(self, name), low), "", name, f"a whole number of at least {low}", getattr(self, name)
@@ -296,6 +312,17 @@ class TrainConfig:
             _check(isinstance(rate, float | int) and 0 < rate <= 10, "", "learning_rate", "above 0, at most 10", rate)
         _check(self.class_weight in (None, "balanced"), "", "class_weight", "None or 'balanced'", self.class_weight)
         _check(self.head_epochs + self.epochs > 0, "", "epochs", "above 0 where head_epochs is 0", self.epochs)
+        warm = self.warmup_epochs
+        _check(warm == 0 or warm < self.epochs, "", "warmup_epochs", f"fewer than epochs ({self.epochs})", warm)
+        smoothing = self.label_smoothing
+        of_number = isinstance(smoothing, float | int) and not isinstance(smoothing, bool)
+        _check(of_number and 0 <= smoothing < 1, "", "label_smoothing", "at least 0 and below 1", smoothing)
+        if smoothing and not LOSSES[self.loss][1]:
+            raise ConfigError(
+                f"label_smoothing needs another loss, such as categorical_crossentropy. Received: {self.loss}."
+            )
+        rates = ",".join(f"{block}={factor:g}" for block, factor in parse_block_rates(self.block_rates).items())
+        object.__setattr__(self, "block_rates", rates or None)
 
     @property
     def rate(self) -> float:

@@ -20,6 +20,7 @@ from xaitune.config import (
     LOSSES,
     METRICS,
     OPTIMIZERS,
+    SCHEDULES,
     Config,
     DataConfig,
     SweepConfig,
@@ -53,6 +54,10 @@ HELP = {
     "metric": f"What decides: {', '.join(METRICS)} [f1_macro].",
     "loss": f"{', '.join(LOSSES)} [categorical_crossentropy].",
     "class_weight": "balanced: rare classes count more; none: all images alike [none].",
+    "label_smoothing": "Share of each target spread over all classes, 0 to below 1 [0].",
+    "schedule": f"{', '.join(SCHEDULES)}: how the learning rate goes on [constant].",
+    "warmup_epochs": "Epochs in which the learning rate rises from 0 [0].",
+    "block_rates": "Multipliers of the learning rate, such as 1-3=0.1,head=10 [all 1].",
     "precision": "auto, float32 or bfloat16 [auto].",
     "optimizers": "Optimizers of the grid [sgd,momentum,nag].",
     "seeds": "Seeds 0..n-1 of the grid [3].",
@@ -61,6 +66,7 @@ HELP = {
     "workers": "Worker processes; they share the processor's threads [one for two cores].",
 }
 NUMBERS = {"split_seed", "freeze_through", "seed", "head_epochs", "epochs", "final_epochs", "patience", "batch_size"}
+NUMBERS |= {"warmup_epochs", "seeds", "workers", "run_cpus"}
 TABLE_OF = {DataConfig: "data", TrainConfig: "train", SweepConfig: "sweep"}
 
 
@@ -181,9 +187,9 @@ def _option(field: str) -> inspect.Parameter:
     kind: Any = str | None
     if field == "freeze_through":
         kind = str | None
-    elif field in NUMBERS or field in ("seeds", "workers"):
+    elif field in NUMBERS:
         kind = int | None
-    elif field == "learning_rate":
+    elif field in ("learning_rate", "label_smoothing", "run_gpus"):
         kind = float | None
     return _parameter(field, kind, None, f"--{field.replace('_', '-')}", text=HELP[field])
 

@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from xaitune.config import EXECUTION_FIELDS, DataConfig, TrainConfig
+from xaitune.config import EXECUTION_FIELDS, LATER_FIELDS, DataConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError, RunLockedError
 from xaitune.results import Run
 from xaitune.vgg import load_model
 
 FORMAT = 1
 RESULT = "result.json"  # written last: a run is finished when it is there
+LATER = {f.name: f.default for f in dataclasses.fields(TrainConfig) if f.name in LATER_FIELDS}
 
 
 @contextlib.contextmanager
@@ -96,14 +97,15 @@ def run_identity(config: TrainConfig, data_config: DataConfig, fingerprint: str,
     """All that decides a run's result: two runs with equal identities are the same run."""
     train = {k: v for k, v in dataclasses.asdict(config).items() if k not in EXECUTION_FIELDS | {"weights"}}
     train["learning_rate"] = config.rate
+    train = {k: v for k, v in train.items() if k not in LATER or v != LATER[k]}
     data = {"fingerprint": fingerprint, "image_size": list(data_config.image_size), "resize": data_config.resize}
     return {**train, **data, "weights": weights}
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """'epochs 20 -> 5, seed 0 -> 1': where two identities differ."""
-    keys = [k for k in new if old.get(k) != new[k]]
-    return ", ".join(f"{k} {old.get(k)} -> {new[k]}" for k in keys)
+    old, new = LATER | old, LATER | new
+    return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in new if old.get(k) != new[k])
 
 
 def choose_folder(

@@ -18,6 +18,7 @@ from xaitune.config import LOSSES, METRICS, OPTIMIZERS, TrainConfig, replace_fie
 from xaitune.data import ImageData
 from xaitune.device import keras
 from xaitune.features import FeatureCache, Progress, cache_key, pass_through, suffix_model
+from xaitune.rates import block_factors, cuts_rate, epoch_rates, scaled
 from xaitune.results import Run
 from xaitune.stats import classification_metrics, confusion, scores_from_confusion
 
@@ -141,7 +142,7 @@ class _Training:
         """Train one stage, from its checkpoint where there is one. False where the loss is no longer a number."""
         config = self.config
         fit = _Fit(model, inputs, self.data, config, stage, config.optimizer, rate)
-        best, best_score, wait, start = fit.trained(), self.score, 0, 0
+        best, best_score, wait, start, cuts = fit.trained(), self.score, 0, 0, 0
         found = self.checkpoint.load()
         if found and STAGES.index(found[0]["stage"]) > STAGES.index(stage):
             return True  # a later stage was reached: its checkpoint holds all the weights
@@ -149,11 +150,12 @@ class _Training:
             state, arrays = found
             self.history, best_score = state["history"], state["best_score"]
             wait, start, best = state["wait"], state["epoch"], arrays["best"]
+            cuts = state.get("cuts", 0)
             fit.restore(arrays["weights"], arrays["optimizer"])
         for epoch in range(start, epochs):
             if wait >= config.patience:
                 break
-            row = fit.epoch(epoch)
+            row = fit.epoch(epoch, cuts)
             self.history.append(row)
             if not np.isfinite(row["train_loss"]) or not np.isfinite(row["val_loss"]):
                 return False
@@ -161,11 +163,13 @@ class _Training:
             wait += 1
             if score > best_score:
                 best, best_score, wait = fit.trained(), score, 0
+            cuts += cuts_rate(config, epoch, wait)
             state = {
                 "stage": stage,
                 "epoch": epoch + 1,
                 "best_score": best_score,
                 "wait": wait,
+                "cuts": cuts,
                 "history": self.history,
             }
             arrays = {"weights": fit.trained(), "optimizer": fit.optimizer_state(), "best": best}
@@ -239,13 +243,17 @@ class _Fit:
         optimizer: str,
         rate: float,
     ) -> None:
-        self.model, self.inputs, self.config, self.stage = model, inputs, config, stage
+        self.model, self.inputs, self.config, self.stage, self.rate = model, inputs, config, stage, rate
         self.num_classes = len(data.class_names)
         kind, options, _ = OPTIMIZERS[optimizer]
-        loss, one_hot = LOSSES[config.loss]
+        loss, one_hot, arguments = LOSSES[config.loss]
+        if config.label_smoothing:
+            arguments = {**arguments, "label_smoothing": config.label_smoothing}
+        factors = block_factors(model, config.block_rates if stage == "fine-tune" else None)
+        made = scaled(getattr(keras.optimizers, kind), factors)
         model.compile(
-            optimizer=getattr(keras.optimizers, kind)(learning_rate=rate, global_clipnorm=CLIP_NORM, **options),
-            loss=getattr(keras.losses, loss)(from_logits=True),
+            optimizer=made(learning_rate=rate, global_clipnorm=CLIP_NORM, **options),
+            loss=getattr(keras.losses, loss)(from_logits=True, **arguments),
             weighted_metrics=["accuracy"],
             jit_compile=False,
         )
@@ -273,15 +281,25 @@ class _Fit:
         for variable, value in zip(self.model.optimizer.variables, optimizer, strict=False):
             variable.assign(value)
 
-    def epoch(self, epoch: int) -> dict[str, Any]:
-        """Train one epoch and measure it on validation: one row of the history."""
+    def rates(self, epoch: int, steps: int, cuts: int) -> np.ndarray:
+        """The learning rate of each step of an epoch; only stage (b) has a schedule."""
+        if self.stage != "fine-tune":
+            return np.full(steps, self.rate)
+        return epoch_rates(self.config, self.rate, epoch, steps, cuts)
+
+    def epoch(self, epoch: int, cuts: int = 0) -> dict[str, Any]:
+        """Train one epoch and measure it on validation: one row of the history. `cuts`: of the rate, by a plateau."""
         start = time.perf_counter()
         key = [self.config.seed, STAGES.index(self.stage), epoch]
         order = np.random.default_rng(key).permutation(self.train)
         _reseed_dropout(self.model, key)
         sums = np.zeros(2)
-        for first in range(0, len(order), self.config.batch_size):
+        firsts = range(0, len(order), self.config.batch_size)
+        rates = self.rates(epoch, len(firsts), cuts)
+        for step, first in enumerate(firsts):
             rows = order[first : first + self.config.batch_size]
+            if step == 0 or rates[step] != rates[step - 1]:
+                self.model.optimizer.learning_rate = float(rates[step])
             logs = self.model.train_on_batch(
                 _batch(self.inputs, rows), self.targets[rows], sample_weight=self.sample_weight[rows], return_dict=True
             )
@@ -296,6 +314,7 @@ class _Fit:
             "val_loss": loss
         }
         row |= {f"val_{metric}": float(scores_from_confusion(matrix, metric)) for metric in METRICS}
+        row["learning_rate"] = float(rates.mean()) if np.ptp(rates) else float(rates[0])
         return row | {"seconds": time.perf_counter() - start}
 
 
@@ -312,7 +331,10 @@ def trained_head(
     Returns {'weights': layer -> arrays, 'history': rows}. Adam for `head_epochs`, at the rate of `head_rate`.
     """
     fields = ("head", "head_epochs", "seed", "batch_size", "loss", "class_weight")
-    key = json.dumps({f: getattr(config, f) for f in fields} | {"data": data.fingerprint}, sort_keys=True)
+    about = {f: getattr(config, f) for f in fields} | {"data": data.fingerprint}
+    if config.label_smoothing:
+        about["label_smoothing"] = config.label_smoothing
+    key = json.dumps(about, sort_keys=True)
     entry = cache.folder / cache_key(model, data, precision)
     file = entry / f"head-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]
