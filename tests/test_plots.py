@@ -65,6 +65,7 @@ def every_plot():
         "evidence": lambda ax: plots.evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
         "sweep_cells": lambda ax: plots.sweep_cells(cells(), ax=ax),
         "block_scores": lambda ax: plots.block_scores(block_summary(), ax=ax),
+        "shares": lambda ax: plots.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
         "difference": lambda ax: plots.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),
         "panels": lambda ax: plots.panels([image, image], ["image", "Block 1"], caption=KOREAN, ax=ax),
         "contact_sheet": lambda ax: plots.contact_sheet([image, image], [KOREAN, "b"], titles=["image"], ax=ax),

@@ -150,8 +150,7 @@ class ExplanationWriter:
                 # Equal squares, so that files of any shape stand in columns.
                 squares = [resize_image(picture, (160, 160), "pad") for _, picture in panels]
                 self.sheet.append((f"{Path(file).stem} ({made.explained(i)})", squares))
-        if isinstance(made, BlockHeatmaps):
-            self.about["precision"] = made.precision
+        self.about["precision"] = made.precision
         number = len(self.tables)
         self.tables.append(made.to_dataframe())
         try:

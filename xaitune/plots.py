@@ -311,11 +311,13 @@ def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) ->
     values = values.sort_values()
     ax = ax if ax is not None else own_axes(5.0, 0.8 + 0.3 * len(values))
     colours = [GREEN if name == explained else GREY for name in values.index]
-    bars = ax.barh(list(values.index), values.to_numpy(), color=colours)
+    places = range(len(values))
+    bars = ax.barh(places, values.to_numpy(), color=colours)
+    ax.set_yticks(places, [str(name) for name in values.index])
     ax.bar_label(bars, labels=[f"{value:.0%}" for value in values], padding=3)
     ax.set_xlim(0, 1.2 * max(float(values.max()), 0.1))
     ax.set_xticks([])
-    tidy(ax, "Share of the positive superpixel weight")
+    tidy(ax, "Share of the positive superpixel weight", grid="x")
     return finish(ax)
 
 

@@ -216,7 +216,8 @@ class Superpixels:
     linear model's weight of each superpixel; `class_interval`: n arrays (classes, m, 2), 95 %, over resampled masks;
     `class_score`: (n, classes) weighted R^2; `class_stability`: (n, classes, 2) the Spearman correlation of the weights
     and the Jaccard index of the five most positive superpixels that two independent runs are expected to reach. With
-    more than 20 classes the unlikely ones have NaN intervals and stability. `samples`: (n,) masked images predicted.
+    more than 20 classes the unlikely ones have NaN intervals and stability. `samples`: (n,) masked images predicted. `precision`: what
+    the model computed in.
     """
 
     images: np.ndarray
@@ -232,6 +233,7 @@ class Superpixels:
     samples: np.ndarray
     method: str = "lime"
     resize: str = "stretch"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         arrays = (self.images, self.classes, self.probabilities, self.class_score, self.class_stability, self.samples)
@@ -470,7 +472,9 @@ class AdviceCheck:
 
     `difference` is the advised depth's test score minus the rival's (the other depth that is best on validation),
     each with the optimizer that is best on validation, with its 95 % interval over groups. `learning_rates`: depth ->
-    the rate that is best on validation, where several were tried.
+    the rate that is best on validation, where several were tried. `mcnemar`: for each seed, by accuracy, the test images
+    that the advised depth alone has right (`advised_only`), those of the rival alone (`rival_only`), and the exact
+    McNemar p: the chance of a split at least as uneven if both were equally often right.
     """
 
     verdict: str
@@ -486,6 +490,7 @@ class AdviceCheck:
     seeds: int
     advice_made_first: bool = True
     learning_rates: dict[int, float] = dataclasses.field(default_factory=dict)
+    mcnemar: tuple[dict[str, Any], ...] = ()
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -509,6 +514,8 @@ class AdviceCheck:
         )
         if self.verdict == "cannot tell" and self.test_images_needed:
             text += f" About {self.test_images_needed} test images would settle it."
+        if d.few:
+            text += f" Too few to rely on the interval: {d.few}."
         if not self.advice_made_first:
             text += " Note: the advice was made after the sweep began, so it is no blind test of it."
         if self.cheapest["name"] != self.best["name"]:

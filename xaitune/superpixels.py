@@ -83,6 +83,7 @@ def lime_superpixels(
         class_stability=np.stack([f.stability for f in fits]),
         samples=np.array(samples),
         resize=subject.resize,
+        precision="float32" if exact else device.resolve_precision(precision)[0],
     )
 
 
