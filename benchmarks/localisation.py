@@ -4,7 +4,8 @@ For the test images with a mask of the data that the runs were trained on: each 
 class explained, in float32. Maps are the [0, 1] views in the file's own geometry. Chance is twofold: `area`, the mask's
 share of the image, which a map without information scores (best IoU too), and `elsewhere`, the same map shifted,
 mirrored and turned at random (mean of --draws), which is just as smooth and as concentrated. `gain` is the score minus
-`elsewhere`, image by image. Intervals are 95 %, over groups. Writes the CSV and prints tables in Markdown.
+`elsewhere`, image by image; `over` is a block's gain minus that of Block 3, the freezing study's choice. Intervals are
+95 %, over groups. Writes the CSV and prints tables in Markdown.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from xaitune.images import map_to_image
 from xaitune.results import unit_view
 from xaitune.runs import load_run, write_csv
 
+REFERENCE = 3  # block
+MEAN = "mean of the runs"
 SCORES = ("mass_inside", "pointing_game", "average_precision", "best_iou", "iou")
 
 
@@ -55,11 +58,13 @@ def measure(run: Any, data: ImageData, rows: np.ndarray, draws: int) -> np.ndarr
 
 
 def table_of(name: str, found: np.ndarray, area: np.ndarray, groups: np.ndarray) -> pd.DataFrame:
-    """One row a score, rule and block: mean and gain with their intervals."""
+    """One row a score, rule and block: mean, gain and what it has over the reference, with their intervals."""
     values, nulls = found
     index = pd.MultiIndex.from_product([[name], SCORES, list(RULES), range(1, values.shape[2] + 1)])
+    gain = values - nulls
+    over = gain - gain[:, :, [REFERENCE - 1]]
     columns = {}
-    for title, part in (("", values), ("gain_", values - nulls)):
+    for title, part in (("", values), ("gain_", gain), ("over_", over)):
         mean, low, high = stats.mean_intervals(part.reshape(len(index), -1).T, groups)
         columns |= {f"{title}mean": mean, f"{title}low": low, f"{title}high": high}
     frame = pd.DataFrame(columns, index=index.set_names(["run", "score", "rule", "block"])).reset_index()
@@ -83,7 +88,8 @@ def markdown(table: pd.DataFrame, rows: str, columns: str, score: str, prefix: s
 
 def agreement_of_rules(table: pd.DataFrame, score: str) -> pd.DataFrame:
     """Kendall's tau between the rules' orders of the blocks, mean over the runs."""
-    wide = table[table["score"] == score].pivot(index=["run", "block"], columns="rule", values="gain_mean")[list(RULES)]
+    single = table[(table["score"] == score) & (table["run"] != MEAN)]
+    wide = single.pivot(index=["run", "block"], columns="rule", values="gain_mean")[list(RULES)]
     taus = [
         [[kendalltau(one[a], one[b]).statistic for b in RULES] for a in RULES] for _, one in wide.groupby(level="run")
     ]
@@ -106,12 +112,16 @@ def main() -> None:
     found = np.stack([measure(run, data, rows, args.draws) for run in runs])
     tables = [table_of(run.name, one, area, groups) for run, one in zip(runs, found, strict=True)]
     # Runs share their images: they are averaged image by image, never pooled as more images.
-    table = pd.concat([*tables, table_of("mean of the runs", found.mean(0), area, groups)], ignore_index=True)
+    table = pd.concat([*tables, table_of(MEAN, found.mean(0), area, groups)], ignore_index=True)
     write_csv(args.out, table.round(6))
-    together = table[table["run"] == "mean of the runs"]
-    print(f"{len(rows)} test images with a mask in {len(np.unique(groups))} groups; mean mask area {area.mean():.4f}\n")
+    together = table[table["run"] == MEAN]
+    print(f"{len(rows)} test images with a mask in {len(np.unique(groups))} groups; mean mask area {area.mean():.4f}")
+    for run in runs:
+        test = run.predictions.set_index("file").loc[[data.files[i] for i in rows]]
+        print(f"{run.name} is right on {(test['true'] == test['predicted']).sum()} of them")
+    print()
     for score in SCORES:
-        for prefix, title in (("", "score"), ("gain_", "gain")):
+        for prefix, title in (("", "score"), ("gain_", "gain"), ("over_", f"gain over Block {REFERENCE}'s")):
             print(f"{score}, {title}, mean of {len(runs)} runs\n")
             print(markdown(together, "rule", "block", score, prefix), end="\n\n")
     grad = table[table["rule"] == "gradcam"]
