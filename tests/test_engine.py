@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from driving import alive, children
 
-from xaitune import engine
+from xaitune import _worker, engine
 from xaitune.config import TrainConfig
 from xaitune.errors import RunError
 from xaitune.sweep import load_sweep, sweep_freeze
@@ -162,6 +163,31 @@ def test_changed_images_fail_every_run_with_one_clear_error(demo, cache, tmp_pat
     changed = dataclasses.replace(demo, fingerprint="0" * 16)
     with pytest.raises(RunError, match="The images have changed since the sweep began"):
         sweep_freeze(changed, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
+
+
+def test_a_worker_that_has_grown_is_replaced_after_its_run(demo, cache, undisturbed, tmp_path, monkeypatch):
+    """With a bound below what a worker holds after its first run, each run has a worker of its own."""
+    monkeypatch.setattr(engine, "GROWTH", 0.5)
+    seen = set()
+
+    def progress(done, total, what):
+        if "fine-tune" in what:
+            seen.update((what.partition(":")[0], pid) for pid in workers_of(os.getpid()))
+
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
+    assert {name for name, _ in seen} == set(NAMES)
+    assert len({pid for _, pid in seen}) == 2
+    assert results(table.path) == undisturbed
+
+
+def test_the_memory_of_a_worker_is_what_it_holds_itself(tmp_path):
+    before = _worker.own_memory()
+    held = np.ones(40_000_000, np.uint8)
+    assert 35e6 < _worker.own_memory() - before < 80e6
+    held.tofile(tmp_path / "mapped")
+    before = _worker.own_memory()
+    assert np.memmap(tmp_path / "mapped", mode="r").sum() == 40_000_000
+    assert _worker.own_memory() - before < 20e6  # a mapped file is no memory that grows
 
 
 def test_a_worker_ends_when_its_input_closes():

@@ -1,6 +1,6 @@
 """`python -m xaitune._worker`: trains the runs that it is sent, one JSON line each, and answers in JSON lines.
 
-It ends when its standard input closes, which is also what happens when its parent dies.
+It ends when its standard input closes, which is also what happens when its parent dies. A Ray task calls `answer`.
 """
 
 import json
@@ -8,6 +8,8 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -28,17 +30,37 @@ def main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     data: dict[str, Any] = {}
+
+    def report(done: int, total: int, what: str) -> None:
+        print(json.dumps({"event": "progress", "done": done, "total": total, "what": what}), file=answers)
+
     while True:
-        task = tasks.get()
-        try:
-            answer = _work(task, data, answers)
-        except Exception as error:  # one failed run must not end the others
-            ours = isinstance(error, XaituneError)
-            answer = {"event": "failed", "error": str(error) if ours else f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
+        print(json.dumps(answer(tasks.get(), data, report)), file=answers)
 
 
-def _work(task: dict[str, Any], data: dict[str, Any], answers: Any) -> dict[str, Any]:
+def answer(task: dict[str, Any], data: dict[str, Any], report: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Do one task and say how it ended, an error too: one failed run must not end the others.
+
+    `data` keeps the images between calls. The answer carries the memory that this process then holds, in bytes.
+    """
+    try:
+        made = _work(task, data, report)
+    except Exception as error:
+        ours = isinstance(error, XaituneError)
+        made = {"event": "failed", "error": str(error) if ours else f"{type(error).__name__}: {error}"}
+    return made | {"memory": own_memory()}
+
+
+def own_memory() -> int:
+    """Bytes that this process holds for itself, without the files that it maps; 0 where the system does not tell."""
+    try:
+        _, resident, shared = Path("/proc/self/statm").read_text().split()[:3]
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+def _work(task: dict[str, Any], data: dict[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
     """Do one task: fill the frozen features of a data set, or one run."""
     from xaitune import training, vgg
     from xaitune.config import DataConfig, TrainConfig
@@ -53,9 +75,6 @@ def _work(task: dict[str, Any], data: dict[str, Any], answers: Any) -> dict[str,
     images, config = data[key], TrainConfig(**task["train"])
     if images.fingerprint != task["fingerprint"]:
         raise DataError("The images have changed since the sweep began: start it again under another --name.")
-
-    def progress(done: int, total: int, what: str) -> None:
-        print(json.dumps({"event": "progress", "done": done, "total": total, "what": what}), file=answers)
 
     if task["kind"] == "features":
         model = vgg.build_vgg16(

@@ -17,12 +17,14 @@ from xaitune.errors import RunError
 
 Task = dict[str, Any]
 Report = Callable[[Task, dict[str, Any]], None]
+GROWTH = 1.5  # a worker that holds so many times what it held after its first run makes room for a new one
 
 
 class _Worker:
     """One `python -m xaitune._worker`; closing its standard input ends it."""
 
     def __init__(self, threads: int) -> None:
+        self.first_memory = self.memory = 0  # bytes after its first run, and after its last
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "XAITUNE_THREADS": str(threads)}
         # -P: a folder named xaitune in the current one must not be taken for the package.
@@ -48,9 +50,17 @@ class _Worker:
                 break  # it died while it wrote
             event = json.loads(line)
             if event["event"] != "progress":
+                self.memory = event.pop("memory", 0)
+                if task["kind"] == "run":
+                    self.first_memory = self.first_memory or self.memory
                 return event
             report(task, event)
         raise RunError(self._last_words())
+
+    @property
+    def grown(self) -> bool:
+        """Whether its memory has grown past the bound since its first run."""
+        return bool(self.first_memory) and self.memory > GROWTH * self.first_memory
 
     def _last_words(self) -> str:
         """How the process ended."""
@@ -91,10 +101,10 @@ class _Crew:
             return worker
 
     def give_back(self, worker: _Worker, alive: bool) -> None:
-        """Keep a worker for the next task, or forget one that died."""
+        """Keep a worker for the next task; close one that died or has grown, so that a new one takes its place."""
         with self.lock:
             self.busy.discard(worker)
-            if alive and not self.over:
+            if alive and not worker.grown and not self.over:
                 self.idle.append(worker)
                 return
         worker.close()
@@ -117,7 +127,8 @@ def run_local(
 
     `report(task, event)` receives progress, from any thread; `done(task, event)` each end, in the caller's thread. A
     run whose process dies is tried once more in a new one; what still fails is handed to `done` as 'failed', and the
-    others go on. However this call ends, no worker outlives it.
+    others go on. A worker whose memory has grown by half since its first run is replaced after the run in hand. However
+    this call ends, no worker outlives it.
     """
     crew = _Crew(max(usable_cores() // workers, 1))
 

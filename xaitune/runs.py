@@ -165,6 +165,8 @@ def start_folder(path: Path, contents: dict[str, Any], *, overwrite: bool) -> No
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
     elif file.is_file() and not same:
         raise RunLockedError(f"Another process has just begun something else in {path}. Give the same command again.")
+    for part in path.glob(".[0-9]*.*"):  # what a killed process was writing
+        part.unlink(missing_ok=True)
     if not file.is_file():
         write_json(file, {"format": FORMAT, **contents})
 

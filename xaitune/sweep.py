@@ -60,6 +60,8 @@ def sweep_freeze(
         }
         runs.start_folder(folder, contents, overwrite=False)
         cache = Path(cache_dir or Path(runs_dir) / "cache").absolute()
+        for file in folder.glob(f"*/{runs.RESULT}"):
+            runs.Checkpoint(file.parent).remove()  # of a run that was killed as it finished
         missing = unfinished(folder, config, base)
         if notes and len(missing) < len(grid(config, base)):
             notes(f"{len(grid(config, base)) - len(missing)} of {len(grid(config, base))} runs are finished already.")
@@ -177,8 +179,9 @@ def _run(
             failures[task["name"]] = event["error"]
         show(f"{task['name']}: {event['error'] if event['event'] == 'failed' else event['state']}")
 
-    workers = config.workers or max(usable_cores() // 2, 1)
-    run_local([first], tasks, min(workers, len(tasks)), report, done)
+    # Of the whole grid, so that what is left of it runs with as many threads and gives the same bits.
+    workers = min(config.workers or max(usable_cores() // 2, 1), len(grid(config, missing[0])))
+    run_local([first], tasks, workers, report, done)
     return failures
 
 
