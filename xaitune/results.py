@@ -216,8 +216,8 @@ class Superpixels:
     linear model's weight of each superpixel; `class_interval`: n arrays (classes, m, 2), 95 %, over resampled masks;
     `class_score`: (n, classes) weighted R^2; `class_stability`: (n, classes, 2) the Spearman correlation of the weights
     and the Jaccard index of the five most positive superpixels that two independent runs are expected to reach. With
-    more than 20 classes the unlikely ones have NaN intervals and stability. `samples`: (n,) masked images predicted. `precision`: what
-    the model computed in.
+    more than 20 classes the unlikely ones have NaN intervals and stability. `samples`: (n,) masked images predicted.
+    `precision`: what the model computed in.
     """
 
     images: np.ndarray
