@@ -363,6 +363,27 @@ def test_the_learning_rate_that_a_cell_kept(tmp_path):
     assert "xaitune train --freeze-through 3 --optimizer nag --learning-rate 0.001" in page.texts
 
 
+def test_mcnemar_within_each_seed_with_its_meaning(tmp_path):
+    rows = ({"seed": 0, "advised_only": 7, "rival_only": 2, "p": 0.1797}, {"seed": 1, "advised_only": 0})
+    check = dataclasses.replace(make_check(), mcnemar=(rows[0], rows[1] | {"rival_only": 3, "p": 0.25}))
+    page, _ = page_of(make_sweep(tmp_path / "s"), check=check)
+    assert "right with Block 1-3 frozen alone right with Block 1-2 frozen alone p 0 7 2 0.180 1 0 3 0.250" in page.texts
+    assert (
+        "p is the chance that the two counts lie at least so far apart if both were equally often right" in page.texts
+    )
+    page, _ = page_of(make_sweep(tmp_path / "t"), check=make_check())
+    assert "McNemar" not in page.texts
+
+
+def test_intervals_that_rest_on_too_little_say_so(tmp_path):
+    sweep = make_sweep(tmp_path / "s")
+    cells = sweep.cells.assign(few=["", "4 groups in the smallest class"] * 5)
+    page, _ = page_of(dataclasses.replace(sweep, cells=cells))
+    assert "where they rest on too little: 4 groups in the smallest class." in page.texts
+    page, _ = page_of(dataclasses.replace(sweep, cells=cells.assign(few="")))
+    assert "rest on too little" not in page.texts.partition("The sweep")[2].partition("Class by class")[0]
+
+
 def test_parts_of_other_data_are_named(tmp_path):
     page, _ = page_of(make_run(tmp_path / "r"), advice=make_advice("another"))
     assert "The advice given here belongs to other images" in page.texts

@@ -1,6 +1,9 @@
+import functools
+import importlib.util
 import json
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from xaitune import stats
 from xaitune.config import METRICS
 from xaitune.errors import InputError
 
+COVERAGE = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
 # rows true, columns predicted; class 0: 2 of 3 right, class 1: 1 of 2, class 2: 1 of 1
 TRUE = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 2, 2])
@@ -153,8 +157,51 @@ def test_bootstrap_equals_resampling_the_images_one_by_one(metric):
             warnings.simplefilter("ignore")
             scores.append(np.mean([SKLEARN[metric](true[images], labels[images]) for labels in predicted]))
     found = stats.bootstrap_interval(true, predicted, groups, metric, draws=200, seed=9)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(scores, [0.025, 0.975])))
+    rest = [groups != g for g in range(8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        left_out = np.array([np.mean([SKLEARN[metric](true[r], labels[r]) for labels in predicted]) for r in rest])
+    assert (found.low, found.high) == pytest.approx(stats._bounds(np.array(scores), found.value, left_out, 0.95))
     assert (found.groups, found.images, found.reliable) == (8, 24, False)
+
+
+def test_bounds_by_hand():
+    """Without bias and skewness the percentiles, of few groups wider ones; shifted against the bias."""
+    drawn, cdf = np.linspace(0, 1, 100_001), scipy_stats.norm.cdf
+    even = np.array([-1.0, 1.0] * 5)  # scores without each of 10 groups, not skewed
+    reach = 2.262157 * math.sqrt(10 / 9)  # Student's quantile of 9 degrees of freedom
+    assert stats._bounds(drawn, 0.5, even, 0.95) == pytest.approx((cdf(-reach), cdf(reach)), abs=1e-4)
+    many = np.array([-1.0, 1.0] * 10**6)
+    assert stats._bounds(drawn, 0.5, many, 0.95) == pytest.approx((0.025, 0.975), abs=1e-4)
+    low, high = stats._bounds(drawn, cdf(0.5), many, 0.95)  # the resamples lie too low
+    assert (low, high) == pytest.approx((cdf(1 - 1.959964), cdf(1 + 1.959964)), abs=1e-4)
+    skewed = np.array([1.0] * 9 + [-9.0])  # mean 0: the gaps are -1 (9 times) and 9
+    skew = (9**3 - 9) / (6 * 90**1.5)
+    wanted = [cdf(side * reach / (1 - side * skew * reach)) for side in (-1, 1)]
+    assert stats._bounds(drawn, 0.5, skewed, 0.95) == pytest.approx(wanted, abs=1e-4)
+    assert stats._bounds(np.ones(9), 1.0, np.ones(20), 0.95) == (1, 1)
+    assert stats._bounds(np.array([0.2, 0.4]), 0.3, np.ones(1), 0.95) == (0.2, 0.4)
+
+
+def test_what_there_is_too_little_of_is_said():
+    true = np.repeat([0, 1, 2], [20, 10, 4])
+    predicted = true.copy()
+    predicted[:9] = 1
+    alone = stats.bootstrap_interval(true, predicted, None, "f1_macro", draws=50)
+    assert (alone.few, alone.reliable) == ("4 groups in the smallest class", False)
+    assert stats.bootstrap_interval(true, predicted, None, "accuracy", draws=50).reliable  # no mean over classes
+    groups = np.arange(34) // 5
+    assert stats.bootstrap_interval(true, predicted, groups, "balanced_accuracy", draws=50).few == (
+        "7 groups, 1 group in the smallest class, 2 groups with a mistake"
+    )
+    sure = stats.bootstrap_interval(true, true, None, "accuracy", draws=50)
+    assert (sure.low, sure.high, sure.few) == (1, 1, "0 groups with a mistake")
+    other = predicted.copy()
+    other[0] = 0
+    gap = stats.paired_bootstrap(predicted, other, true, None, "accuracy", draws=50)
+    assert (gap.few, gap.reliable) == ("1 group on which the two differ", False)
+    both = stats.paired_bootstrap(np.stack([predicted, true]), np.stack([true, predicted]), true, None, "accuracy")
+    assert (both.difference, both.few) == (0, "0 groups on which the two differ")
 
 
 def test_few_draws_at_once_give_the_same_interval(monkeypatch):
@@ -181,6 +228,19 @@ def test_the_interval_covers_the_true_accuracy_when_groups_share_their_difficult
     assert covered_by_images < covered  # images are no independent trials here
 
 
+@pytest.mark.parametrize(("classes", "images", "groups"), [("3 even", "1-9", 40), ("6 uneven", "1-9", 160)])
+def test_intervals_hold_a_known_truth(classes, images, groups, monkeypatch):
+    """A small part of benchmarks/coverage.py: 95 % intervals of scores and differences, even and uneven classes."""
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", COVERAGE)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(stats, "bootstrap_weights", functools.cache(stats.bootstrap_weights))
+    found = benchmark.simulate(classes, images, groups, sets=300, draws=300)
+    assert len(found) == 4  # accuracy and macro F1, of a score and of a difference
+    # Of 300 at 95 %, fewer than 273 (91 %) or more than 297 (99 %) have a chance under 0.003 each.
+    assert found["holds it"].between(0.91, 0.99).all(), found.to_string()
+
+
 def test_paired_difference_is_the_difference_of_seed_means():
     true = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     a = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]])  # 8/8, 7/8
@@ -189,8 +249,14 @@ def test_paired_difference_is_the_difference_of_seed_means():
     assert found.difference == pytest.approx(7.5 / 8 - 6 / 8)
     assert found.low <= found.difference <= found.high
     assert (found.groups, found.images, found.reliable) == (8, 8, False)
+    # The mean over 8 images of 0 or 1/2 (one) or 1 (one) more: sd of a resample's mean is the images' over sqrt(8).
+    deviation = np.std([0, 0, 0, -0.5, 0, 0, 1, 1]) / math.sqrt(8)
+    wanted = scipy_stats.t.ppf(0.975, 7) * math.sqrt(8 / 7) * deviation
+    assert found.half_width == pytest.approx(wanted, rel=0.1)
     swapped = stats.paired_bootstrap(b, a, true, None, "accuracy", draws=500)
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
+    alone = stats.paired_bootstrap(a, b, true, np.zeros(8, int), "accuracy", draws=5)
+    assert (alone.low, alone.high) == (-math.inf, math.inf)  # one group says nothing of others
 
 
 def test_the_same_predictions_differ_by_exactly_nothing():
@@ -198,7 +264,7 @@ def test_the_same_predictions_differ_by_exactly_nothing():
     true, a = rng.integers(0, 5, 100), rng.integers(0, 5, (3, 100))
     found = stats.paired_bootstrap(a, a, true, np.arange(100) // 4)
     assert (found.difference, found.low, found.high, found.half_width) == (0, 0, 0, 0)
-    assert found.reliable
+    assert not found.reliable  # models that differ nowhere here may differ elsewhere
 
 
 def test_pairing_narrows_the_interval_and_groups_widen_it():

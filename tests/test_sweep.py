@@ -151,6 +151,10 @@ def test_confirmed(table):
     assert check.best["name"] == "freeze3-nag"
     assert check.test_images_needed is None
     assert check.seeds == 2
+    # Of seed 0 the rival alone is wrong on the 4th image (1 of 1: p = 1), of seed 1 both are wrong on the same 5.
+    kept = {"advised_only": 1, "rival_only": 0, "p": 1.0}
+    assert check.mcnemar == ({"seed": 0} | kept, {"seed": 1, "advised_only": 0, "rival_only": 0, "p": 1.0})
+    assert "Too few to rely on the interval: 1 group on which the two differ." in check.sentence()
     assert "confirms" in check.sentence()
     assert "60 test images in 20 groups, 2 seeds" in check.sentence()
 
@@ -163,6 +167,9 @@ def test_contradicted(table):
     a, b = np.stack([answers(TRUE, 44)] * 2), np.stack([answers(TRUE, 3), answers(TRUE, 5)])
     assert check.difference == stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert "contradicts" in check.sentence()
+    p = [stats.mcnemar_exact(answers(TRUE, 44) == TRUE, answers(TRUE, wrong) == TRUE) for wrong in (3, 5)]
+    assert [row["p"] for row in check.mcnemar] == p
+    assert [row["rival_only"] for row in check.mcnemar] == [41, 39]
 
 
 def test_cannot_tell(tmp_path):
@@ -215,6 +222,7 @@ def test_check_json(table):
     assert kept["verdict"] == "confirmed"
     assert kept["sentence"] == check.sentence()
     assert kept["difference"]["low"] == check.difference.low
+    assert kept["mcnemar"][0] == check.mcnemar[0]
 
 
 # ---- several learning rates

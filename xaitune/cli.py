@@ -234,6 +234,8 @@ def _say_run(ui: Ui, run: Any) -> None:
         f"Test {run.config.metric} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over {interval.groups} groups, "
         f"accuracy {(true == predicted).mean():.3f} [{low:.3f}, {high:.3f}] over {len(true)} images"
     )
+    if interval.few:
+        ui.say(f"Too few to rely on the interval of {run.config.metric}: {interval.few}.")
 
 
 def _subject(job: Job, model: str | None) -> Any:
@@ -647,6 +649,9 @@ def _say_sweep(ui: Ui, table: Any) -> None:
     ui.say(
         f"* best on validation. = cannot be told from it; the cheapest of these to train is {table.equals.iloc[0]['name']}."
     )
+    lacks = "; ".join(filter(None, dict.fromkeys(shown["few"])))
+    if lacks:
+        ui.say(f"Too few to rely on the intervals: {lacks}.")
     if (shown["rates"] > 1).any():
         ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
     bad = table.runs[table.runs["state"] != "finished"]

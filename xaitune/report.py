@@ -199,7 +199,8 @@ def _verdict(
         todo.append(("Ask for the advice that the sweep can check:", "xaitune advise"))
     else:
         todo.append(("Check the advice against the sweep:", "xaitune check-advice"))
-    return {"tone": "open", "headline": headline, "sentence": sentence, "todo": todo, "picture": None}
+    shown = {"tone": "open", "headline": headline, "sentence": sentence, "todo": todo}
+    return shown | {"picture": None, "mcnemar": None}
 
 
 def _checked(check: AdviceCheck) -> dict[str, Any]:
@@ -234,10 +235,11 @@ def _checked(check: AdviceCheck) -> dict[str, Any]:
         f"{metric_name(check.metric)} with {advised} frozen minus that with {rival} frozen, 95 % interval over "
         f"{_plural(d.groups, 'group')} ({_plural(d.images, 'test image')}, {_plural(check.seeds, 'seed')})."
     )
-    if not d.reliable:
-        caption += f" Fewer than {stats.FEW_GROUPS} groups: the interval is too narrow to be relied on."
-    picture = _picture(ax, alt, caption)
-    return {"tone": tone, "headline": headline, "sentence": check.sentence(), "todo": todo, "picture": picture}
+    if not d.reliable and not d.few:
+        caption += f" Fewer than {stats.FEW_GROUPS} groups: the interval is not to be relied on."
+    shown = {"tone": tone, "headline": headline, "sentence": check.sentence(), "todo": todo}
+    names = {"advised": advised, "rival": rival, "rows": check.mcnemar}
+    return shown | {"picture": _picture(ax, alt, caption), "mcnemar": names if check.mcnemar else None}
 
 
 def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
@@ -399,7 +401,7 @@ def _sweep(sweep: SweepTable | None) -> dict[str, Any] | None:
     return {
         "metric": metric_name(sweep.metric),
         "basis": f"{_plural(sweep.images, 'test image')} in {_plural(sweep.groups, 'group')}",
-        "few": sweep.groups < stats.FEW_GROUPS,
+        "few": _few(sweep),
         "optimizers": optimizers,
         "rows": rows,
         "cheapest": sweep.equals.iloc[0].to_dict() if best is not None and len(sweep.equals) else None,
@@ -407,6 +409,12 @@ def _sweep(sweep: SweepTable | None) -> dict[str, Any] | None:
         "runs": runs[["name", "seed", "state", "validation", "test", "seconds"]].to_dict("records"),
         "pictures": pictures,
     }
+
+
+def _few(sweep: SweepTable) -> str:
+    """What there is too little of for the intervals of the cells: what each of them lacks, and the groups."""
+    lacks = list(dict.fromkeys(sweep.cells["few"])) if "few" in sweep.cells else []
+    return "; ".join(filter(None, lacks)) or (_plural(sweep.groups, "group") if sweep.groups < stats.FEW_GROUPS else "")
 
 
 def _all_runs(sweep: SweepTable) -> pd.DataFrame:
@@ -477,6 +485,7 @@ def _test_figures(predictions: pd.DataFrame, class_names: Sequence[str], metric:
     return {
         "value": value.value,
         "interval": _interval(value.low, value.high),
+        "few": value.few,
         "basis": f"{_plural(value.images, 'test image')} in {_plural(value.groups, 'group')}",
         "confusion": _picture(plots.confusion_matrix(counts, class_names), alt),
         "per_class": _per_class(true, predicted, groups, class_names),

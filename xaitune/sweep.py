@@ -274,6 +274,7 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
                 "test": part["test"].mean(),
                 "low": interval.low,
                 "high": interval.high,
+                "few": interval.few,
                 "scores": part["test"].tolist(),
                 "train": part["train"].mean(),
                 "seconds": part["seconds"].mean(),
@@ -320,19 +321,18 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     rival = int(chosen["validation"].drop(advice.freeze_through).idxmax())
     depths = (advice.freeze_through, rival)
     optimizers = {d: str(chosen.loc[d, "optimizer"]) for d in depths}
-    predicted, true, groups = {}, None, None
+    predicted, seeds, true, groups = {}, {}, None, None
     for depth in depths:
-        names = sweep.cell_runs(depth, optimizers[depth])["name"]
-        tables = [sweep.predictions(n).query("split == 'test'") for n in names]
+        part = sweep.cell_runs(depth, optimizers[depth])
+        seeds[depth] = part["seed"].astype(int).tolist()
+        tables = [sweep.predictions(n).query("split == 'test'") for n in part["name"]]
         number = {name: i for i, name in enumerate(sweep.class_names)}
         predicted[depth] = np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tables])
         true, groups = tables[0]["true"].map(number).to_numpy(np.int64), tables[0]["group"].to_numpy(str)
     gap = stats.paired_bootstrap(predicted[depths[0]], predicted[depths[1]], true, groups, sweep.metric)
+    right = {depth: dict(zip(seeds[depth], predicted[depth] == true, strict=True)) for depth in depths}
     verdict = stats.verdict(gap.difference, gap.low, gap.high)
-    # Intervals of macro F1 are lopsided: the side counts that would decide.
-    confirms = gap.difference + stats.MARGIN > -gap.difference
-    half = gap.difference - gap.low if confirms else gap.high - gap.difference
-    needed = stats.images_needed(gap.difference, half, gap.images) if verdict == "cannot tell" else None
+    needed = stats.images_needed(gap.difference, gap.half_width, gap.images) if verdict == "cannot tell" else None
     return AdviceCheck(
         verdict=verdict,
         advised=advice.freeze_through,
@@ -341,6 +341,15 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
         difference=gap,
         margin=stats.MARGIN,
         metric=sweep.metric,
+        mcnemar=tuple(
+            {
+                "seed": seed,
+                "advised_only": int((right[depths[0]][seed] & ~right[rival][seed]).sum()),
+                "rival_only": int((right[rival][seed] & ~right[depths[0]][seed]).sum()),
+                "p": stats.mcnemar_exact(right[depths[0]][seed], right[rival][seed]),
+            }
+            for seed in sorted(set(seeds[depths[0]]) & set(seeds[rival]))
+        ),
         learning_rates={d: float(chosen.loc[d, "learning_rate"]) for d in depths if chosen.loc[d, "rates"] > 1},
         best=sweep.best.to_dict(),
         cheapest=sweep.equals.iloc[0].to_dict(),
