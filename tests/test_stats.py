@@ -293,7 +293,7 @@ def test_mean_intervals_by_hand():
     np.testing.assert_array_equal(mean, [2, np.nan, 5])
     np.testing.assert_array_equal(low, [1, np.nan, np.nan])  # one group alone has no interval
     np.testing.assert_array_equal(high, [4, np.nan, np.nan])
-    assert stats.mean_intervals(values, ["a", "a", "b"], level=0.4)[1][0] == 2
+    assert stats.mean_intervals(values, ["a", "a", "b"], level=0.2)[1][0] == 2
     with pytest.raises(InputError, match="one entry an image"):
         stats.mean_intervals(values, ["a"])
 

@@ -351,10 +351,11 @@ def bootstrap_interval(
 def mean_intervals(
     values: Any, groups: Any = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean, low, high) of each column of `values` (n, k): means over images, percentile intervals over groups.
+    """(mean, low, high) of each column of `values` (n, k): means over images, intervals over resampled groups.
 
-    NaN is left out of its column, also within a resample; a column without a value is NaN, one whose values stand in a
-    single group has no interval. `groups` (n,) or None. Raises InputError for groups of another length.
+    Percentile intervals, widened for few groups (`_reach`). NaN is left out of its column, also within a resample; a
+    column without a value is NaN, one whose values stand in a single group has no interval. `groups` (n,) or None.
+    Raises InputError for groups of another length.
     """
     _check_level(level)
     values = np.asarray(values, float)
@@ -367,10 +368,11 @@ def mean_intervals(
     for start in range(0, draws, step):
         drawn = rng.multinomial(len(sums), shares, size=min(step, draws - start))
         parts.append(_mean(drawn @ sums, drawn @ counts))
-    bounds = np.full((2, values.shape[1]), np.nan)
-    several = (counts > 0).sum(0) > 1
-    quantiles = [(1 - level) / 2, (1 + level) / 2]
-    bounds[:, several] = np.nanquantile(np.concatenate(parts)[:, several], quantiles, axis=0)
+    drawn, bounds = np.concatenate(parts), np.full((2, values.shape[1]), np.nan)
+    for column, spread in enumerate((counts > 0).sum(0)):
+        if spread > 1:
+            sides = norm.cdf(np.array([-1, 1]) * _reach(int(spread), level))
+            bounds[:, column] = np.nanquantile(drawn[:, column], sides)
     return _mean(sums.sum(0), counts.sum(0)), bounds[0], bounds[1]
 
 
