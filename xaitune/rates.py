@@ -50,7 +50,7 @@ def scaled(kind: type[Any], factors: tuple[float, ...]) -> type[Any]:
     `factors`: one for each variable that the optimizer will be built for, in their order.
     """
 
-    class Scaled(kind):  # type: ignore[misc]
+    class Scaled(kind):
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             rate = learning_rate * factors[self._get_variable_index(variable)]
             if self.weight_decay is not None:
