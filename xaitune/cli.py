@@ -337,6 +337,7 @@ def explain(
     ] = "mean",
     exact: Annotated[bool, typer.Option("--exact", help="The lime package's weights, sample for sample.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of lime's masks.")] = 0,
+    precision: Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")] = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", help="Where pictures go [RUNS_DIR/explain, explain-cam or explain-lime].")
     ] = None,
@@ -374,7 +375,8 @@ def explain(
     from xaitune import explainers
 
     subject = _subject(job, model)
-    make = explainers.explainer(subject, method, block, class_name, rule, num_samples, segmenter, hidden, exact, seed)
+    lime = (num_samples, segmenter, hidden, exact, seed)
+    make = explainers.explainer(subject, method, block, class_name, rule, *lime, precision)
     about = {"method": method, "rule": rule, "model": subject.name, "class_names": list(subject.class_names)}
     about["resize"] = subject.resize
     size = 1 if method == "lime" else explainers.CHUNK
@@ -396,7 +398,7 @@ def explain(
     seconds = time.monotonic() - start
     shown = {"gradcam": "all blocks" if block == "all" else f"Block {block}", "cam": "Block 5"}.get(method, segmenter)
     count = f"{len(paths)} image{'s' if len(paths) > 1 else ''}"
-    job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown})")
+    job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown}, {writer.about['precision']})")
     empty = writer.empty_maps()
     if empty:
         job.ui.warn(f"{empty} of the maps have no positive evidence and show nothing; explain.json names them.")
