@@ -4,12 +4,16 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from xaitune import cli
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs do, and what they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
