@@ -168,7 +168,7 @@ def five_blocks(subject: Subject, images: np.ndarray, labels: np.ndarray, repeat
         peers["pytorch-grad-cam"] = torch_cam(subject)
     precisions = list(dict.fromkeys(["float32", auto]))
     models = {p: subject.model if p == "float32" else device.with_precision(subject.model, p) for p in precisions}
-    forward = {p: device.predict_logits(model) for p, model in models.items()}
+    forward = {p: device.predictor(model) for p, model in models.items()}
     names = tuple(map(str, range(len(images))))
     tools = {p: explainer(subject, "gradcam", precision=p) for p in precisions}  # made once, as the peers' objects are
     exact, theirs = tools["float32"](images[:8], names[:8]), peers["tf-keras-vis"](images[:8], classes[:8])
@@ -320,7 +320,7 @@ def keras_only(subject: Subject) -> Any:
     """Softmax probabilities in float32 through Keras alone, as a user of the lime package has them."""
     from scipy.special import softmax
 
-    logits = device.predict_logits(subject.model)
+    logits = device.predictor(subject.model)
     return lambda images: softmax(logits(np.asarray(images, np.float32)).astype(np.float64), axis=1)
 
 

@@ -137,6 +137,19 @@ def test_train_again_finds_the_run(project):
     assert (folder / "runs/freeze4-nag-seed0/result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("command", ["train", "advise"])
+def test_cache_gb_bounds_what_is_kept(project, command):
+    folder, _ = project
+    for limit, kept in (("0", 0), ("1", 1)):
+        runs_dir = f"{command}-{limit}"
+        options = ["--epochs", "1", "--head-epochs", "1", "--cache-gb", limit, "--runs-dir", runs_dir]
+        assert xaitune(folder, command, *options).status == 0
+        assert bool(list((folder / runs_dir / "cache").rglob("*.bin"))) == kept
+    refused = xaitune(folder, command, "--cache-gb", "-1")
+    assert refused.status == 2
+    assert "Received: -1" in refused.error
+
+
 def test_a_runs_config_json_runs_it_again(project, tmp_path):
     folder, _ = project
     config = folder / "runs/freeze4-nag-seed0/config.json"

@@ -114,6 +114,14 @@ def test_block_zero_where_it_means_something():
         ("learning_rate", 11.0, "Received: learning_rate=11.0."),
         ("learning_rate", "fast", "Received: learning_rate='fast'."),
         ("learning_rate", float("nan"), "Received: learning_rate=nan."),
+        (
+            "augmentation",
+            "flipp",
+            "augmentation must be one of flip, rotation, zoom, translation, brightness, contrast.",
+        ),
+        ("augmentation", 3, "augmentation must be names such as flip,rotation. Received: augmentation=3."),
+        ("augment_classes", "crack", "augment_classes must be left out without augmentation."),
+        ("augmented_views", 2, "augmented_views must be left out without augmentation. Received: augmented_views=2."),
         ("schedule", "cosin", "schedule must be one of constant, cosine, plateau. Received: schedule='cosin'. Did you"),
         ("warmup_epochs", 20, "warmup_epochs must be fewer than epochs (20). Received: warmup_epochs=20."),
         ("warmup_epochs", -1, "warmup_epochs must be a whole number of at least 0."),
@@ -162,7 +170,7 @@ def test_data_config_refuses(field, value, says):
         ("optimizers", "sgd,nagg", "optimizers must be one of sgd, momentum,"),
         ("optimizers", [], "optimizers must be at least one optimizer. Received: optimizers=[]."),
         ("seeds", 0, "seeds must be a whole number of at least 1. Received: seeds=0."),
-        ("engine", "locale", "engine must be one of local. Received: engine='locale'. Did you mean 'local'?"),
+        ("engine", "locale", "engine must be one of local, ray. Received: engine='locale'. Did you mean 'local'?"),
         ("learning_rates", "", "learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3. Received: learn"),
         ("learning_rates", [1e-3, 0], "Received: learning_rates=[0.001, 0]."),
         ("learning_rates", "fast", "Received: learning_rates='fast'."),
@@ -197,6 +205,13 @@ def test_block_rates_are_text_however_they_are_given():
     assert parse_block_rates("1-2=0.5,head=10") == {1: 0.5, 2: 0.5, "head": 10}
     assert TrainConfig().block_rates is None
     assert TrainConfig(block_rates=TrainConfig(block_rates="3=0.25").block_rates).block_rates == "3=0.25"
+
+
+def test_names_of_changes_are_text_however_they_are_given():
+    given = TrainConfig(augmentation=["flip", "zoom"], augment_classes=("crack", "dent"), augmented_views=3)
+    assert given == TrainConfig(augmentation="flip, zoom,flip", augment_classes="crack,dent", augmented_views=3)
+    assert (given.augmentation, given.augment_classes) == ("flip,zoom", "crack,dent")
+    assert TrainConfig(augmentation="").augmentation is None
 
 
 def test_label_smoothing_needs_a_loss_that_has_it():

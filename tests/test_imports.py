@@ -17,12 +17,12 @@ PLAIN = (
 )
 KERAS = (
     "device winograd graphs vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers "
-    "scorefiles rates training probe advice"
+    "scorefiles rates augment training probe advice"
 )
-ABOVE = "engine sweep cost report pages demo console options _worker cli"
+ABOVE = "_worker engine rayengine sweep cost report pages demo console options cli"
 ORDER = [*PLAIN.split(), *KERAS.split(), *ABOVE.split()]
 # These stand above the line but load no Keras until they are called: a terminal's --help must stay fast.
-LIGHT = [*PLAIN.split(), "engine", "report", "console", "options", "_worker", "cli"]
+LIGHT = [*PLAIN.split(), "_worker", "engine", "rayengine", "report", "console", "options", "cli"]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 

@@ -3,6 +3,7 @@
 It ends when its standard input closes, which is also what happens when its parent dies. A Ray task calls `answer`.
 """
 
+import gc
 import json
 import logging
 import os
@@ -48,7 +49,17 @@ def answer(task: dict[str, Any], data: dict[str, Any], report: Callable[[int, in
     except Exception as error:
         ours = isinstance(error, XaituneError)
         made = {"event": "failed", "error": str(error) if ours else f"{type(error).__name__}: {error}"}
+    _forget_models()
     return made | {"memory": own_memory()}
+
+
+def _forget_models() -> None:
+    """Free the models of the last task: they stand in circles, and Keras remembers their names."""
+    if "keras" in sys.modules:
+        from xaitune.device import keras
+
+        keras.backend.clear_session()
+    gc.collect()
 
 
 def own_memory() -> int:

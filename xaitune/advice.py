@@ -12,7 +12,7 @@ from xaitune import figures, overlays, plots, runs
 from xaitune.config import TrainConfig, replace_fields
 from xaitune.data import ImageData
 from xaitune.errors import ConfigError, RunError
-from xaitune.features import Progress
+from xaitune.features import FeatureCache, Progress
 from xaitune.gradcam import block_mapper
 from xaitune.probe import BLOCK_NUMBERS, Probe, choose_images, image_limits, masks_digest, measure_blocks, unit_maps
 from xaitune.results import FreezeAdvice
@@ -33,6 +33,7 @@ def advise_freeze(
     head_seeds: int = 3,
     max_calls: int | None = None,
     cache_dir: str | Path | None = None,
+    cache_gb: float = 20.0,
     progress: Progress | None = None,
     notes: Callable[[str], None] | None = None,
     **options: Any,
@@ -48,7 +49,8 @@ def advise_freeze(
     head seeds that choose the same block. At most `max_calls` network calls are made for the measures (an image once
     forward or backward is one call). No test image is looked at, and training images only train the probe's head.
 
-    `model`: explain this model instead of a probe. `options` are fields of TrainConfig. The folder `runs_dir`/advice
+    `model`: explain this model instead of a probe. `cache_dir` (default `runs_dir`/cache) keeps frozen features, up to
+    `cache_gb`. `options` are fields of TrainConfig. The folder `runs_dir`/advice
     gets advice.json, evidence.csv and pictures. Raises InputError and RunError.
     """
     if method not in METHODS:
@@ -57,7 +59,8 @@ def advise_freeze(
         raise ConfigError(f"head_seeds must be at least 1. Received: {head_seeds}.")
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
-    probe = Probe(data, config, model, head_seeds, Path(cache_dir or Path(runs_dir) / "cache"))
+    cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
+    probe = Probe(data, config, model, head_seeds, cache)
     budget = image_limits(data, probe.channels, len(probe.seeds), max_calls)
     identity = _identity(data, config, probe, method, max_calls)
     folder, note = runs.choose_folder(Path(runs_dir), "advice", name, identity, overwrite=overwrite)

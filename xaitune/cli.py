@@ -40,6 +40,9 @@ Name = Annotated[
     str | None, typer.Option("--name", help="The folder's name below --runs-dir, instead of a made-up one.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
+CacheGb = Annotated[
+    float, typer.Option("--cache-gb", min=0, help="Disk for frozen features, in GB [20].", show_default=False)
+]
 
 
 def main() -> None:
@@ -186,7 +189,9 @@ def data_check(job: Job, data: DataPath = None) -> None:
 
 
 @command(app, "train", DataConfig, TrainConfig)
-def train(job: Job, data: DataPath = None, name: Name = None, overwrite: Overwrite = False) -> None:
+def train(
+    job: Job, data: DataPath = None, name: Name = None, overwrite: Overwrite = False, cache_gb: CacheGb = 20.0
+) -> None:
     """Train one model with Block 1..k frozen."""
     config, images = _load(job, data)
     from xaitune.device import resolve_precision
@@ -202,6 +207,7 @@ def train(job: Job, data: DataPath = None, name: Name = None, overwrite: Overwri
             name=name,
             runs_dir=job.runs_dir,
             overwrite=overwrite,
+            cache_gb=cache_gb,
             progress=report,
             notes=job.ui.say,
         )
@@ -514,7 +520,17 @@ def predict(
     job.ui.finish([csv] if csv else [], "", predictions=rows if job.ui.json_only else len(rows))
 
 
-OF_FINE_TUNING = ("freeze_through", "optimizer", "learning_rate", "schedule", "warmup_epochs", "block_rates")
+OF_FINE_TUNING = (
+    "freeze_through",
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "warmup_epochs",
+    "block_rates",
+    "augmentation",
+    "augment_classes",
+    "augmented_views",
+)
 
 
 @command(app, "advise", DataConfig, TrainConfig, skip=(*OF_FINE_TUNING, "seed"))
@@ -527,13 +543,15 @@ def advise(
     max_calls: Annotated[
         int | None, typer.Option("--max-calls", help="Most network calls, an image each [by its size].")
     ] = None,
+    cache_gb: CacheGb = 20.0,
 ) -> None:
     """Recommend how many blocks to freeze, from heatmaps.
 
     Of a probe's five blocks, on validation images.
     """
     config, images = _load(job, data)
-    found = _advise(job, config, images, model=model, name=name, overwrite=overwrite, max_calls=max_calls)
+    options = {"model": model, "name": name, "overwrite": overwrite, "max_calls": max_calls, "cache_gb": cache_gb}
+    found = _advise(job, config, images, **options)
     job.ui.finish(
         [found.path],
         "xaitune sweep-freeze",
@@ -568,7 +586,7 @@ def sweep_freeze(
     data: DataPath = None,
     name: Name = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say runs, time and disk, and start nothing.")] = False,
-    cache_gb: Annotated[float, typer.Option("--cache-gb", help="Disk for frozen features.")] = 20.0,
+    cache_gb: CacheGb = 20.0,
 ) -> None:
     """Train depth x optimizer x seed, and check the advice.
 
@@ -591,7 +609,7 @@ def sweep_freeze(
         advice = load_advice(before)
         job.ui.say(f"Advice: {before}, made {advice.created}")
     else:
-        advice = _advise(job, config, images)
+        advice = _advise(job, config, images, cache_gb=cache_gb)
     depths = config.sweep.freeze_through
     if advice.freeze_through not in depths or len(depths) < 2:
         job.ui.warn(

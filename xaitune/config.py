@@ -41,15 +41,34 @@ LOSSES = MappingProxyType(
     }
 )
 SCHEDULES = ("constant", "cosine", "plateau")
+# Keras layer and arguments; what an image is moved out of its frame by is filled by reflection.
+AUGMENTATIONS = MappingProxyType(
+    {
+        "flip": ("RandomFlip", {}),  # both ways
+        "rotation": ("RandomRotation", {"factor": 0.05}),  # 18 degrees at most
+        "zoom": ("RandomZoom", {"height_factor": 0.15}),
+        "translation": ("RandomTranslation", {"height_factor": 0.1, "width_factor": 0.1}),
+        "brightness": ("RandomBrightness", {"factor": 0.15}),
+        "contrast": ("RandomContrast", {"factor": 0.2}),
+    }
+)
 METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
 HEADS = ("gap", "fc")
 NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path
 METHODS = ("gradcam", "cam", "lime")  # of explaining
 PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")
-ENGINES = ("local",)
+ENGINES = ("local", "ray")
 # Fields that came later than the first run folders: a run's identity names them where they are not at their default.
-LATER_FIELDS = ("label_smoothing", "schedule", "warmup_epochs", "block_rates")
+LATER_FIELDS = (
+    "label_smoothing",
+    "schedule",
+    "warmup_epochs",
+    "block_rates",
+    "augmentation",
+    "augment_classes",
+    "augmented_views",
+)
 EXECUTION_FIELDS = frozenset({"precision"})  # they say how a run is computed, not which run it is
 
 
@@ -257,6 +276,10 @@ class TrainConfig:
     Of stage (b): `schedule` holds the rate (constant), lets it fall to 0 along half a cosine over `epochs`, or cuts it
     after epochs without a better validation `metric` (plateau); over the first `warmup_epochs` it rises from 0 in equal
     steps; `block_rates`, such as '1-3=0.1,head=10', multiply it for some blocks or the head.
+
+    `augmentation`, such as 'flip,rotation', changes training images at random after stage (a), all of them or those of
+    `augment_classes`. With `augmented_views` n each has n changed copies, taken in turn by epoch, whose frozen features
+    are kept; with 0 every step draws anew, which costs the frozen blocks again.
     """
 
     weights: str = "imagenet"
@@ -278,6 +301,9 @@ class TrainConfig:
     schedule: str = "constant"
     warmup_epochs: int = 0
     block_rates: str | None = None
+    augmentation: str | None = None
+    augment_classes: str | None = None
+    augmented_views: int = 0
 
     def __post_init__(self) -> None:
         _check(
@@ -303,6 +329,7 @@ class TrainConfig:
             ("patience", 1),
             ("batch_size", 1),
             ("warmup_epochs", 0),
+            ("augmented_views", 0),
         ):
             _check(
                 _is_int(getattr(self, name), low), "", name, f"a whole number of at least {low}", getattr(self, name)
@@ -323,6 +350,17 @@ class TrainConfig:
             )
         rates = ",".join(f"{block}={factor:g}" for block, factor in parse_block_rates(self.block_rates).items())
         object.__setattr__(self, "block_rates", rates or None)
+        for name in ("augmentation", "augment_classes"):
+            value = getattr(self, name)
+            listed = value is None or isinstance(value, str | list | tuple)
+            _check(listed, "", name, "names such as flip,rotation", value)
+            names = [] if value is None else [str(part).strip() for part in _parts(value)]
+            object.__setattr__(self, name, ",".join(dict.fromkeys(filter(None, names))) or None)
+        for part in self.augmentation.split(",") if self.augmentation else ():
+            _choice(part, AUGMENTATIONS, "augmentation")
+        for name in ("augment_classes", "augmented_views"):
+            unused = getattr(self, name) and not self.augmentation
+            _check(not unused, "", name, "left out without augmentation", getattr(self, name))
 
     @property
     def rate(self) -> float:
@@ -336,6 +374,10 @@ class SweepConfig:
 
     `learning_rates`: every cell tries them all and keeps the one that is best on validation, its seeds' mean; None
     takes the training's own. `workers` processes share the processor's threads; None takes one for every two cores.
+
+    With engine "ray" the runs are Ray tasks on the cluster at `ray_address` (None: RAY_ADDRESS, or this machine), each
+    with `run_cpus` (None: 2, as the local engine's workers have) and `run_gpus` (None: 0); `workers` then bounds the
+    runs at one time, None by what the cluster holds.
     """
 
     freeze_through: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -344,6 +386,9 @@ class SweepConfig:
     engine: str = "local"
     workers: int | None = None
     learning_rates: tuple[float, ...] | None = None
+    ray_address: str | None = None
+    run_cpus: int | None = None
+    run_gpus: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze_through", parse_blocks(self.freeze_through, "freeze_through", low=0))
@@ -356,13 +401,18 @@ class SweepConfig:
         object.__setattr__(self, "learning_rates", parse_rates(self.learning_rates))
         _check(_is_int(self.seeds, 1), "", "seeds", "a whole number of at least 1", self.seeds)
         _choice(self.engine, ENGINES, "engine")
-        _check(
-            self.workers is None or _is_int(self.workers, 1),
-            "",
-            "workers",
-            "a whole number of at least 1",
-            self.workers,
-        )
+        for name in ("workers", "run_cpus"):
+            value = getattr(self, name)
+            _check(value is None or _is_int(value, 1), "", name, "a whole number of at least 1", value)
+        _as_text(self, "ray_address")
+        gpus = self.run_gpus
+        if gpus is not None:
+            _check(isinstance(gpus, int | float) and gpus >= 0, "", "run_gpus", "at least 0, such as 0.5", gpus)
+        for name in ("ray_address", "run_cpus", "run_gpus"):
+            given_here = getattr(self, name) is not None
+            _check(
+                not given_here or self.engine == "ray", "", name, "left out unless engine is ray", getattr(self, name)
+            )
 
 
 @dataclass(frozen=True)

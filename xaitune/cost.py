@@ -83,6 +83,7 @@ def _disk(cells: list[Any], config: Config, data: ImageData, channels: tuple[int
     height, width = config.data.image_size
     depths = {c.freeze_through for c in cells} & {1, 2, 3, 4}
     itemsize = 2 if device.resolve_precision(config.train.precision)[0] == "bfloat16" else 4
-    features = sum((height >> k) * (width >> k) * channels[k - 1] * itemsize * len(data) for k in depths)
+    kept = len(data) + config.train.augmented_views * len(data.indices("train"))  # images, with their changed copies
+    features = sum((height >> k) * (width >> k) * channels[k - 1] * itemsize * kept for k in depths)
     models = len(cells) * sum(9 * i * o for i, o in vgg.convolution_shapes(channels)) * 4
     return int(features + models)

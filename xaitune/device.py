@@ -1,17 +1,18 @@
-"""The processor: precision, threads, and the one place that differentiates.
+"""The processor: precision, threads, and the one place that differentiates, on Keras's TensorFlow or torch backend.
 
-`import tensorflow` stands here alone. Every other module takes `keras` from here, so that what TensorFlow prints on
-its start stays off the screen.
+`import tensorflow` and `import torch` stand here alone. Every other module takes `keras` from here, so that what
+TensorFlow prints on its start stays off the screen, and computes with `keras.ops` and NumPy.
 """
 
 import contextlib
+import functools
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,23 +40,52 @@ def _quiet_stderr() -> Iterator[None]:
 THREADS = "XAITUNE_THREADS"  # the environment variable that bounds this process's threads
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-with _quiet_stderr():
+
+
+def _load_keras() -> Any:
+    """Keras, quietly. Raises ConfigError where its backend cannot be loaded, or is none of ours."""
+    wish = os.environ.get("KERAS_BACKEND", "tensorflow")
+    try:
+        with _quiet_stderr():
+            import keras
+    except (ImportError, ValueError) as error:
+        extra = " Install it with: pip install 'xaitune[torch]'." if wish == "torch" else ""
+        raise ConfigError(f"Keras's backend {wish} cannot be loaded: {error}.{extra}") from None
+    if keras.backend.backend() not in ("tensorflow", "torch"):
+        raise ConfigError(
+            f"xaitune runs on Keras's TensorFlow and torch backends. Received: KERAS_BACKEND={keras.backend.backend()}."
+        )
+    return keras
+
+
+if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
+else:
+    keras = _load_keras()
+BACKEND = keras.backend.backend()
 
-    if THREADS in os.environ:  # before the first operation: later TensorFlow refuses
-        tf.config.threading.set_intra_op_parallelism_threads(int(os.environ[THREADS]))
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    for gpu in tf.config.list_physical_devices("GPU"):  # several processes share a card
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.constant(0.0)  # the first operation prints too
+if BACKEND == "torch":
+    import torch
 
-if keras.backend.backend() != "tensorflow":
-    raise ConfigError(
-        f"xaitune runs on Keras's TensorFlow backend. Received: KERAS_BACKEND={keras.backend.backend()}. Unset it."
-    )
+    if THREADS in os.environ:
+        torch.set_num_threads(int(os.environ[THREADS]))
+else:
+    with _quiet_stderr():
+        import tensorflow as tf
+
+        if THREADS in os.environ:  # before the first operation: later TensorFlow refuses
+            tf.config.threading.set_intra_op_parallelism_threads(int(os.environ[THREADS]))
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        for gpu in tf.config.list_physical_devices("GPU"):  # several processes share a card
+            tf.config.experimental.set_memory_growth(gpu, True)
+        tf.constant(0.0)  # the first operation prints too
 
 HALF_LAYERS = (keras.layers.Conv2D, keras.layers.MaxPooling2D)  # the rest of a model stays in float32
+
+
+def gpus() -> int:
+    """Graphics cards that the backend sees."""
+    return torch.cuda.device_count() if BACKEND == "torch" else len(tf.config.list_physical_devices("GPU"))
 
 
 def _processor_flags() -> set[str]:
@@ -76,7 +106,7 @@ def resolve_precision(precision: str = "auto") -> tuple[str, str]:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
     if precision != "auto":
         return precision, "as asked"
-    if tf.config.list_physical_devices("GPU"):
+    if gpus():
         return "bfloat16", "a GPU is visible"
     units = sorted(_processor_flags() & {"amx_bf16", "avx512_bf16"})
     if units:
@@ -135,29 +165,111 @@ def activation_gradients(
         taps = keras.Model(model.input, [model.get_layer(name).output for name in layers] + [model.output])
     except ValueError as error:
         raise ModelError(f"The model lacks a layer that is needed: {error}") from None
-    images_of_any_number = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)  # so that it is traced once
+    run = (_torch_gradients if BACKEND == "torch" else _tensorflow_gradients)(taps, layers, reduce)
+
+    def call(images: np.ndarray, classes: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        made = run(np.asarray(images, np.float32), np.asarray(classes, np.int32))
+        return keras.tree.map_structure(_array, made)
+
+    return call
+
+
+Pass = Callable[[np.ndarray, np.ndarray], Any]  # images, classes -> what each layer is reduced to, and the logits
+
+
+def _tensorflow_gradients(taps: keras.Model, layers: Sequence[str], reduce: Callable[[Any, Any], Any] | None) -> Pass:
+    images_of_any_number = tf.TensorSpec((None, *taps.input_shape[1:]), tf.float32)  # so that it is traced once
 
     @tf.function(input_signature=[images_of_any_number, tf.TensorSpec((None,), tf.int32)], jit_compile=False)
     def run(images: Any, classes: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)  # so that the tape records; nothing is differentiated down to the image
             *activations, logits = taps(images, training=False)
-            top = tf.argmax(logits, axis=1, output_type=tf.int32)
-            chosen = tf.where(classes < 0, top, classes)
-            score = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
-        gradients = tape.gradient(score, activations)
-        dead = [name for name, gradient in zip(layers, gradients, strict=True) if gradient is None]
-        if dead:
-            raise ModelError(f"The logits do not follow from layer {dead[0]!r} in a way that has a gradient.")
-        pairs = zip(activations, gradients, strict=True)
-        made = [reduce(a, g) if reduce else (a, g) for a, g in pairs]
-        return tf.nest.map_structure(lambda t: tf.cast(t, tf.float32), (made, logits))
+            score = _chosen_logits(logits, classes)
+        return _reduced(layers, activations, tape.gradient(score, activations), reduce), logits
 
-    def call(images: np.ndarray, classes: np.ndarray) -> tuple[list[Any], np.ndarray]:
-        made = run(tf.constant(images, tf.float32), tf.constant(classes, tf.int32))
-        return tf.nest.map_structure(lambda t: t.numpy(), made)
+    return run
 
-    return call
+
+def _torch_gradients(taps: keras.Model, layers: Sequence[str], reduce: Callable[[Any, Any], Any] | None) -> Pass:
+    def run(images: np.ndarray, classes: np.ndarray) -> Any:
+        inputs = keras.ops.convert_to_tensor(images)
+        inputs.requires_grad_(True)  # so that frozen layers are recorded; nothing is differentiated down to the image
+        with torch.enable_grad():
+            *activations, logits = taps(inputs, training=False)
+            score = _chosen_logits(logits, keras.ops.convert_to_tensor(classes))
+        gradients = torch.autograd.grad(score, activations, allow_unused=True)
+        with torch.no_grad():
+            return _reduced(layers, [a.detach() for a in activations], gradients, reduce), logits.detach()
+
+    return run
+
+
+def _chosen_logits(logits: Any, classes: Any) -> Any:
+    """The sum over the images of the logit of each one's class, or its top one where that is -1."""
+    chosen = keras.ops.where(classes < 0, keras.ops.cast(keras.ops.argmax(logits, axis=1), "int32"), classes)
+    return keras.ops.sum(keras.ops.take_along_axis(logits, chosen[:, None], axis=1))
+
+
+def _reduced(
+    layers: Sequence[str],
+    activations: Sequence[Any],
+    gradients: Sequence[Any],
+    reduce: Callable[[Any, Any], Any] | None,
+) -> list[Any]:
+    dead = [name for name, gradient in zip(layers, gradients, strict=True) if gradient is None]
+    if dead:
+        raise ModelError(f"The logits do not follow from layer {dead[0]!r} in a way that has a gradient.")
+    return [reduce(a, g) if reduce else (a, g) for a, g in zip(activations, gradients, strict=True)]
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+
+
+def training_scope() -> contextlib.AbstractContextManager[Any]:
+    """Where a model that is to be trained is built and compiled.
+
+    With several graphics cards under TensorFlow all of them train it (MirroredStrategy; see `train_on_batch`); else this
+    does nothing.
+    """
+    several = BACKEND == "tensorflow" and gpus() > 1
+    return _strategy().scope() if several else contextlib.nullcontext()
+
+
+@functools.cache
+def _strategy() -> Any:
+    return tf.distribute.MirroredStrategy()
+
+
+def train_on_batch(
+    model: keras.Model, inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray
+) -> dict[str, float]:
+    """One step of a compiled model: its loss and weighted metrics over the batch.
+
+    Of a model that several cards train each takes an equal part. The parts are filled up with images of weight 0 and the
+    weights scaled by it, so that the loss is the mean over the batch as with one card.
+    """
+    cards = model.distribute_strategy.num_replicas_in_sync if BACKEND == "tensorflow" else 1
+    if cards == 1:
+        return model.train_on_batch(inputs, targets, sample_weight=sample_weight, return_dict=True)
+    count = len(inputs)
+    each = -(-count // cards)
+    places = np.arange(each * cards) % count
+    weights = np.where(np.arange(each * cards) < count, sample_weight[places] * (each * cards / count), 0)
+    arrays = (np.asarray(inputs)[places], targets[places], weights.astype(np.float32))
+
+    def part(context: Any) -> tuple[Any, ...]:
+        first = context.replica_id_in_sync_group * each
+        return tuple(tf.constant(a[first : first + each]) for a in arrays)
+
+    strategy = model.distribute_strategy
+    with strategy.scope():
+        model._maybe_symbolic_build(data_batch=arrays)  # as Keras's own train_on_batch does: metrics cannot be made later
+        model.make_train_function()
+        model.reset_metrics()
+        logs = model.train_function(iter([strategy.experimental_distribute_values_from_function(part)]))
+        return {name: float(value) for name, value in logs.items()}
 
 
 def images_at_once(height: int, width: int) -> int:
@@ -168,20 +280,25 @@ def images_at_once(height: int, width: int) -> int:
     return int(np.clip(8 * 224 * 224 // (height * width), 1, 64))
 
 
-def predict_logits(model: keras.Model, batch_size: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of images (n, h, w, 3) -> (n, classes) float32, by `images_at_once` where no batch size is given."""
+def predictor(model: keras.Model, batch_size: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of inputs (n, ...) -> the model's one output (n, ...) as float32, such as logits (n, classes).
+
+    It takes `batch_size` at once; without one the inputs are images, taken by `images_at_once`.
+    """
     batch_size = batch_size or images_at_once(*model.input_shape[1:3])
 
-    images_of_any_number = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    def forward(batch: Any) -> Any:
+        return model(batch, training=False)
 
-    @tf.function(input_signature=[images_of_any_number], jit_compile=False)
-    def run(batch: Any) -> Any:
-        return tf.cast(model(batch, training=False), tf.float32)
+    if BACKEND == "torch":
+        run = torch.no_grad()(lambda batch: forward(keras.ops.convert_to_tensor(batch)))
+    else:
+        images_of_any_number = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+        run = tf.function(forward, input_signature=[images_of_any_number], jit_compile=False)
 
     def call(inputs: np.ndarray) -> np.ndarray:
-        rows = []
-        for start in range(0, len(inputs), batch_size):
-            rows.append(run(tf.constant(inputs[start : start + batch_size], tf.float32)).numpy())
+        starts = range(0, len(inputs), batch_size)
+        rows = [_array(run(np.asarray(inputs[start : start + batch_size], np.float32))) for start in starts]
         return np.concatenate(rows) if rows else np.zeros((0, *model.output_shape[1:]), np.float32)
 
     return call
@@ -189,7 +306,7 @@ def predict_logits(model: keras.Model, batch_size: int | None = None) -> Callabl
 
 def describe(precision: str) -> dict[str, Any]:
     """Versions and machine, for a run's metadata."""
-    packages = ("xaitune", "keras", "tensorflow", "tensorflow-cpu", "numpy", "scikit-learn", "scikit-image")
+    packages = ("xaitune", "keras", "tensorflow", "tensorflow-cpu", "torch", "numpy", "scikit-learn", "scikit-image")
     versions = {}
     for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -201,7 +318,8 @@ def describe(precision: str) -> dict[str, Any]:
         "processor": processor_name(),
         "cores": usable_cores(),
         "threads": int(os.environ.get(THREADS, usable_cores())),
-        "gpus": len(tf.config.list_physical_devices("GPU")),
+        "gpus": gpus(),
+        "backend": BACKEND,
         "precision": precision,
     }
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from xaitune.config import (
+    AUGMENTATIONS,
     CONFIG_FILE,
     HEADS,
     LOSSES,
@@ -58,15 +59,21 @@ HELP = {
     "schedule": f"{', '.join(SCHEDULES)}: how the learning rate goes on [constant].",
     "warmup_epochs": "Epochs in which the learning rate rises from 0 [0].",
     "block_rates": "Multipliers of the learning rate, such as 1-3=0.1,head=10 [all 1].",
+    "augmentation": f"Random changes of training images: {','.join(AUGMENTATIONS)} [none].",
+    "augment_classes": "Change images of these classes only [all].",
+    "augmented_views": "Changed copies of each image whose frozen features are kept; 0: each step draws anew [0].",
     "precision": "auto, float32 or bfloat16 [auto].",
     "optimizers": "Optimizers of the grid [sgd,momentum,nag].",
     "seeds": "Seeds 0..n-1 of the grid [3].",
     "learning_rates": "Rates such as 1e-2,1e-3: each cell keeps the one best on validation [the optimizer's own].",
-    "engine": "What runs the trainings: local [local].",
+    "engine": "What runs the trainings: local, or ray: a cluster whose machines share a file system [local].",
     "workers": "Worker processes; they share the processor's threads [one for two cores].",
+    "ray_address": "Of the Ray cluster [RAY_ADDRESS, else this machine].",
+    "run_cpus": "CPUs of each run, with --engine ray [2].",
+    "run_gpus": "GPUs of each run, with --engine ray; may be a share [0].",
 }
 NUMBERS = {"split_seed", "freeze_through", "seed", "head_epochs", "epochs", "final_epochs", "patience", "batch_size"}
-NUMBERS |= {"warmup_epochs", "seeds", "workers", "run_cpus"}
+NUMBERS |= {"augmented_views", "warmup_epochs", "seeds", "workers", "run_cpus"}
 TABLE_OF = {DataConfig: "data", TrainConfig: "train", SweepConfig: "sweep"}
 
 

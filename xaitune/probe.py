@@ -46,10 +46,10 @@ def masks_digest(data: ImageData) -> str | None:
 class Probe:
     """The model that is looked into: VGG16 all frozen with a head for each seed, or a given model as it is."""
 
-    def __init__(self, data: ImageData, config: TrainConfig, model: Any, head_seeds: int, cache_dir: Path) -> None:
+    def __init__(self, data: ImageData, config: TrainConfig, model: Any, head_seeds: int, cache: FeatureCache) -> None:
         self.data, self.head_epochs = data, config.head_epochs + config.epochs
         self.config = replace_fields(config, {"freeze_through": 5, "head_epochs": self.head_epochs})
-        self.cache = FeatureCache(cache_dir)
+        self.cache = cache
         self.trains = model is None
         self.seeds = tuple(range(head_seeds)) if self.trains else (0,)
         self.explained: str | None = None  # the given model's name

@@ -133,7 +133,7 @@ def probability_function(subject: Subject, precision: str = "auto", exact: bool 
     """
     resolved, _ = device.resolve_precision(precision)
     model = subject.model if resolved == "float32" else device.with_precision(subject.model, resolved)
-    logits = (None if exact else winograd.forward(model)) or device.predict_logits(model)
+    logits = (None if exact else winograd.forward(model)) or device.predictor(model)
     return lambda images: softmax(logits(np.asarray(images, np.float32)).astype(np.float64), axis=1)
 
 

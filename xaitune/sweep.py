@@ -16,6 +16,7 @@ from xaitune.data import ImageData
 from xaitune.engine import Task, run_local
 from xaitune.errors import ConfigError, DataError, RunError
 from xaitune.features import Progress
+from xaitune.rayengine import run_ray
 from xaitune.results import AdviceCheck, FreezeAdvice, Run, SweepTable
 
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
@@ -65,7 +66,7 @@ def sweep_freeze(
         missing = unfinished(folder, config, base)
         if notes and len(missing) < len(grid(config, base)):
             notes(f"{len(grid(config, base)) - len(missing)} of {len(grid(config, base))} runs are finished already.")
-        failures = _run(data, missing, config, folder, cache, cache_gb, progress) if missing else {}
+        failures = _run(data, missing, config, folder, cache, cache_gb, progress, notes) if missing else {}
         runs.write_json(folder / "sweep.json", {"grid": dataclasses.asdict(config), "failures": failures})
     if failures and not list(folder.glob(f"*/{runs.RESULT}")):
         first, error = next(iter(failures.items()))
@@ -124,7 +125,9 @@ def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> f
     """Multiply-adds of a run's training with its frozen features cached: 3 passes over the blocks that are trained."""
     macs = vgg.multiply_adds(image_size)
     trained = sum(value for block, value in macs.items() if block > config.freeze_through)
-    return (config.epochs * 3 * trained + 0.002 * sum(macs.values())) * images
+    again = 0 if not config.augmentation else config.augmented_views or config.epochs  # times that the prefix is passed
+    frozen = sum(macs.values()) - trained
+    return (config.epochs * 3 * trained + again * frozen + 0.002 * sum(macs.values())) * images
 
 
 def _run(
@@ -135,6 +138,7 @@ def _run(
     cache: Path,
     cache_gb: float,
     progress: Progress | None,
+    notes: Callable[[str], None] | None,
 ) -> dict[str, str]:
     """Run what is missing on the engine; returns run name -> error of those that failed."""
     common = {
@@ -181,7 +185,11 @@ def _run(
 
     # Of the whole grid, so that what is left of it runs with as many threads and gives the same bits.
     workers = min(config.workers or max(usable_cores() // 2, 1), len(grid(config, missing[0])))
-    run_local([first], tasks, workers, report, done)
+    if config.engine == "ray":
+        resources: dict[str, Any] = {"address": config.ray_address, "cpus": config.run_cpus, "gpus": config.run_gpus}
+        run_ray([first], tasks, config.workers, report, done, notes=notes, **resources)
+    else:
+        run_local([first], tasks, workers, report, done)
     return failures
 
 

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from filelock import FileLock
 from scipy.special import softmax
 
 from xaitune import device, runs, vgg
+from xaitune.augment import Augmenter, View
 from xaitune.config import LOSSES, METRICS, OPTIMIZERS, TrainConfig, replace_fields
 from xaitune.data import ImageData
 from xaitune.device import keras
-from xaitune.features import FeatureCache, Progress, cache_key, pass_through, suffix_model
+from xaitune.features import FeatureCache, Progress, cache_key, cut_layer, pass_through, suffix_model
 from xaitune.rates import block_factors, cuts_rate, epoch_rates, scaled
 from xaitune.results import Run
 from xaitune.stats import classification_metrics, confusion, scores_from_confusion
@@ -26,7 +28,16 @@ HEAD_LOGIT_STEP = 0.5  # of stage (a), with Adam: about how far one step may mov
 CLIP_NORM = 3.0  # of the whole gradient: VGG16 has no batch normalisation, and a first bad batch could wreck it
 FINAL_RATE_DIVISOR = 100
 IN_MEMORY_BYTES = 4e9  # images above that are read from disk batch by batch
+PREDICT_BATCH = 64
 STAGES = ("head", "fine-tune", "final")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Changed:
+    """Training inputs changed at random: what reads those of some rows (rows, epoch, step), and what they pass next."""
+
+    read: Callable[[np.ndarray, int, int], np.ndarray]
+    prefix: Callable[[np.ndarray], np.ndarray] | None  # the frozen part, where its outputs are not kept
 
 
 def train_model(
@@ -111,7 +122,10 @@ class _Training:
             if stage == "final" and not epochs:
                 continue
             parts, inputs = self._prepare(through)
-            if not self._fit(parts[1], inputs, stage, epochs, rate):
+            changed = self._augmented(parts, through, STAGES.index(stage)) if self.config.augmentation else None
+            with device.training_scope():
+                sane = self._fit(parts[1], inputs, stage, epochs, rate, changed)
+            if not sane:
                 state = "diverged"
                 break
             self.model.set_weights(parts[0].get_weights())
@@ -120,28 +134,58 @@ class _Training:
     def _prepare(self, through: int) -> tuple[tuple[keras.Model, keras.Model], Any]:
         """((the whole model in its precision, the part to train), the inputs of that part)."""
         vgg.freeze_blocks(self.model, through)
-        features = None
-        if through:
-
-            def report(done: int, total: int, what: str) -> None:
-                self._report(f"{what} {done}/{total}")
-
-            features = self.cache.get(self.model, self.data, [through], self.precision, report)[through]
-        whole = device.with_precision(self.model, self.precision)
+        features = self._features(self.data, through) if through else None
+        with device.training_scope():
+            whole = device.with_precision(self.model, self.precision)
+            part = whole if features is None else suffix_model(whole, through)
         if features is not None:
-            return (whole, suffix_model(whole, through)), features
+            return (whole, part), features
         if self.images is None:
             self.images = _all_images(self.data)
         return (whole, whole), self.images
+
+    def _features(self, data: Any, through: int) -> np.ndarray | None:
+        def report(done: int, total: int, what: str) -> None:
+            self._report(f"{what} {done}/{total}")
+
+        return self.cache.get(self.model, data, [through], self.precision, report)[through]
+
+    def _augmented(self, parts: tuple[keras.Model, keras.Model], through: int, stage: int) -> _Changed:
+        """The changed inputs of the part to train: of kept views, or drawn anew in each step."""
+        whole, part = parts
+        train = self.data.indices("train")
+        place = np.full(len(self.data.files), -1)
+        place[train] = np.arange(len(train))
+        views = [View(self.data, self.config, view) for view in range(self.config.augmented_views)]
+        if part is whole:
+            prefix = None
+        else:
+            features = [self._features(view, through) for view in views]
+            kept = [f for f in features if f is not None]
+            if kept and len(kept) == len(views):
+                return _Changed(lambda rows, epoch, step: np.asarray(kept[epoch % len(kept)][place[rows]]), None)
+            cut = whole.get_layer(cut_layer(whole, through)).output
+            prefix = device.predictor(keras.Model(whole.input, cut), PREDICT_BATCH)
+        if views:
+            return _Changed(lambda rows, epoch, step: views[epoch % len(views)].load(place[rows]), prefix)
+        images = self.images = _all_images(self.data) if self.images is None else self.images
+        augmenter, seed = Augmenter(self.data, self.config), self.config.seed
+        return _Changed(
+            lambda rows, epoch, step: augmenter(images[rows], rows, [seed, stage, epoch, step]),
+            prefix,
+        )
 
     def _report(self, what: str) -> None:
         if self.progress:
             self.progress(len(self.history), self.total, what)
 
-    def _fit(self, model: keras.Model, inputs: Any, stage: str, epochs: int, rate: float) -> bool:
+    def _fit(
+        self, model: keras.Model, inputs: Any, stage: str, epochs: int, rate: float, changed: _Changed | None = None
+    ) -> bool:
         """Train one stage, from its checkpoint where there is one. False where the loss is no longer a number."""
         config = self.config
         fit = _Fit(model, inputs, self.data, config, stage, config.optimizer, rate)
+        fit.changed = changed
         best, best_score, wait, start, cuts = fit.trained(), self.score, 0, 0, 0
         found = self.checkpoint.load()
         if found and STAGES.index(found[0]["stage"]) > STAGES.index(stage):
@@ -185,7 +229,8 @@ class _Training:
         metrics: dict[str, Any] = {}
         probabilities = None
         if state == "finished" and model is not None:
-            probabilities = softmax(_logits(model, inputs, np.arange(len(self.data.files))), axis=1)
+            predict = device.predictor(model, PREDICT_BATCH)
+            probabilities = softmax(_logits(predict, inputs, np.arange(len(self.data.files))), axis=1)
             if not np.isfinite(probabilities).all():  # on an image that is not for validation
                 state, probabilities = "diverged", None
         if probabilities is not None:
@@ -245,6 +290,7 @@ class _Fit:
     ) -> None:
         self.model, self.inputs, self.config, self.stage, self.rate = model, inputs, config, stage, rate
         self.num_classes = len(data.class_names)
+        self.changed: _Changed | None = None  # training inputs, where they are not `inputs` as they are
         kind, options, _ = OPTIMIZERS[optimizer]
         loss, one_hot, arguments = LOSSES[config.loss]
         if config.label_smoothing:
@@ -258,6 +304,7 @@ class _Fit:
             jit_compile=False,
         )
         model.optimizer.build(model.trainable_variables)
+        self.predict = device.predictor(model, PREDICT_BATCH)
         self.labels = data.labels
         self.targets = np.eye(self.num_classes, dtype=np.float32)[data.labels] if one_hot else data.labels
         self.train, self.validation = data.indices("train"), data.indices("validation")
@@ -296,15 +343,20 @@ class _Fit:
         sums = np.zeros(2)
         firsts = range(0, len(order), self.config.batch_size)
         rates = self.rates(epoch, len(firsts), cuts)
-        for step, first in enumerate(firsts):
-            rows = order[first : first + self.config.batch_size]
+        batches = [order[first : first + self.config.batch_size] for first in firsts]
+
+        def read(step: int) -> np.ndarray:
+            return self.changed.read(batches[step], epoch, step) if self.changed else _batch(self.inputs, batches[step])
+
+        for step, inputs in enumerate(_ahead(read, len(batches))):
+            rows = batches[step]
             if step == 0 or rates[step] != rates[step - 1]:
                 self.model.optimizer.learning_rate = float(rates[step])
-            logs = self.model.train_on_batch(
-                _batch(self.inputs, rows), self.targets[rows], sample_weight=self.sample_weight[rows], return_dict=True
-            )
+            if self.changed and self.changed.prefix:
+                inputs = self.changed.prefix(inputs)
+            logs = device.train_on_batch(self.model, inputs, self.targets[rows], self.sample_weight[rows])
             sums += len(rows) * np.array([float(logs["loss"]), float(logs["accuracy"])])
-        logits = _logits(self.model, self.inputs, self.validation)
+        logits = _logits(self.predict, self.inputs, self.validation)
         true = self.labels[self.validation]
         matrix = confusion(true, logits.argmax(axis=1), self.num_classes)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -385,9 +437,20 @@ def _batch(inputs: Any, rows: np.ndarray) -> np.ndarray:
     return batch.astype(np.float32) if batch.dtype == np.uint8 else batch
 
 
-def _logits(model: keras.Model, inputs: Any, rows: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    out = [model.predict_on_batch(_batch(inputs, rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
+def _logits(predict: Callable[[np.ndarray], np.ndarray], inputs: Any, rows: np.ndarray) -> np.ndarray:
+    batches = [rows[i : i + PREDICT_BATCH] for i in range(0, len(rows), PREDICT_BATCH)]
+    out = [predict(x) for x in _ahead(lambda i: _batch(inputs, batches[i]), len(batches))]
     return np.concatenate(out).astype(np.float64)
+
+
+def _ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """`read` of 0, 1, .., each while the one before is in use: no step waits for the disk, or for a decoder."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, 0)
+        for following in range(1, count):
+            ready, coming = coming.result(), reader.submit(read, following)
+            yield ready
+        yield coming.result()
 
 
 def prediction_table(data: ImageData, probabilities: np.ndarray) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def library() -> str | None:
     wish = os.environ.get(SWITCH, "1")
     if wish not in ("0", "1"):
         raise ConfigError(f"{SWITCH} must be 0 (Keras computes) or 1 (ncnn where it is installed). Received: {wish!r}.")
-    if wish == "0" or device.tf.config.list_physical_devices("GPU"):
+    if wish == "0" or device.gpus():
         return None
     try:
         import ncnn

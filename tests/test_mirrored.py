@@ -1,0 +1,51 @@
+"""Training on several devices at once: two logical processors, as TensorFlow lets one test it without graphics cards."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json, sys
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from xaitune import device
+from xaitune.config import DataConfig
+from xaitune.data import ImageData
+from xaitune.training import train_model
+
+data = ImageData.from_config(DataConfig(**json.loads(sys.argv[1])))
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+made = []
+for cards in (1, 2):
+    device.gpus, device._strategy = (lambda: cards), (lambda: strategy)
+    assert device.training_scope().__class__.__name__ == ("nullcontext" if cards == 1 else "_CurrentDistributionContext")
+    options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32", "freeze_through": 3}
+    # 33 images a batch: the two parts are never alike
+    run = train_model(data, runs_dir=f"{sys.argv[2]}/{cards}", batch_size=33, class_weight="balanced", **options)
+    shown = [c for c in run.predictions if c.startswith("p(")]
+    made.append({"loss": list(run.history["train_loss"]), "p": run.predictions[shown].to_numpy().tolist(),
+                 "accuracy": list(run.history["train_accuracy"])})
+print(json.dumps(made))
+"""
+
+
+def test_two_devices_train_as_one_does(demo, tmp_path):
+    config = json.dumps(dataclasses.asdict(demo.config))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT, config, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = json.loads(done.stdout.splitlines()[-1])
+    assert one["loss"] == pytest.approx(two["loss"], abs=1e-4)
+    assert one["accuracy"] == pytest.approx(two["accuracy"], abs=0.02)
+    np.testing.assert_allclose(one["p"], two["p"], atol=1e-3)
