@@ -133,7 +133,7 @@ def main() -> None:
     for groups, classes, images in itertools.product(args.groups, CLASSES, IMAGES):
         tables.append(simulate(classes, images, groups, args.sets, args.draws))
         print(tables[-1].to_string(index=False, header=len(tables) == 1, float_format="{:.3f}".format), flush=True)
-    table = pd.concat(tables)
+    table = pd.concat(tables, ignore_index=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out, index=False, float_format="%.4f")
     sure = table[table["reliable"] > 0.9]
