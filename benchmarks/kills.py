@@ -15,6 +15,7 @@ The tmpfs needs root, or user namespaces (`unshare`); where there is neither the
 import argparse
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -117,9 +118,14 @@ def workers_of(pid: int) -> list[int]:
 def fill(folder: Path, spare: int) -> Path:
     """Fill the disk up but for `spare` bytes; returns the file that does it."""
     ballast = folder / "ballast"
-    size = max(shutil.disk_usage(folder).free - spare, 0)
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+        for _ in range(20):
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(shutil.disk_usage(folder).free - spare, 1))
+                break
+            except OSError as error:
+                if error.errno != errno.ENOSPC:  # else the sweep has written meanwhile: less is free now
+                    raise
     return ballast
 
 

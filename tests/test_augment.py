@@ -97,3 +97,27 @@ def test_kept_features_change_nothing_beyond_rounding_and_a_dead_run_goes_on(dem
     assert abs(fine[0] - fine[1]) > 1e-3
     heads = [run.history.query("stage == 'head'").drop(columns=drop) for run in (whole, plain)]
     pd.testing.assert_frame_equal(*heads)
+
+
+def test_views_make_no_room_for_each_other(demo, tmp_path):
+    """What does not fit beside the entries in use is not begun, and nothing in use is removed."""
+    options = {"augmentation": "flip", "augmented_views": 3, "freeze_through": 3}
+    base = train_model(demo, BASE, runs_dir=tmp_path, freeze_through=3)
+    kept = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("block3_pool.bin")}
+    size = sum(f.stat().st_size for f in tmp_path.rglob("*.bin"))
+    run = train_model(demo, BASE, runs_dir=tmp_path, cache_gb=1.5 * size / 1e9, **options)
+    assert (base.state, run.state) == ("finished", "finished")
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("block3_pool.bin")} == kept
+
+
+def test_no_room_at_all_removes_nothing(demo, tmp_path):
+    train_model(demo, BASE, runs_dir=tmp_path)
+    kept = sorted(tmp_path.rglob("*.bin"))
+    train_model(demo, BASE, runs_dir=tmp_path, cache_gb=0.0, weights="random")
+    assert sorted(tmp_path.rglob("*.bin")) == kept
+
+
+def test_a_class_that_is_not_there_is_refused_before_any_work(demo, tmp_path):
+    with pytest.raises(ConfigError, match="augment_classes must be classes of the data"):
+        train_model(demo, BASE, runs_dir=tmp_path, augmentation="flip", augment_classes="krack")
+    assert not list(tmp_path.iterdir())

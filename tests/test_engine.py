@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +184,9 @@ def test_a_worker_that_has_grown_is_replaced_after_its_run(demo, cache, undistur
 
 def test_the_memory_of_a_worker_is_what_it_holds_itself(tmp_path):
     before = _worker.own_memory()
-    held = np.ones(40_000_000, np.uint8)
+    pages = mmap.mmap(-1, 40_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # new ones, whatever malloc has left
+    held = np.frombuffer(pages, np.uint8)
+    held[:] = 1
     assert 35e6 < _worker.own_memory() - before < 80e6
     held.tofile(tmp_path / "mapped")
     before = _worker.own_memory()
@@ -203,3 +207,15 @@ def test_a_broken_worker_says_why():
     with pytest.raises(RunError, match="ended by SIGTERM"):
         worker.do({"kind": "run"}, lambda task, event: None)
     worker.close()
+
+
+def test_each_worker_has_a_card_of_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    crew = engine._Crew(1)
+    monkeypatch.setattr(engine, "_Worker", lambda threads, card: types.SimpleNamespace(card=card, grown=False))
+    first, second = crew.take(), crew.take()
+    assert [first.card, second.card] == ["2", "5"]
+    crew.give_back(second, alive=True)
+    assert crew.take() is second
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert engine._Crew(1).take().card is None

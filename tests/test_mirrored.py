@@ -14,7 +14,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-from xaitune import device
+from xaitune import device, training
 from xaitune.config import DataConfig
 from xaitune.data import ImageData
 from xaitune.training import train_model
@@ -27,9 +27,13 @@ for cards in (1, 2):
     assert device.training_scope().__class__.__name__ == ("nullcontext" if cards == 1 else "_CurrentDistributionContext")
     options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32", "freeze_through": 3}
     # 33 images a batch: the two parts are never alike
+    training.CLIP_NORM = 0.05  # so that every step is clipped
+    run = train_model(data, runs_dir=f"{sys.argv[2]}/clipped{cards}", batch_size=33, **options)
+    clipped = list(run.history["train_loss"])
+    training.CLIP_NORM = 3.0
     run = train_model(data, runs_dir=f"{sys.argv[2]}/{cards}", batch_size=33, class_weight="balanced", **options)
     shown = [c for c in run.predictions if c.startswith("p(")]
-    made.append({"loss": list(run.history["train_loss"]), "p": run.predictions[shown].to_numpy().tolist(),
+    made.append({"clipped": clipped, "loss": list(run.history["train_loss"]), "p": run.predictions[shown].to_numpy().tolist(),
                  "accuracy": list(run.history["train_accuracy"])})
 print(json.dumps(made))
 """
@@ -47,5 +51,6 @@ def test_two_devices_train_as_one_does(demo, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = json.loads(done.stdout.splitlines()[-1])
     assert one["loss"] == pytest.approx(two["loss"], abs=1e-4)
+    assert one["clipped"] == pytest.approx(two["clipped"], abs=1e-4)
     assert one["accuracy"] == pytest.approx(two["accuracy"], abs=0.02)
     np.testing.assert_allclose(one["p"], two["p"], atol=1e-3)

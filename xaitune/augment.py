@@ -6,8 +6,7 @@ import numpy as np
 
 from xaitune.config import AUGMENTATIONS, TrainConfig
 from xaitune.data import ImageData
-from xaitune.device import keras
-from xaitune.errors import ConfigError, nearest
+from xaitune.device import BACKEND, keras
 
 
 class Augmenter:
@@ -21,13 +20,8 @@ class Augmenter:
         names = (config.augmentation or "").split(",")
         kinds = [AUGMENTATIONS[name] for name in names]
         self.layers = [getattr(keras.layers, kind)(**options) for kind, options in kinds]
-        wanted = config.augment_classes.split(",") if config.augment_classes else list(data.class_names)
-        for name in wanted:
-            if name not in data.class_names:
-                raise ConfigError(
-                    f"augment_classes must be classes of the data ({', '.join(data.class_names)}). "
-                    f"Received: {name}.{nearest(name, data.class_names)}"
-                )
+        wanted = config.classes_to_augment or data.class_names
+        data.require_classes(wanted, "augment_classes")
         self.chosen = np.isin(np.array(data.class_names), wanted)  # (classes,)
         self.labels = data.labels
 
@@ -49,7 +43,7 @@ class Augmenter:
 class View:
     """One changed copy of every training image, drawn from (seed, view): what `FeatureCache` asks of a data set.
 
-    An image's copy depends on nothing but its row, the seed and the view.
+    An image's copy depends on nothing but its place among the training images, the seed and the view.
     """
 
     def __init__(self, data: ImageData, config: TrainConfig, view: int) -> None:
@@ -57,7 +51,8 @@ class View:
         self.rows = data.indices("train")
         self.config, self.image_size = data.config, data.image_size
         self.files = [data.files[row] for row in self.rows]
-        what = f"{config.augmentation} {config.augment_classes} {self.key} {data.labels[self.rows].tolist()}"
+        how = {name: AUGMENTATIONS[name] for name in (config.augmentation or "").split(",")}
+        what = f"{how} {config.augment_classes} {self.key} {data.labels[self.rows].tolist()} {BACKEND}"
         self.digests = [*(data.digests[row] for row in self.rows), what]
 
     def __len__(self) -> int:
@@ -66,6 +61,7 @@ class View:
     def load(self, places: np.ndarray) -> np.ndarray:
         """The copies of the training images at these places among the training images."""
         rows = self.rows[np.asarray(places)]
-        images = self.data.load(rows)
-        each = zip(images, rows, strict=True)
-        return np.stack([self.augmenter(image[None], np.array([row]), [*self.key, int(row)])[0] for image, row in each])
+        each = zip(self.data.load(rows), rows, np.asarray(places), strict=True)
+        return np.stack(
+            [self.augmenter(i[None], np.array([row]), [*self.key, int(place)])[0] for i, row, place in each]
+        )

@@ -90,6 +90,7 @@ def _load(job: Job, path: Path | None = None) -> tuple[Any, Any]:
     config = job.config(path)
     config = dataclasses.replace(config, train=_absolute_weights(config.train))
     data = ImageData.from_config(config.data)
+    data.require_classes(config.train.classes_to_augment, "augment_classes")
     groups = len(set(data.groups))
     job.ui.say(
         f"Data: {len(data)} images, {len(data.class_names)} classes, {groups} groups, "
@@ -595,7 +596,11 @@ def sweep_freeze(
     config, images = _load(job, data)
     from xaitune import cost, sweep
     from xaitune.advice import find_advice, load_advice
+    from xaitune.rayengine import check_ray
 
+    config.sweep.require_engine(job.given.get("sweep", {}))
+    if config.sweep.engine == "ray":
+        check_ray(config.sweep.ray_address)
     plan = cost.plan(config, images, job.runs_dir, name)
     job.ui.say(
         f"{plan['missing']} of {plan['runs']} runs to do, about {duration(plan['seconds'])} and "

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -59,6 +59,7 @@ METHODS = ("gradcam", "cam", "lime")  # of explaining
 PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")
 ENGINES = ("local", "ray")
+RAY_FIELDS = ("ray_address", "run_cpus", "run_gpus")  # of SweepConfig; other engines have no use for them
 # Fields that came later than the first run folders: a run's identity names them where they are not at their default.
 LATER_FIELDS = (
     "label_smoothing",
@@ -363,6 +364,11 @@ class TrainConfig:
             _check(not unused, "", name, "left out without augmentation", getattr(self, name))
 
     @property
+    def classes_to_augment(self) -> tuple[str, ...]:
+        """The names in `augment_classes`; none stands for all classes."""
+        return tuple(self.augment_classes.split(",")) if self.augment_classes else ()
+
+    @property
     def rate(self) -> float:
         """The learning rate of stage (b): `learning_rate`, or the optimizer table's."""
         return self.learning_rate if self.learning_rate is not None else OPTIMIZERS[self.optimizer][2]
@@ -407,12 +413,14 @@ class SweepConfig:
         _as_text(self, "ray_address")
         gpus = self.run_gpus
         if gpus is not None:
-            _check(isinstance(gpus, int | float) and gpus >= 0, "", "run_gpus", "at least 0, such as 0.5", gpus)
-        for name in ("ray_address", "run_cpus", "run_gpus"):
-            given_here = getattr(self, name) is not None
-            _check(
-                not given_here or self.engine == "ray", "", name, "left out unless engine is ray", getattr(self, name)
-            )
+            number = isinstance(gpus, int | float) and not isinstance(gpus, bool)
+            _check(number and gpus >= 0, "", "run_gpus", "at least 0, such as 0.5", gpus)
+
+    def require_engine(self, given: Iterable[str]) -> None:
+        """Raise ConfigError where the settings `given` by name are another engine's; a file's are left unused."""
+        for name in given:
+            own = name not in RAY_FIELDS or self.engine == "ray"
+            _check(own, "", name, "left out unless engine is ray", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def _disk(cells: list[Any], config: Config, data: ImageData, channels: tuple[int
     height, width = config.data.image_size
     depths = {c.freeze_through for c in cells} & {1, 2, 3, 4}
     itemsize = 2 if device.resolve_precision(config.train.precision)[0] == "bfloat16" else 4
-    kept = len(data) + config.train.augmented_views * len(data.indices("train"))  # images, with their changed copies
+    copies = config.train.augmented_views * len({c.seed for c in cells})  # of each training image: drawn from the seed
+    kept = len(data) + copies * len(data.indices("train"))
     features = sum((height >> k) * (width >> k) * channels[k - 1] * itemsize * kept for k in depths)
     models = len(cells) * sum(9 * i * o for i, o in vgg.convolution_shapes(channels)) * 4
     return int(features + models)

@@ -1,7 +1,7 @@
 """A labelled image set: class folders or a CSV -> ImageData with groups, a seeded split and a fingerprint."""
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from xaitune.datafiles import (
     run_threaded,
     scan_files,
 )
-from xaitune.errors import DataError
+from xaitune.errors import ConfigError, DataError, nearest
 from xaitune.images import ImageHeader, read_image, read_mask, resize_image, resize_mask
 from xaitune.splits import SPLITS, assign_splits
 
@@ -183,6 +183,15 @@ class ImageData:
         if found := [p.message for p in trainability(self) if p.level == "error"]:
             more = f" And {len(found) - 2} more: see data-check." if len(found) > 2 else ""
             raise DataError(f"Training on {self.config.path} would be meaningless. {' '.join(found[:2])}{more}")
+
+    def require_classes(self, names: Iterable[str], field: str) -> None:
+        """Raise ConfigError for a name in the setting `field` that is no class."""
+        for name in names:
+            if name not in self.class_names:
+                raise ConfigError(
+                    f"{field} must be classes of the data ({', '.join(self.class_names)}). "
+                    f"Received: {name}.{nearest(name, self.class_names)}"
+                )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row an image: file, class, group, split, height, width, mode, mask."""

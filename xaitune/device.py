@@ -242,6 +242,24 @@ def _strategy() -> Any:
     return tf.distribute.MirroredStrategy()
 
 
+def clipping_together(optimizer: type[Any]) -> type[Any]:
+    """The optimizer class, which in `training_scope` with several cards clips the sum of their gradients.
+
+    Keras clips each card's part before the parts are summed, so that the whole could be as many times too long.
+    """
+    if BACKEND == "torch" or gpus() < 2:
+        return optimizer
+
+    class Together(optimizer):
+        def _clip_gradients(self, grads: Any) -> Any:
+            context = tf.distribute.get_replica_context()
+            whole = context.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
+            clipped = super()._clip_gradients(whole)
+            return [g / context.num_replicas_in_sync for g in clipped]  # summed once more
+
+    return Together
+
+
 def train_on_batch(
     model: keras.Model, inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray
 ) -> dict[str, float]:
@@ -265,7 +283,9 @@ def train_on_batch(
 
     strategy = model.distribute_strategy
     with strategy.scope():
-        model._maybe_symbolic_build(data_batch=arrays)  # as Keras's own train_on_batch does: metrics cannot be made later
+        model._maybe_symbolic_build(
+            data_batch=arrays
+        )  # as Keras's own train_on_batch does: metrics cannot be made later
         model.make_train_function()
         model.reset_metrics()
         logs = model.train_function(iter([strategy.experimental_distribute_values_from_function(part)]))

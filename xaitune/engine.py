@@ -25,10 +25,13 @@ GROWTH = 1.1
 class _Worker:
     """One `python -m xaitune._worker`; closing its standard input ends it."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, card: str | None = None) -> None:
+        self.card = card  # the graphics card that it sees; None: as this process does
         self.first_memory = self.memory = 0  # bytes after its first run, and after its last
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "XAITUNE_THREADS": str(threads)}
+        if card is not None:
+            environment |= {"CUDA_VISIBLE_DEVICES": card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         # -P: a folder named xaitune in the current one must not be taken for the package.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "xaitune._worker"],
@@ -87,7 +90,7 @@ class _Crew:
     """The workers of one call: started on demand, ended together, and none started after that."""
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
+        self.threads, self.cards = threads, graphics_cards()
         self.lock = threading.Lock()
         self.idle: list[_Worker] = []
         self.busy: set[_Worker] = set()
@@ -98,9 +101,14 @@ class _Crew:
         with self.lock:
             if self.over:
                 raise RunError("the sweep was ended")
-            worker = self.idle.pop() if self.idle else _Worker(self.threads)
+            worker = self.idle.pop() if self.idle else _Worker(self.threads, self._free_card())
             self.busy.add(worker)
             return worker
+
+    def _free_card(self) -> str | None:
+        """The card with the fewest workers."""
+        held = [worker.card for worker in (*self.idle, *self.busy)]
+        return min(self.cards, key=held.count) if self.cards else None
 
     def give_back(self, worker: _Worker, alive: bool) -> None:
         """Keep a worker for the next task; close one that died or has grown, so that a new one takes its place."""
@@ -120,6 +128,18 @@ class _Crew:
             worker.process.kill()
         for worker in self.idle:
             worker.close()
+
+
+def graphics_cards() -> list[str]:
+    """The NVIDIA cards that this process may use, by CUDA_VISIBLE_DEVICES or as the driver lists them."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        try:
+            listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        except (OSError, subprocess.SubprocessError):
+            return []
+    return [card.strip() for card in listed.replace("\n", ",").split(",") if card.strip()]
 
 
 def run_local(

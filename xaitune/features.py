@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -67,6 +67,7 @@ class FeatureCache:
     def __init__(self, folder: Path, limit_gb: float = 20.0) -> None:
         self.folder = Path(folder)
         self.limit = limit_gb * 1e9
+        self.in_use: set[Path] = set()  # entries that this cache was asked for: they make no room for each other
 
     def get(
         self,
@@ -82,6 +83,7 @@ class FeatureCache:
         the folder cannot be written.
         """
         entry = self.folder / cache_key(model, data, precision)
+        self.in_use.add(entry)
         wanted = sorted(set(depths) - {0})
         names = {k: f"{cut_layer(model, k)}" for k in wanted}
         try:
@@ -95,10 +97,18 @@ class FeatureCache:
             raise runs.disk_error(error, entry) from None
         return {k: _open(entry / names[k]) for k in wanted}
 
-    def _make_room(self, entry: Path, size: int) -> None:
-        """Remove entries of other data, weights or sizes, the longest unused first, until `size` bytes fit the limit."""
+    def fits(self, model: keras.Model, through: int, images: int, precision: str) -> bool:
+        """Whether features after Block `through` of so many more images fit beside the entries in use."""
+        layer = model.get_layer(cut_layer(model, through))
+        size = _bytes((images, *layer.output.shape[1:]), DTYPES["float32" if layer.name == "gap" else precision])
+        return self._used(self.in_use) + size <= self.limit
+
+    def _make_room(self, size: int) -> None:
+        """Remove entries that are not in use, the longest unused first, until `size` bytes fit the limit."""
+        if self._used(self.in_use) + size > self.limit:
+            return  # not even without the others
         others = sorted(
-            (p for p in self.folder.iterdir() if p.is_dir() and p != entry), key=lambda p: p.stat().st_mtime
+            (p for p in self.folder.iterdir() if p.is_dir() and p not in self.in_use), key=lambda p: p.stat().st_mtime
         )
         for old in others:
             if self._used() + size <= self.limit:
@@ -107,8 +117,14 @@ class FeatureCache:
                 for file in [*old.glob("*.json"), *old.glob("*.bin")]:
                     file.unlink()
 
-    def _used(self) -> int:
-        return sum(file.stat().st_size for file in self.folder.rglob("*.bin"))
+    def _used(self, entries: Iterable[Path] | None = None) -> int:
+        """Bytes of all entries, or of some."""
+        files = self.folder.rglob("*.bin") if entries is None else (f for e in entries for f in e.glob("*.bin"))
+        total = 0
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # another process has made room
+                total += file.stat().st_size
+        return total
 
     def _fill(
         self,
@@ -122,7 +138,7 @@ class FeatureCache:
         outputs = {k: model.get_layer(cut_layer(model, k)) for k in depths}
         count = len(data.files)
         wanted = sum(_bytes((count, *layer.output.shape[1:]), np.dtype(np.float32)) for layer in outputs.values())
-        self._make_room(entry, wanted)
+        self._make_room(wanted)
         room = min(self.limit - self._used(), shutil.disk_usage(entry).free * 0.9)
         kept = {}
         for k in reversed(depths):  # deep features are the smallest and save the most
@@ -195,6 +211,6 @@ def _open(stem: Path) -> np.ndarray | None:
         dtype, shape = DTYPES[about["dtype"]], tuple(about["shape"])
         if file.stat().st_size != _bytes(shape, dtype):
             return None
+        return np.memmap(file, dtype=np.uint8, mode="r", shape=(_bytes(shape, dtype),)).view(dtype).reshape(shape)
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    return np.memmap(file, dtype=np.uint8, mode="r", shape=(_bytes(shape, dtype),)).view(dtype).reshape(shape)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xaitune import _worker
+from xaitune.config import NAMED_WEIGHTS
 from xaitune.engine import Report, Task
 from xaitune.errors import ConfigError, RunError
 
@@ -20,6 +21,7 @@ CPUS = 2  # a run, where a machine has as many: as many threads as the local eng
 CALLS = 8  # tasks that a process does before a new one takes its place: its memory cannot grow for ever
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10
+PASSED_ON = ("KERAS_BACKEND",)  # of this command's environment to the tasks
 DATA: dict[str, Any] = {}  # the images of a Ray process, kept from task to task
 
 
@@ -75,9 +77,10 @@ def run_ray(
         if notes:
             notes(told)
         board = ray.remote(num_cpus=0)(_Board).remote()
-        threads = {"XAITUNE_THREADS": str(cpus), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = {"XAITUNE_THREADS": str(cpus), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         remote = ray.remote(
-            num_cpus=cpus, num_gpus=gpus, max_retries=1, max_calls=CALLS, runtime_env={"env_vars": threads}
+            num_cpus=cpus, num_gpus=gpus, max_retries=1, max_calls=CALLS, runtime_env={"env_vars": environment}
         )(_do)
         for part, at_once in (*((([task], 1)) for task in first), (tasks, workers or len(tasks))):
             todo = list(part)
@@ -107,6 +110,21 @@ def _ray() -> Any:
     return ray
 
 
+def check_ray(address: str | None) -> None:
+    """Raise ConfigError where Ray is missing, and RunError where nothing answers at the address: before any work."""
+    _ray()
+    try:
+        _knock(address or os.environ.get("RAY_ADDRESS"))
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str | None, error: Exception) -> RunError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+    return RunError(f"Ray cannot be reached at {where} ({reason}). Start it, or give another --ray-address.")
+
+
 def _connect(ray: Any, address: str | None) -> None:
     """Join a cluster, or start one on this machine. Raises RunError where it cannot be reached."""
     where = address or os.environ.get("RAY_ADDRESS")
@@ -116,10 +134,7 @@ def _connect(ray: Any, address: str | None) -> None:
             address=address, include_dashboard=None if where else False, log_to_driver=False, logging_level="error"
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(
-            f"Ray cannot be reached at {where or 'this machine'} ({reason}). Start it, or give another --ray-address."
-        ) from None
+        raise _unreachable(address, error) from None
 
 
 def _knock(address: str | None) -> None:
@@ -151,7 +166,8 @@ def _absolute(task: Task) -> Task:
         return str(Path(value).absolute()) if value and Path(value).exists() else value
 
     data = task["data"] | {key: absolute(task["data"].get(key)) for key in ("path", "masks", "groups")}
-    train = task["train"] | {"weights": absolute(task["train"]["weights"])}
+    weights = task["train"]["weights"]
+    train = task["train"] | {"weights": weights if weights in NAMED_WEIGHTS else absolute(weights)}
     return task | {"data": data, "train": train}
 
 
@@ -165,9 +181,11 @@ def _tell(ray: Any, board: Any, waiting: dict[Any, Task], report: Report) -> Non
 
 
 def _answer(ray: Any, reference: Any) -> dict[str, Any]:
-    """How a task ended; a process that died twice is a failed run."""
+    """How a task ended; a process that died twice, or a machine that lacks something, is a failed run."""
     try:
         return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return {"event": "failed", "error": f"Ray could not do it: {type(error.cause).__name__}: {error.cause}"}
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         return {"event": "failed", "error": f"its process died: {type(error).__name__}: {reason}"}

@@ -43,8 +43,10 @@ def sweep_freeze(
     that fails is recorded and the others go on. Raises InputError, and RunError where no run at all was finished.
     """
     config = replace_fields(config or SweepConfig(), options)
+    config.require_engine(options)
     base = base_config(train or TrainConfig(), config, notes)
     data.require_trainable()
+    data.require_classes(base.classes_to_augment, "augment_classes")
     digest = vgg.load_backbone(base.weights).digest
     folder, note = runs.choose_folder(
         Path(runs_dir), "sweep", name, sweep_identity(data, base, digest), overwrite=False
@@ -72,6 +74,9 @@ def sweep_freeze(
         first, error = next(iter(failures.items()))
         raise RunError(f"No run of the sweep was finished. {first}: {error}")
     table = load_sweep(folder)
+    mixed = table.runs["precision"].dropna().unique()
+    if notes and len(mixed) > 1:
+        notes(f"The runs were computed in {' and '.join(sorted(mixed))}: give --precision where machines differ.")
     runs.write_csv(folder / "sweep.csv", table.runs)
     return table
 

@@ -62,6 +62,7 @@ def train_model(
     """
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
+    data.require_classes(config.classes_to_augment, "augment_classes")
     backbone = vgg.load_backbone(config.weights)
     identity = runs.run_identity(config, data.config, data.fingerprint, backbone.digest)
     folder, note = runs.choose_folder(Path(runs_dir), runs.run_name(config), name, identity, overwrite=overwrite)
@@ -160,7 +161,8 @@ class _Training:
         if part is whole:
             prefix = None
         else:
-            features = [self._features(view, through) for view in views]
+            fit = views and self.cache.fits(self.model, through, len(views) * len(train), self.precision)
+            features = [self._features(view, through) for view in views] if fit else []
             kept = [f for f in features if f is not None]
             if kept and len(kept) == len(views):
                 return _Changed(lambda rows, epoch, step: np.asarray(kept[epoch % len(kept)][place[rows]]), None)
@@ -296,7 +298,7 @@ class _Fit:
         if config.label_smoothing:
             arguments = {**arguments, "label_smoothing": config.label_smoothing}
         factors = block_factors(model, config.block_rates if stage == "fine-tune" else None)
-        made = scaled(getattr(keras.optimizers, kind), factors)
+        made = scaled(device.clipping_together(getattr(keras.optimizers, kind)), factors)
         model.compile(
             optimizer=made(learning_rate=rate, global_clipnorm=CLIP_NORM, **options),
             loss=getattr(keras.losses, loss)(from_logits=True, **arguments),
