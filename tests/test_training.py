@@ -490,12 +490,25 @@ def test_optimizers_are_kerass(demo):
     inputs = np.zeros((len(demo), 4), np.float32)
     for name, (kind, options, rate) in OPTIMIZERS.items():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
-        training._Fit(model, inputs, demo, BASE, "fine-tune", name, rate)
-        made = model.optimizer.get_config()
-        assert type(model.optimizer).__name__ == kind
+        fit = training._Fit(model, inputs, demo, BASE, "fine-tune", name, rate)
+        made = fit.optimizer.get_config()
+        assert type(fit.optimizer).__name__ == kind
         assert made["learning_rate"] == pytest.approx(rate)
         assert {key: made[key] for key in options} == options
-        assert made["global_clipnorm"] == training.CLIP_NORM
+
+
+def test_a_long_gradient_is_shortened(demo):
+    """Plain SGD moves all weights together by rate * CLIP_NORM at most, and by less where the gradient is shorter."""
+    rows = np.arange(8)
+    for size, moved in ((1e6, 0.5 * training.CLIP_NORM), (1e-6, 0.0)):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11, use_bias=False)])
+        inputs = np.full((len(demo), 4), size, np.float32)
+        fit = training._Fit(model, inputs, demo, BASE, "fine-tune", "sgd", 0.5)
+        before = fit.trained()[0]
+        loss, accuracy = fit.step(inputs[rows], fit.targets[rows], fit.sample_weight[rows])
+        assert np.linalg.norm(fit.trained()[0] - before) == pytest.approx(moved, rel=1e-4, abs=1e-5)
+        assert loss > 0
+        assert 0 <= accuracy <= 1
 
 
 def test_newest_run_first_and_by_fingerprint(run, tmp_path):

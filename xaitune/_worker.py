@@ -3,6 +3,8 @@
 It ends when its standard input closes, which is also what happens when its parent dies. A Ray task calls `answer`.
 """
 
+import contextlib
+import ctypes
 import gc
 import json
 import logging
@@ -60,6 +62,8 @@ def _forget_models() -> None:
 
         keras.backend.clear_session()
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed, unless it is told to give it back
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def own_memory() -> int:

@@ -150,6 +150,28 @@ def copy_layers(old: Iterable[keras.layers.Layer], new: Iterable[keras.layers.La
             layer.finalize_state()
 
 
+class _Traced:
+    """A function of tensors as TensorFlow's graph, which is taken apart with it.
+
+    TensorFlow leaves that to Python, which cannot: graph and operations hold each other where its collector does not
+    look. The graph would stay for ever, and with it the weights of a model that nobody uses any more.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Sequence[Any]) -> None:
+        self.function = function  # holds the variables: the graph does not
+        options = {"input_signature": signature, "jit_compile": False, "autograph": False}
+        self.graph = tf.function(function, **options).get_concrete_function()
+
+    def __call__(self, *arrays: np.ndarray) -> Any:
+        return self.graph(*(tf.constant(array) for array in arrays))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # Python may be ending
+            from tensorflow.python.framework import func_graph
+
+            func_graph.dismantle_func_graph(self.graph.graph)
+
+
 def activation_gradients(
     model: keras.Model, layers: Sequence[str], reduce: Callable[[Any, Any], Any] | None = None
 ) -> Callable[[np.ndarray, np.ndarray], tuple[list[Any], np.ndarray]]:
@@ -180,7 +202,6 @@ Pass = Callable[[np.ndarray, np.ndarray], Any]  # images, classes -> what each l
 def _tensorflow_gradients(taps: keras.Model, layers: Sequence[str], reduce: Callable[[Any, Any], Any] | None) -> Pass:
     images_of_any_number = tf.TensorSpec((None, *taps.input_shape[1:]), tf.float32)  # so that it is traced once
 
-    @tf.function(input_signature=[images_of_any_number, tf.TensorSpec((None,), tf.int32)], jit_compile=False)
     def run(images: Any, classes: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(images)  # so that the tape records; nothing is differentiated down to the image
@@ -188,7 +209,7 @@ def _tensorflow_gradients(taps: keras.Model, layers: Sequence[str], reduce: Call
             score = _chosen_logits(logits, classes)
         return _reduced(layers, activations, tape.gradient(score, activations), reduce), logits
 
-    return run
+    return _Traced(run, [images_of_any_number, tf.TensorSpec((None,), tf.int32)])
 
 
 def _torch_gradients(taps: keras.Model, layers: Sequence[str], reduce: Callable[[Any, Any], Any] | None) -> Pass:
@@ -228,10 +249,9 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def training_scope() -> contextlib.AbstractContextManager[Any]:
-    """Where a model that is to be trained is built and compiled.
+    """Where a model that is to be trained, its optimizer and its `training_step` are made.
 
-    With several graphics cards under TensorFlow all of them train it (MirroredStrategy; see `train_on_batch`); else this
-    does nothing.
+    With several graphics cards under TensorFlow all of them train it (MirroredStrategy); else this does nothing.
     """
     several = BACKEND == "tensorflow" and gpus() > 1
     return _strategy().scope() if several else contextlib.nullcontext()
@@ -242,54 +262,110 @@ def _strategy() -> Any:
     return tf.distribute.MirroredStrategy()
 
 
-def clipping_together(optimizer: type[Any]) -> type[Any]:
-    """The optimizer class, which in `training_scope` with several cards clips the sum of their gradients.
+Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]
 
-    Keras clips each card's part before the parts are summed, so that the whole could be as many times too long.
+
+def training_step(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: keras.losses.Loss, clip_norm: float
+) -> Step:
+    """One step of training: (inputs, targets, sample weights) -> (loss, weighted accuracy) over the batch.
+
+    `optimizer` is built for the model's trainable variables; targets are one-hot (n, classes), or indices (n,) for a
+    sparse loss. A gradient longer than `clip_norm` over all variables is shortened to it.
+
+    Under TensorFlow it is traced once for batches of any size, where Keras's own step is traced up to four times (with and
+    without what it creates, for a whole batch and for the last). Of a model made in `training_scope` each card takes an
+    equal part, filled up with images of weight 0; the weights are scaled by it, so that the loss is the mean over the
+    batch as with one card.
     """
-    if BACKEND == "torch" or gpus() < 2:
-        return optimizer
+    sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    make = _torch_step if BACKEND == "torch" else _tensorflow_step
+    run = make(model, optimizer, loss, sparse, clip_norm)
 
-    class Together(optimizer):
-        def _clip_gradients(self, grads: Any) -> Any:
-            context = tf.distribute.get_replica_context()
-            whole = context.all_reduce(tf.distribute.ReduceOp.SUM, list(grads))
-            clipped = super()._clip_gradients(whole)
-            return [g / context.num_replicas_in_sync for g in clipped]  # summed once more
+    def call(inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> tuple[float, float]:
+        kind = np.int64 if sparse else np.float32
+        made = run(np.asarray(inputs, np.float32), np.asarray(targets, kind), np.asarray(sample_weight, np.float32))
+        value, right, weight = (float(keras.ops.convert_to_numpy(v)) for v in made)
+        return value, right / weight if weight else 0.0
 
-    return Together
+    return call
 
 
-def train_on_batch(
-    model: keras.Model, inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray
-) -> dict[str, float]:
-    """One step of a compiled model: its loss and weighted metrics over the batch.
+def _hits(targets: Any, logits: Any, weights: Any, sparse: bool) -> tuple[Any, Any]:
+    """The weight of the images that are classified rightly, and of all."""
+    true = targets if sparse else keras.ops.argmax(targets, axis=1)
+    top = keras.ops.cast(keras.ops.argmax(logits, axis=1), "int64")
+    right = keras.ops.cast(keras.ops.equal(top, keras.ops.cast(true, "int64")), "float32")
+    return keras.ops.sum(right * weights), keras.ops.sum(weights)
 
-    Of a model that several cards train each takes an equal part. The parts are filled up with images of weight 0 and the
-    weights scaled by it, so that the loss is the mean over the batch as with one card.
-    """
-    cards = model.distribute_strategy.num_replicas_in_sync if BACKEND == "tensorflow" else 1
+
+def _clipped(gradients: Sequence[Any], clip_norm: float) -> list[Any]:
+    """The gradients, shortened together; Keras's optimizers would do it for each card's part alone."""
+    norm = keras.ops.sqrt(sum(keras.ops.sum(keras.ops.square(g)) for g in gradients))
+    scale = clip_norm / keras.ops.maximum(norm, clip_norm)
+    return [g * scale for g in gradients]
+
+
+def _torch_step(
+    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float
+) -> Callable[..., tuple[Any, Any, Any]]:
+    variables = model.trainable_variables
+
+    def run(*arrays: np.ndarray) -> tuple[Any, Any, Any]:
+        inputs, targets, weights = (keras.ops.convert_to_tensor(a) for a in arrays)
+        logits = model(inputs, training=True)
+        value = loss(targets, logits, sample_weight=weights)
+        gradients = torch.autograd.grad(value, [v.value for v in variables])
+        with torch.no_grad():
+            optimizer.apply(_clipped(gradients, clip_norm), variables)
+            return value.detach(), *_hits(targets, logits.detach(), weights, sparse)
+
+    return run
+
+
+def _tensorflow_step(
+    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float
+) -> Callable[..., tuple[Any, Any, Any]]:
+    variables, strategy = model.trainable_variables, tf.distribute.get_strategy()
+    cards = strategy.num_replicas_in_sync
+    # Summed over the cards below, before they are clipped. Of Keras's own sum TensorFlow keeps the graph for ever, also
+    # with one card: it registers a gradient for each.
+    optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+    targets_of_any_number = tf.TensorSpec((None,), tf.int64) if sparse else tf.TensorSpec(model.output_shape)
+    signature = [tf.TensorSpec((None, *model.input_shape[1:])), targets_of_any_number, tf.TensorSpec((None,))]
+
+    def part(inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any]:
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True)
+            value = loss(targets, logits, sample_weight=weights)  # with several cards Keras divides it by their number
+        gradients = tape.gradient(value, [v.value for v in variables])
+        if cards > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        optimizer.apply(_clipped(gradients, clip_norm), variables)
+        return value, *_hits(targets, logits, weights, sparse)
+
     if cards == 1:
-        return model.train_on_batch(inputs, targets, sample_weight=sample_weight, return_dict=True)
-    count = len(inputs)
-    each = -(-count // cards)
-    places = np.arange(each * cards) % count
-    weights = np.where(np.arange(each * cards) < count, sample_weight[places] * (each * cards / count), 0)
-    arrays = (np.asarray(inputs)[places], targets[places], weights.astype(np.float32))
+        return _Traced(part, signature)
 
-    def part(context: Any) -> tuple[Any, ...]:
-        first = context.replica_id_in_sync_group * each
-        return tuple(tf.constant(a[first : first + each]) for a in arrays)
+    @tf.function(jit_compile=False, autograph=False)
+    def together(parts: Any) -> tuple[Any, Any, Any]:
+        value, right, weight = strategy.run(part, args=parts)
+        return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None) for v in (value, right, weight))
 
-    strategy = model.distribute_strategy
-    with strategy.scope():
-        model._maybe_symbolic_build(
-            data_batch=arrays
-        )  # as Keras's own train_on_batch does: metrics cannot be made later
-        model.make_train_function()
-        model.reset_metrics()
-        logs = model.train_function(iter([strategy.experimental_distribute_values_from_function(part)]))
-        return {name: float(value) for name, value in logs.items()}
+    def run(inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[Any, Any, Any]:
+        count = len(inputs)
+        each = -(-count // cards)
+        places = np.arange(each * cards) % count
+        scaled = np.where(np.arange(each * cards) < count, weights[places] * (each * cards / count), 0)
+        arrays = (inputs[places], targets[places], scaled.astype(np.float32))
+
+        def of_card(context: Any) -> tuple[Any, ...]:
+            first = context.replica_id_in_sync_group * each
+            return tuple(tf.constant(a[first : first + each]) for a in arrays)
+
+        return together(strategy.experimental_distribute_values_from_function(of_card))
+
+    return run
 
 
 def images_at_once(height: int, width: int) -> int:
@@ -314,7 +390,7 @@ def predictor(model: keras.Model, batch_size: int | None = None) -> Callable[[np
         run = torch.no_grad()(lambda batch: forward(keras.ops.convert_to_tensor(batch)))
     else:
         images_of_any_number = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        run = tf.function(forward, input_signature=[images_of_any_number], jit_compile=False)
+        run = _Traced(forward, [images_of_any_number])
 
     def call(inputs: np.ndarray) -> np.ndarray:
         starts = range(0, len(inputs), batch_size)

@@ -17,9 +17,7 @@ from xaitune.errors import RunError
 
 Task = dict[str, Any]
 Report = Callable[[Task, dict[str, Any]], None]
-# A worker that holds so many times what it held after its first run makes room for a new one: TensorFlow keeps some 20 MB
-# of each training's graphs for ever.
-GROWTH = 1.1
+GROWTH = 1.5  # a worker that holds so many times what it held after its first run makes room for a new one
 
 
 class _Worker:
@@ -149,7 +147,7 @@ def run_local(
 
     `report(task, event)` receives progress, from any thread; `done(task, event)` each end, in the caller's thread. A
     run whose process dies is tried once more in a new one; what still fails is handed to `done` as 'failed', and the
-    others go on. A worker whose memory has grown by a tenth since its first run is replaced after the run in hand. However
+    others go on. A worker whose memory has grown by half since its first run is replaced after the run in hand. However
     this call ends, no worker outlives it.
     """
     crew = _Crew(max(usable_cores() // workers, 1))

@@ -115,7 +115,7 @@ class _Training:
             self.model.get_layer(layer).set_weights(arrays)
         self.history += head["history"]
         state = "finished"
-        parts, inputs = None, None
+        fit, inputs = None, None
         for stage, epochs, through, rate in (
             ("fine-tune", self.config.epochs, self.config.freeze_through, self.config.rate),
             ("final", self.config.final_epochs, 0, self.config.rate / FINAL_RATE_DIVISOR),
@@ -125,12 +125,12 @@ class _Training:
             parts, inputs = self._prepare(through)
             changed = self._augmented(parts, through, STAGES.index(stage)) if self.config.augmentation else None
             with device.training_scope():
-                sane = self._fit(parts[1], inputs, stage, epochs, rate, changed)
-            if not sane:
+                fit = self._fit(parts[1], inputs, stage, epochs, rate, changed)
+            if fit is None:
                 state = "diverged"
                 break
             self.model.set_weights(parts[0].get_weights())
-        self._finish(state, parts[1] if parts else None, inputs)
+        self._finish(state, fit.predict if fit else None, inputs)
 
     def _prepare(self, through: int) -> tuple[tuple[keras.Model, keras.Model], Any]:
         """((the whole model in its precision, the part to train), the inputs of that part)."""
@@ -183,15 +183,15 @@ class _Training:
 
     def _fit(
         self, model: keras.Model, inputs: Any, stage: str, epochs: int, rate: float, changed: _Changed | None = None
-    ) -> bool:
-        """Train one stage, from its checkpoint where there is one. False where the loss is no longer a number."""
+    ) -> "_Fit | None":
+        """Train one stage, from its checkpoint where there is one. None where the loss is no longer a number."""
         config = self.config
         fit = _Fit(model, inputs, self.data, config, stage, config.optimizer, rate)
         fit.changed = changed
         best, best_score, wait, start, cuts = fit.trained(), self.score, 0, 0, 0
         found = self.checkpoint.load()
         if found and STAGES.index(found[0]["stage"]) > STAGES.index(stage):
-            return True  # a later stage was reached: its checkpoint holds all the weights
+            return fit  # a later stage was reached: its checkpoint holds all the weights
         if found and found[0]["stage"] == stage:
             state, arrays = found
             self.history, best_score = state["history"], state["best_score"]
@@ -204,7 +204,7 @@ class _Training:
             row = fit.epoch(epoch, cuts)
             self.history.append(row)
             if not np.isfinite(row["train_loss"]) or not np.isfinite(row["val_loss"]):
-                return False
+                return None
             score = row[f"val_{config.metric}"]
             wait += 1
             if score > best_score:
@@ -223,15 +223,14 @@ class _Training:
             self._report(f"{stage} {epoch + 1}/{epochs}, {config.metric} {best_score:.3f}")
         fit.restore(best)
         self.score = best_score
-        return True
+        return fit
 
-    def _finish(self, state: str, model: keras.Model | None, inputs: Any) -> None:
+    def _finish(self, state: str, predict: Callable[[np.ndarray], np.ndarray] | None, inputs: Any) -> None:
         """Write the run's files, result.json last."""
         runs.write_csv(self.folder / "history.csv", pd.DataFrame(self.history))
         metrics: dict[str, Any] = {}
         probabilities = None
-        if state == "finished" and model is not None:
-            predict = device.predictor(model, PREDICT_BATCH)
+        if state == "finished" and predict is not None:
             probabilities = softmax(_logits(predict, inputs, np.arange(len(self.data.files))), axis=1)
             if not np.isfinite(probabilities).all():  # on an image that is not for validation
                 state, probabilities = "diverged", None
@@ -278,7 +277,7 @@ def _all_images(data: ImageData) -> np.ndarray | _ImagesOnDisk:
 
 
 class _Fit:
-    """A compiled model with its data: one epoch at a time, its order fixed by (seed, stage, epoch)."""
+    """A model, its optimizer and its data: one epoch at a time, its order fixed by (seed, stage, epoch)."""
 
     def __init__(
         self,
@@ -298,14 +297,11 @@ class _Fit:
         if config.label_smoothing:
             arguments = {**arguments, "label_smoothing": config.label_smoothing}
         factors = block_factors(model, config.block_rates if stage == "fine-tune" else None)
-        made = scaled(device.clipping_together(getattr(keras.optimizers, kind)), factors)
-        model.compile(
-            optimizer=made(learning_rate=rate, global_clipnorm=CLIP_NORM, **options),
-            loss=getattr(keras.losses, loss)(from_logits=True, **arguments),
-            weighted_metrics=["accuracy"],
-            jit_compile=False,
-        )
-        model.optimizer.build(model.trainable_variables)
+        made = scaled(getattr(keras.optimizers, kind), factors)
+        self.optimizer = made(learning_rate=rate, **options)
+        self.optimizer.build(model.trainable_variables)
+        criterion = getattr(keras.losses, loss)(from_logits=True, **arguments)
+        self.step = device.training_step(model, self.optimizer, criterion, CLIP_NORM)
         self.predict = device.predictor(model, PREDICT_BATCH)
         self.labels = data.labels
         self.targets = np.eye(self.num_classes, dtype=np.float32)[data.labels] if one_hot else data.labels
@@ -318,7 +314,7 @@ class _Fit:
             )
 
     def optimizer_state(self) -> list[np.ndarray]:
-        return [np.array(keras.ops.convert_to_numpy(v)) for v in self.model.optimizer.variables]
+        return [np.array(keras.ops.convert_to_numpy(v)) for v in self.optimizer.variables]
 
     def trained(self) -> list[np.ndarray]:
         """The weights that are trained: the same ones whether or not the frozen features are cached."""
@@ -327,7 +323,7 @@ class _Fit:
     def restore(self, weights: list[np.ndarray], optimizer: Sequence[np.ndarray] = ()) -> None:
         for variable, value in zip(self.model.trainable_variables, weights, strict=True):
             variable.assign(value)
-        for variable, value in zip(self.model.optimizer.variables, optimizer, strict=False):
+        for variable, value in zip(self.optimizer.variables, optimizer, strict=False):
             variable.assign(value)
 
     def rates(self, epoch: int, steps: int, cuts: int) -> np.ndarray:
@@ -353,11 +349,10 @@ class _Fit:
         for step, inputs in enumerate(_ahead(read, len(batches))):
             rows = batches[step]
             if step == 0 or rates[step] != rates[step - 1]:
-                self.model.optimizer.learning_rate = float(rates[step])
+                self.optimizer.learning_rate = float(rates[step])
             if self.changed and self.changed.prefix:
                 inputs = self.changed.prefix(inputs)
-            logs = device.train_on_batch(self.model, inputs, self.targets[rows], self.sample_weight[rows])
-            sums += len(rows) * np.array([float(logs["loss"]), float(logs["accuracy"])])
+            sums += len(rows) * np.array(self.step(inputs, self.targets[rows], self.sample_weight[rows]))
         logits = _logits(self.predict, self.inputs, self.validation)
         true = self.labels[self.validation]
         matrix = confusion(true, logits.argmax(axis=1), self.num_classes)
