@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import json
 
 import numpy as np
@@ -525,3 +526,16 @@ def test_newest_run_first_and_by_fingerprint(run, tmp_path):
     assert [p.name for p in find_runs(tmp_path)] == ["new", "old"]
     assert [p.name for p in find_runs(tmp_path, run.fingerprint)] == ["new", "old"]
     assert find_runs(tmp_path, "0" * 16) == []
+
+
+def test_no_graph_outlives_its_training(demo, tmp_path):
+    """A graph holds the weights of its model: a sweep of many runs in one process would fill the memory."""
+
+    def graphs():
+        gc.collect()
+        return sum(type(item).__name__ == "FuncGraph" for item in gc.get_objects())
+
+    train_model(demo, BASE, runs_dir=tmp_path, freeze_through=4)
+    before = graphs()
+    train_model(demo, BASE, runs_dir=tmp_path, freeze_through=3)
+    assert graphs() == before
