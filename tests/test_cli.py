@@ -1,5 +1,6 @@
 """The command line from init to the report, as a user drives it."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import files, finish, start, xaitune
+from rich.console import Console
 
 import xaitune as xt
 from xaitune import console
@@ -438,3 +440,18 @@ def test_progress_says_the_time_left(capsys, monkeypatch):
         "sweeping: 25/100, about 30 s left (b)",
         "sweeping: 50/100, about 20 s left (c)",
     ]
+
+
+def test_a_terminal_shows_a_bar_for_each_part_under_way():
+    shown = io.StringIO()
+    ui = console.Ui()
+    ui.errors = Console(file=shown, force_terminal=True, width=100)
+    with ui.progress("sweeping") as report:
+        report(100, 1000, "1 done, best freeze4-nag-seed0")
+        report.part("freeze3-nag-seed0", 1, 8, "fine-tune 1/8")
+        report.part("freeze3-sgd-seed0", 2, 8, "fine-tune 2/8")
+        report.part("freeze3-sgd-seed0", 1, 1, "done")
+        assert [task.description.strip() for task in report.bar.tasks] == ["sweeping", "freeze3-nag-seed0"]
+        report.bar.refresh()
+    assert "best freeze4-nag-seed0" in shown.getvalue()
+    assert "fine-tune 1/8" in shown.getvalue()

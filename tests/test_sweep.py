@@ -396,3 +396,22 @@ def test_grow_again_and_a_changed_base(demo, tmp_path):
     assert "epochs 1 -> 2" in notes[-1]
     with pytest.raises(RunError, match="epochs 1 -> 2"):
         sweep_freeze(demo, name="sweep", seeds=1, **small | {"train": dataclasses.replace(BASE, epochs=2)})
+
+
+def test_progress_of_each_run_and_the_best_so_far(demo, tmp_path):
+    runs_seen, told = {}, []
+
+    def of_run(name, done, total, what):
+        runs_seen.setdefault(name, []).append((done, total))
+
+    grid = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1, "workers": 1}
+    base = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32")
+    options = {"progress": lambda done, total, what: told.append(what), "run_progress": of_run}
+    table = sweep.sweep_freeze(demo, train=base, runs_dir=tmp_path, **options, **grid)
+    for name in ("freeze4-nag-seed0", "freeze5-nag-seed0"):
+        *before, end = runs_seen[name]
+        assert end[0] == end[1]
+        assert before
+        assert all(done < total for done, total in before)
+    best = table.runs.sort_values("validation")["name"].iloc[-1]
+    assert told[-1].startswith(f"2 done, best {best} (f1_macro ")

@@ -631,6 +631,7 @@ def sweep_freeze(
             runs_dir=job.runs_dir,
             cache_gb=cache_gb,
             progress=report,
+            run_progress=report.part,
             notes=job.ui.say,
         )
     _say_sweep(job.ui, table)

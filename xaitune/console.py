@@ -7,14 +7,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from xaitune.errors import XaituneError
@@ -75,8 +75,11 @@ class Ui:
             print(json.dumps(_strict(value), ensure_ascii=False, allow_nan=False), file=self.stdout, flush=True)
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator[Callable[..., None]]:
-        """A function (done, total, text) that moves a bar with the time left, or prints lines without a terminal."""
+    def progress(self, what: str) -> Iterator["_Bars | _PlainProgress"]:
+        """A function (done, total, text) that moves a bar with the time left, or prints lines without a terminal.
+
+        Its `part` (name, done, total, text) moves a bar of its own for each name; None without a terminal.
+        """
         if self.errors.is_terminal:
             with self._bar(what) as report:
                 self.live = self.errors
@@ -85,10 +88,10 @@ class Ui:
                 finally:
                     self.live = None
         else:
-            yield _PlainProgress(self, what).report
+            yield _PlainProgress(self, what)
 
     @contextlib.contextmanager
-    def _bar(self, what: str) -> Iterator[Callable[..., None]]:
+    def _bar(self, what: str) -> Iterator["_Bars"]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(20),
@@ -99,23 +102,41 @@ class Ui:
             ),
         )
         with Progress(*columns, console=self.errors, transient=True) as bar:
-            task = bar.add_task(what, total=None, text="")
+            yield _Bars(bar, what)
 
-            def report(done: int, total: int, text: str = "") -> None:
-                bar.update(task, completed=done, total=total, text=text)
 
-            yield report
+class _Bars:
+    """A bar for the whole, and one below it for each part that is under way."""
+
+    def __init__(self, bar: Progress, what: str) -> None:
+        self.bar, self.whole = bar, bar.add_task(what, total=None, text="")
+        self.parts: dict[str, TaskID] = {}
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        self.bar.update(self.whole, completed=done, total=total, text=text)
+
+    def part(self, name: str, done: int, total: int, text: str) -> None:
+        """Move the bar of a part; at its end it goes."""
+        if done >= total:
+            if name in self.parts:
+                self.bar.remove_task(self.parts.pop(name))
+            return
+        if name not in self.parts:
+            self.parts[name] = self.bar.add_task(f"  {name}", total=total, text="")
+        self.bar.update(self.parts[name], completed=done, total=total, text=text)
 
 
 class _PlainProgress:
     """A line now and then, with the time left by rule of three."""
+
+    part = None
 
     def __init__(self, ui: Ui, what: str) -> None:
         self.ui, self.what = ui, what
         self.start = self.last = time.monotonic()
         self.first: int | None = None
 
-    def report(self, done: int, total: int, text: str = "") -> None:
+    def __call__(self, done: int, total: int, text: str = "") -> None:
         now = time.monotonic()
         if self.first is None:
             self.first, self.start = done, now

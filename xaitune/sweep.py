@@ -19,6 +19,7 @@ from xaitune.features import Progress
 from xaitune.rayengine import run_ray
 from xaitune.results import AdviceCheck, FreezeAdvice, Run, SweepTable
 
+RunProgress = Callable[[str, int, int, str], None]  # name of a run, epochs done, epochs in all, what
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
 
 
@@ -32,6 +33,7 @@ def sweep_freeze(
     cache_dir: str | Path | None = None,
     cache_gb: float = 20.0,
     progress: Progress | None = None,
+    run_progress: RunProgress | None = None,
     notes: Callable[[str], None] | None = None,
     **options: Any,
 ) -> SweepTable:
@@ -40,7 +42,8 @@ def sweep_freeze(
     `train` is the base configuration; its freeze_through, optimizer and seed are replaced by the grid's. `options`
     are fields of SweepConfig. The sweep stands in `runs_dir`/sweep, each run in a folder below it; the same call goes
     on where an earlier one stopped, and a larger grid, of more learning rates too, runs only what is missing. A run
-    that fails is recorded and the others go on. Raises InputError, and RunError where no run at all was finished.
+    that fails is recorded and the others go on. `run_progress(name, done, total, what)` counts the epochs of each run
+    that is under way; at its end done is total. Raises InputError, and RunError where no run at all was finished.
     """
     config = replace_fields(config or SweepConfig(), options)
     config.require_engine(options)
@@ -68,7 +71,9 @@ def sweep_freeze(
         missing = unfinished(folder, config, base)
         if notes and len(missing) < len(grid(config, base)):
             notes(f"{len(grid(config, base)) - len(missing)} of {len(grid(config, base))} runs are finished already.")
-        failures = _run(data, missing, config, folder, cache, cache_gb, progress, notes) if missing else {}
+        failures = (
+            _run(data, missing, config, folder, cache, cache_gb, progress, run_progress, notes) if missing else {}
+        )
         runs.write_json(folder / "sweep.json", {"grid": dataclasses.asdict(config), "failures": failures})
     if failures and not list(folder.glob(f"*/{runs.RESULT}")):
         first, error = next(iter(failures.items()))
@@ -143,6 +148,7 @@ def _run(
     cache: Path,
     cache_gb: float,
     progress: Progress | None,
+    run_progress: RunProgress | None,
     notes: Callable[[str], None] | None,
 ) -> dict[str, str]:
     """Run what is missing on the engine; returns run name -> error of those that failed."""
@@ -174,16 +180,25 @@ def _run(
     state: dict[str, float] = {}
     failures: dict[str, str] = {}
 
+    summary = _summary(folder, missing[0].metric)
+
     def show(what: str) -> None:
         if progress:
-            progress(int(1000 * sum(state.values()) / total), 1000, what)
+            told = summary if run_progress else "; ".join(filter(None, (summary, what)))
+            progress(int(1000 * sum(state.values()) / total), 1000, told)
 
     def report(task: Task, event: dict[str, Any]) -> None:
         state[task["name"]] = costs[task["name"]] * event["done"] / max(event["total"], 1)
+        if run_progress:  # its end is told when its results are there
+            run_progress(task["name"], min(event["done"], event["total"] - 1), event["total"], event["what"])
         show(f"{task['name']}: {event['what']}")
 
     def done(task: Task, event: dict[str, Any]) -> None:
+        nonlocal summary
         state[task["name"]] = costs[task["name"]]
+        summary = _summary(folder, missing[0].metric)
+        if run_progress:
+            run_progress(task["name"], 1, 1, event["event"])
         if event["event"] == "failed" and task["kind"] == "run":  # without kept features the runs compute them
             failures[task["name"]] = event["error"]
         show(f"{task['name']}: {event['error'] if event['event'] == 'failed' else event['state']}")
@@ -250,6 +265,21 @@ def _row(run: Any) -> dict[str, Any]:
         "learning_rate": run.config.rate,
         "precision": run.metadata["precision"],
     }
+
+
+def _summary(folder: Path, metric: str) -> str:
+    """How many runs are there, and the best of them; '' before the first."""
+    scores: dict[str, float] = {}
+    files = list(folder.glob(f"*/{runs.RESULT}"))
+    for file in files:
+        found = runs.read_json(file)["metrics"].get("validation", {}).get(metric)
+        scores |= {} if found is None else {file.parent.name: found}
+    best = max(scores, key=lambda name: scores[name], default="")
+    return (
+        f"{len(files)} done" + (f", best {best} ({metric} {scores[best]:.3f} on validation)" if best else "")
+        if files
+        else ""
+    )
 
 
 def _test_arrays(finished: list[Any]) -> dict[str, Any]:
