@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -172,11 +172,11 @@ def test_a_worker_that_has_grown_is_replaced_after_its_run(demo, cache, undistur
     monkeypatch.setattr(engine, "GROWTH", 0.5)
     seen = set()
 
-    def progress(done, total, what):
+    def of_run(name, done, total, what):
         if "fine-tune" in what:
-            seen.update((what.partition(":")[0], pid) for pid in workers_of(os.getpid()))
+            seen.update((name, pid) for pid in workers_of(os.getpid()))
 
-    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, run_progress=of_run, **GRID)
     assert {name for name, _ in seen} == set(NAMES)
     assert len({pid for _, pid in seen}) == 2
     assert results(table.path) == undisturbed
@@ -212,7 +212,7 @@ def test_a_broken_worker_says_why():
 def test_each_worker_has_a_card_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     crew = engine._Crew(1)
-    monkeypatch.setattr(engine, "_Worker", lambda threads, card: types.SimpleNamespace(card=card, grown=False))
+    monkeypatch.setattr(engine, "_Worker", lambda threads, card: mock.Mock(card=card, grown=False))
     first, second = crew.take(), crew.take()
     assert [first.card, second.card] == ["2", "5"]
     crew.give_back(second, alive=True)
