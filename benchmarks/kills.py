@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import pandas as pd
 
 from xaitune.synthetic import make_demo_data
 
@@ -318,10 +319,7 @@ def measure(args: argparse.Namespace, kinds: list[str], work: Path) -> list[dict
         )
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            with args.out.open("w", newline="") as file:
-                table = csv.DictWriter(file, rows[0])
-                table.writeheader()
-                table.writerows(rows)
+            pd.DataFrame(rows).to_csv(args.out, index=False)
     return rows
 
 

@@ -6,10 +6,11 @@ and the ratio of the last figure and of the highest to that after 5 runs.
 """
 
 import argparse
-import csv
 import dataclasses
 import tempfile
 from pathlib import Path
+
+import pandas as pd
 
 from xaitune import sweep
 from xaitune.config import SweepConfig, TrainConfig
@@ -59,10 +60,7 @@ def main() -> None:
         print(f"at most {most:.0f} MB after run {SETTLED}: ratio {most / early:.3f}; {len(processes)} processes")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("w", newline="") as file:
-            table = csv.DictWriter(file, rows[0])
-            table.writeheader()
-            table.writerows(rows)
+        pd.DataFrame(rows).to_csv(args.out, index=False)
 
 
 if __name__ == "__main__":

@@ -100,3 +100,18 @@ def files(folder):
     """Every file below a folder, but for locks and kept features, with its content."""
     found = (p for p in Path(folder).rglob("*") if p.is_file() and p.name != ".lock" and "cache" not in p.parts)
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(found)}
+
+
+def python(script, *arguments, folder=None, **environment):
+    """What `script` prints, run by Python in a process of its own; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+        cwd=folder,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

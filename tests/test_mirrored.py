@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from driving import python
 
 SCRIPT = """
 import json, sys
@@ -41,15 +40,7 @@ print(json.dumps(made))
 
 def test_two_devices_train_as_one_does(demo, tmp_path):
     config = json.dumps(dataclasses.asdict(demo.config))
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT, config, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = json.loads(done.stdout.splitlines()[-1])
+    one, two = json.loads(python(SCRIPT, config, tmp_path).splitlines()[-1])
     assert one["loss"] == pytest.approx(two["loss"], abs=1e-4)
     assert one["clipped"] == pytest.approx(two["clipped"], abs=1e-4)
     assert one["accuracy"] == pytest.approx(two["accuracy"], abs=0.02)

@@ -3,12 +3,10 @@
 import dataclasses
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from driving import python
 
 from xaitune.gradcam import gradcam_blocks
 from xaitune.runs import load_run
@@ -53,16 +51,7 @@ print(json.dumps({
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is missing: pip install 'xaitune[torch]'")
 def test_train_explain_and_advise_with_torch(demo, tmp_path):
     config = json.dumps(dataclasses.asdict(demo.config))
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT, config, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"KERAS_BACKEND": "torch"},
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = json.loads(python(SCRIPT, config, tmp_path, KERAS_BACKEND="torch").splitlines()[-1])
     assert (said["backend"], said["state"]) == ("torch", ["finished", "finished"])
     assert said["resumed"] < 1e-6
     assert said["losses"][-1] < said["losses"][0]
@@ -85,13 +74,5 @@ def test_train_explain_and_advise_with_torch(demo, tmp_path):
 )
 def test_another_backend_is_refused_in_a_line(tmp_path, backend, told):
     script = "from xaitune.errors import ConfigError\ntry:\n    import xaitune.device\nexcept ConfigError as e:\n    print(e)"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"KERAS_BACKEND": backend},
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert any(part in done.stdout for part in told.split("|"))
+    said = python(script, folder=tmp_path, KERAS_BACKEND=backend)
+    assert any(part in said for part in told.split("|"))

@@ -50,8 +50,8 @@ def advise_freeze(
     forward or backward is one call). No test image is looked at, and training images only train the probe's head.
 
     `model`: explain this model instead of a probe. `cache_dir` (default `runs_dir`/cache) keeps frozen features, up to
-    `cache_gb`. `options` are fields of TrainConfig. The folder `runs_dir`/advice
-    gets advice.json, evidence.csv and pictures. Raises InputError and RunError.
+    `cache_gb`. `options` are fields of TrainConfig. The folder `runs_dir`/advice gets advice.json, evidence.csv and
+    pictures. Raises InputError and RunError.
     """
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")

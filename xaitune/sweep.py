@@ -273,13 +273,13 @@ def _summary(folder: Path, metric: str) -> str:
     files = list(folder.glob(f"*/{runs.RESULT}"))
     for file in files:
         found = runs.read_json(file)["metrics"].get("validation", {}).get(metric)
-        scores |= {} if found is None else {file.parent.name: found}
-    best = max(scores, key=lambda name: scores[name], default="")
-    return (
-        f"{len(files)} done" + (f", best {best} ({metric} {scores[best]:.3f} on validation)" if best else "")
-        if files
-        else ""
-    )
+        if found is not None:
+            scores[file.parent.name] = found
+    told = [f"{len(files)} done"] if files else []
+    if scores:
+        best = max(scores, key=lambda name: scores[name])
+        told.append(f"best {best} ({metric} {scores[best]:.3f} on validation)")
+    return ", ".join(told)
 
 
 def _test_arrays(finished: list[Any]) -> dict[str, Any]:

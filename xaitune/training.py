@@ -161,8 +161,8 @@ class _Training:
         if part is whole:
             prefix = None
         else:
-            fit = views and self.cache.fits(self.model, through, len(views) * len(train), self.precision)
-            features = [self._features(view, through) for view in views] if fit else []
+            room = self.cache.fits(self.model, through, len(views) * len(train), self.precision)
+            features = [self._features(view, through) for view in views] if room else []
             kept = [f for f in features if f is not None]
             if kept and len(kept) == len(views):
                 return _Changed(lambda rows, epoch, step: np.asarray(kept[epoch % len(kept)][place[rows]]), None)
