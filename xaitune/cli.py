@@ -675,9 +675,9 @@ def _say_sweep(ui: Ui, table: Any) -> None:
     ui.say(
         f"* best on validation. = cannot be told from it; the cheapest of these to train is {table.equals.iloc[0]['name']}."
     )
-    lacks = "; ".join(filter(None, dict.fromkeys(shown["few"])))
+    lacks = dict.fromkeys(reason for few in shown["few"] if few for reason in few.split(", "))
     if lacks:
-        ui.say(f"Too few to rely on the intervals: {lacks}.")
+        ui.say(f"Too few to rely on the intervals: {', '.join(lacks)}.")
     if (shown["rates"] > 1).any():
         ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
     bad = table.runs[table.runs["state"] != "finished"]
