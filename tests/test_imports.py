@@ -13,7 +13,7 @@ PACKAGE = Path(xaitune.__file__).parent
 # Each module may import only those before it (DESIGN, section 3). From `device` on, Keras may be used.
 PLAIN = (
     "errors config images splits datafiles duplicates datacheck data synthetic stats maparrays imputation localisation "
-    "faithfulness mapscores segments surrogate overlays figures plots results"
+    "faithfulness mapscores segments emulator surrogate overlays figures plots results"
 )
 KERAS = (
     "device winograd graphs vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers "

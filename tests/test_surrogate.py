@@ -122,7 +122,7 @@ def test_pairs_find_a_linear_answer():
     halves = draw_halves(24, 60, 0)
     shown, hidden = (0.5 + m @ effect for m in (halves, 1 - halves))
     found = fit_pairs(halves, *(np.stack([p, 1 - p], axis=1) for p in (shown, hidden)), 0)
-    np.testing.assert_allclose(found.weights[0], effect, atol=1e-3)  # Ridge and the lean shift a little
+    np.testing.assert_allclose(found.weights[0], effect, atol=1.5e-3)  # 0.04 in all; the emulator bends a little
     np.testing.assert_allclose(found.weights[1], -found.weights[0], atol=1e-9)
 
 
@@ -146,14 +146,24 @@ def test_nearer_to_the_limit_and_to_each_other_than_the_package(scale):
     assert spearman(ours[:6], ours[6:]) > spearman(theirs[:6], theirs[6:])
 
 
-def test_many_samples_lead_to_limes_limit():
-    """The lean on the log-linear model fades: what stays is LIME's regression, not the model's."""
-    network = Network(14, seed=2, scale=2.0)
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_more_samples_lead_to_limes_limit(scale):
+    """The limit is LIME's regression on all 2^14 masks, not the emulator's; on the way there it is nearer than Ridge is."""
+    network = Network(14, seed=2, scale=scale)
     many = (np.arange(2**14)[:, None] >> np.arange(14)) & 1
-    limit = ridge(many, network(many), sample_weights(many)[None], 1e-6)[0][0]
-    errors = [np.abs(network.fit(samples, 0).weights - limit).max() for samples in (200, 1600, 12_800)]
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.1 * np.abs(limit).max()
+    limit = ridge(many, network(many), sample_weights(many)[None], alpha=len(many) / 1000)[0][0]
+
+    def errors(samples):
+        halves = draw_halves(14, samples // 2, 0)
+        masks = np.concatenate([halves, 1 - halves])
+        plain = ridge(masks, network(masks), sample_weights(masks)[None], samples / 1000)[0][0]
+        return [np.abs(found - limit).max() for found in (network.fit(samples, 0).weights, plain)]
+
+    few, some, most, all_of_them = (errors(samples) for samples in (200, 1600, 12_800, 2**14))
+    assert some[0] < few[0] / 3
+    assert all(own < 0.75 * plain for own, plain in (few, some, most))
+    assert most[0] < 0.01 * np.abs(limit).max()
+    assert all_of_them[0] < 1e-9
 
 
 @pytest.mark.parametrize("scale", [0.5, 3.0])
@@ -210,13 +220,13 @@ def test_package_intervals_cover():
 @pytest.mark.parametrize("samples", [128, 400])
 def test_pair_intervals_cover_the_limit(samples):
     network = Network(16, seed=5, scale=2.0)
-    many = package_masks(16, 60_000, 7)
-    limit = ridge(many, network(many), sample_weights(many)[None])[0][0]
+    many = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
+    limit = ridge(many, network(many), sample_weights(many)[None], alpha=len(many) / 1000)[0][0]
     hits = []
     for seed in range(30):
         found = network.fit(samples, seed)
         hits.append((found.interval[..., 0] <= limit) & (limit <= found.interval[..., 1]))
-    assert np.mean(hits) > 0.93  # wider than need be: the estimate errs less than Ridge's, whose width they have
+    assert np.mean(hits) > 0.93  # wider than need be: part of the correction, whose width they have, is left out
 
 
 def test_intervals_shrink_with_samples():

@@ -49,10 +49,10 @@ def lime_superpixels(
     `segmenter`: as in `segments.segment`.
 
     Masks come in complementary pairs, none twice (all 2^m where that is fewer), and no more are drawn when two
-    independent runs would agree (Spearman 0.9 over the superpixels, Jaccard 0.8 of the five most positive, by a bootstrap
-    over the pairs); `num_samples` is the most forward passes an image. See `surrogate.fit_pairs` for the estimate, which
-    departs from the lime package's with few samples and equals its limit with many. `exact` draws `num_samples` masks as
-    the `lime` package does with random_state=`seed` and computes in float32, so that the weights are its weights.
+    independent runs would agree (Spearman 0.9 over the superpixels, Jaccard 0.8 of the five most positive); `num_samples`
+    is the most forward passes an image. See `surrogate.fit_pairs` for the estimate, which departs from the lime package's
+    with few samples and equals its limit with many. `exact` draws `num_samples` masks as the `lime` package does with
+    random_state=`seed` and computes in float32, so that the weights are its weights.
     Other arguments as in `gradcam_blocks`. Raises ModelError, ImageError, ConfigError.
     """
     check_lime(num_samples, segmenter, fill)

@@ -4,11 +4,13 @@ Arrays only; `masks` are (samples, superpixels) of 0 and 1, `targets` (samples, 
 """
 
 import dataclasses
+import functools
 
 import numpy as np
-from scipy.special import softmax
 from scipy.stats import rankdata
 from sklearn.utils import check_random_state
+
+from xaitune.emulator import Emulator
 
 KERNEL_WIDTH = 0.25
 RIDGE_ALPHA = 1.0
@@ -17,7 +19,9 @@ DRAWS = 100  # bootstrap draws
 STABLE = (0.9, 0.8)  # Spearman and top-5 Jaccard of two independent runs at which no more samples are drawn
 TOP = 5
 SMOOTHED_CLASSES = 20  # the likeliest; the others keep the plain weights
-_GRID = 1024  # pairs over which the log-linear model is averaged
+GRID = 65_536  # masks over which the emulator is averaged, all where 2^m are fewer
+FEW = 1024  # masks over which its spread is
+_NUMBERS = 16_000_000  # at most, in one array of masks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,31 +111,54 @@ def fit_package(masks: np.ndarray, targets: np.ndarray, seed: int) -> Fit:
 def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: int) -> Fit:
     """Weights from complementary pairs: `shown` (pairs, classes) are the answers to `halves`, `hidden` to 1 - halves.
 
-    The estimate is Ridge's on all samples, drawn towards the weights that a log-linear model of all classes, averaged
-    over many masks, would have: by (variance of the Ridge weights) / (mean square of their difference), at most 1, as
-    James and Stein (1961) shrink towards a guess. Few samples lean on the guess, many do not, so that the limit is
-    LIME's own. The bootstrap draws pairs; its spread is scaled by what is left to draw of all 2^m masks, and is 0 when
-    none is. Intervals have the width of Ridge's own, since the guess's error does not show in a bootstrap. Ridge's alpha
-    is the lime package's for the same share of its 1,000 samples, so that weights do not grow with the samples.
+    The noise of LIME's regression is what superpixels do together, which is smooth and can be learnt. So an `Emulator`
+    learns from the answers; its own weights, over GRID masks, are the guess, and Ridge's on what it got wrong (each mask
+    foretold without that mask) correct it: a control variate (Oates, Girolami and Chopin 2017), whose limit is LIME's
+    whatever the emulator says. Of the correction as much is left out as is noise: (its variance) / (its mean square), at
+    most 1, as James and Stein (1961) shrink towards a guess. Where all 2^m masks are drawn the weights are Ridge's.
+
+    The correction's spread is a bootstrap's over pairs, the guess's the emulator's own; both are scaled by what is left
+    to draw of all masks. Intervals have the width of the whole correction, since the guess's error does not show in its
+    own spread. Ridge's alpha is the lime package's for the same share of its 1,000 samples, so that weights do not grow
+    with the samples.
     """
     pairs, superpixels = halves.shape
     masks, targets = np.concatenate([halves, 1 - halves]), np.concatenate([shown, hidden])
-    kernel, alpha = sample_weights(masks), RIDGE_ALPHA * len(masks) / PACKAGE_SAMPLES
-    weights = ridge(masks, targets, kernel[None], alpha)[0][0]
+    kernel = sample_weights(masks)
+    weights = _package_ridge(masks, targets, kernel[None])[0]
     kept = _likeliest(targets)
+    left = 1 - min(1.0, len(masks) / 2.0**superpixels)
+    if left == 0:
+        return _summary(weights, kept, np.zeros((DRAWS, len(kept), superpixels)))
+    shares = _shares(targets, kept)
+    emulator = Emulator(masks, shares)
+    grid, few = _grid(superpixels, GRID), _grid(superpixels, FEW)
+    guess = _package_ridge(grid, emulator(grid), sample_weights(grid)[None])[0]
+    unsure = emulator.deviations(few, DRAWS, [seed, 2]).transpose(1, 0, 2).reshape(len(few), -1)
+    unsure = _package_ridge(few, unsure, sample_weights(few)[None])[0].reshape(DRAWS, -1, superpixels)
+    wrong = (shares - emulator.left_out)[:, : len(kept)]
     counts = np.random.default_rng([seed, 1]).multinomial(pairs, np.full(pairs, 1 / pairs), DRAWS)
     counts = np.concatenate([np.ones((1, pairs), int), counts])  # the samples themselves first
     counts = np.concatenate([counts, counts], axis=1)
-    drawn = ridge(masks, targets[:, kept], counts * kernel, alpha)[0]  # (1 + draws, kept, m)
-    guess = _log_linear(masks, targets, kept, counts)
-    left = 1 - min(1.0, len(masks) / 2.0**superpixels)
-    variance = left * drawn[1:].var(axis=0).mean(axis=1)  # (kept,)
-    apart = ((drawn[0] - guess[0]) ** 2).mean(axis=1)
-    lean = np.minimum(1, np.divide(variance, apart, out=np.zeros_like(apart), where=apart > 0))
-    spread = np.sqrt(left) * (drawn[1:] - drawn[0])
-    drawn += lean[:, None] * (guess - drawn)
-    weights[kept] = drawn[0]
-    return _summary(weights, kept, np.sqrt(left) * (drawn[1:] - drawn[0]), spread)
+    correction = _package_ridge(masks, wrong, counts * kernel)  # (1 + draws, kept, m)
+    spread = correction[1:] - correction[0]
+    noise, size = left * spread.var(axis=0).mean(axis=1), (correction[0] ** 2).mean(axis=1)  # (kept,)
+    lean = np.minimum(1, np.divide(noise, size, out=np.zeros_like(size), where=size > 0))[:, None]
+    weights[kept] = guess[: len(kept)] + (1 - lean) * correction[0]
+    moved = (1 - lean) * spread + lean * unsure[:, : len(kept)]
+    return _summary(weights, kept, np.sqrt(left) * moved, np.sqrt(left) * spread)
+
+
+def _package_ridge(masks: np.ndarray, targets: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+    """(k, classes, superpixels) with the lime package's alpha for that share of its samples."""
+    return ridge(masks, targets, kernels, RIDGE_ALPHA * len(masks) / PACKAGE_SAMPLES)[0]
+
+
+@functools.lru_cache(maxsize=4)
+def _grid(superpixels: int, size: int) -> np.ndarray:
+    """(at most `size`, superpixels): the same masks each time, over which an emulator is averaged."""
+    halves = draw_halves(superpixels, min(size, _NUMBERS // superpixels) // 2, 0).astype(np.uint8)
+    return np.concatenate([halves, 1 - halves])
 
 
 def _likeliest(targets: np.ndarray) -> np.ndarray:
@@ -139,19 +166,11 @@ def _likeliest(targets: np.ndarray) -> np.ndarray:
     return np.sort(np.argsort(-targets.mean(axis=0), kind="stable")[:SMOOTHED_CLASSES])
 
 
-def _log_linear(masks: np.ndarray, targets: np.ndarray, kept: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(rows of counts, kept, m): LIME's weights if the log-probabilities were linear in the masks."""
-    rest = np.maximum(1 - targets[:, kept].sum(axis=1, keepdims=True), 0)
-    some = targets[:, kept] if len(kept) == targets.shape[1] else np.concatenate([targets[:, kept], rest], axis=1)
-    logs = np.log(np.maximum(some, 1e-7))
-    slopes, starts = ridge(masks, logs - logs.mean(axis=1, keepdims=True), counts)
-    grid = draw_halves(masks.shape[1], _GRID, 0)
-    grid = np.concatenate([grid, 1 - grid])
-    kernel = sample_weights(grid)
-    centred = grid - kernel @ grid / kernel.sum()
-    project = np.linalg.solve((centred * kernel[:, None]).T @ centred, (centred * kernel[:, None]).T)  # (m, grid)
-    out = [project @ softmax(grid @ slope.T + start, axis=1) for slope, start in zip(slopes, starts, strict=True)]
-    return np.stack(out)[:, :, : len(kept)].transpose(0, 2, 1)
+def _shares(targets: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """(samples, kept, or one more): the probabilities of `kept` and, where there are others, of all others together."""
+    if len(kept) == targets.shape[1]:
+        return targets
+    return np.concatenate([targets[:, kept], np.maximum(1 - targets[:, kept].sum(axis=1, keepdims=True), 0)], axis=1)
 
 
 def _summary(weights: np.ndarray, kept: np.ndarray, moved: np.ndarray, spread: np.ndarray | None = None) -> Fit:
