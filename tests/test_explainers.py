@@ -228,3 +228,12 @@ def test_plain_keras_models_number_their_classes(subject):
     assert open_subject(subject.model).class_names == ("class 0", "class 1", "class 2")
     assert open_subject(subject) is subject
     assert subject.image_size == (32, 64)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_has_diverged(files, method):
+    model = build_vgg16(3, image_size=(32, 64), weights="slim", seed=3)
+    kernel = model.get_layer("logits").get_weights()[0]
+    model.get_layer("logits").set_weights([kernel, np.array([0, np.nan, 0])])
+    with pytest.raises(ModelError, match=r"run 7 answers with NaN or infinity\. It has diverged: train it again"):
+        explain_images(Subject(model, CLASSES, name="run 7"), files, method=method, **FAST)

@@ -19,10 +19,11 @@ KERAS = (
     "device winograd graphs vgg baselines runs features subjects gradcam cam superpixels scores sanity explainers "
     "scorefiles rates augment training probe advice"
 )
-ABOVE = "_worker engine rayengine sweep cost report pages demo console options cli"
+ABOVE = "_worker engine rayengine sweep cost report pages demo console options datacommands explaincommands freezecommands cli"
 ORDER = [*PLAIN.split(), *KERAS.split(), *ABOVE.split()]
 # These stand above the line but load no Keras until they are called: a terminal's --help must stay fast.
-LIGHT = [*PLAIN.split(), "_worker", "engine", "rayengine", "report", "console", "options", "cli"]
+LIGHT = [*PLAIN.split(), "_worker", "engine", "rayengine", "report", "console", "options"]
+LIGHT += ["datacommands", "explaincommands", "freezecommands", "cli"]
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 

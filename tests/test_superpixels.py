@@ -133,6 +133,19 @@ def test_it_stops_when_another_draw_would_agree(model, images, grid):
     assert short.samples.tolist() == [40]
 
 
+def test_progress_hears_of_each_batch_and_of_the_end(model, images, grid):
+    heard = []
+    made = lime_superpixels(
+        model, images, segmenter=grid, num_samples=300, progress=lambda *told: heard.append(told), precision="float32"
+    )
+    for number in range(2):
+        done = [d for n, d, total in heard if n == number and total == 300]
+        assert done == sorted(done)
+        assert done[-1] == 300  # also where it stopped earlier
+        assert made.samples[number] in done
+        assert len(done) > 2
+
+
 def test_few_superpixels_are_enumerated(model, images):
     """2^5 masks are all there are: every seed gives the same, with nothing left to chance."""
     five = np.minimum(np.arange(48)[None] // 10, 4) * np.ones((32, 1), int)

@@ -24,8 +24,8 @@ class Emulator:
     mask, and a part in which every interaction has its place, the higher the smaller. Half of a_i is shared out equally
     and half by the squared slopes of a linear fit, since superpixels that do much do it together.
 
-    `left_out`: (n, classes), for each mask the probabilities foretold from all others (ib. eq. 5.12); beyond the first
-    LEARNT masks those foretold from these.
+    `left_out`: (n, classes), for each mask the probabilities foretold from all others (ib. eq. 5.12; the a_i and the mean
+    are of all); beyond the first LEARNT masks those foretold from these.
     """
 
     def __init__(self, masks: np.ndarray, probabilities: np.ndarray) -> None:

@@ -67,14 +67,22 @@ def explainer(
     exact: bool = False,
     seed: int = 0,
     precision: str = "auto",
+    progress: Callable[[str, int, int, str], None] | None = None,
 ) -> Callable[[np.ndarray, tuple[str, ...]], Explanation]:
-    """A function (images at the model's size, names) -> explanation, made once for many batches."""
+    """A function (images at the model's size, names) -> explanation, made once for many batches.
+
+    `progress` hears of LIME's samples: a file's name, how many are done, how many there may be, 'samples'.
+    """
     check_method(method, blocks, None)
     index = subject.class_index(class_name)
     if method == "lime":
         check_lime(num_samples, segmenter, fill)
 
         def lime(array: np.ndarray, files: tuple[str, ...]) -> Superpixels:
+            def told(number: int, done: int, total: int) -> None:
+                if progress:
+                    progress(Path(files[number]).name, done, total, "samples")
+
             made = lime_superpixels(
                 subject,
                 array,
@@ -85,6 +93,7 @@ def explainer(
                 exact=exact,
                 precision=precision,
                 seed=seed,
+                progress=told,
             )
             return dataclasses.replace(made, files=files)
 

@@ -182,8 +182,8 @@ def heatmaps(
     rule: str = "gradcam",
     precision: str = "float32",
 ) -> BlockHeatmaps:
-    """The result object; `index` -1 stands for each image's top class."""
-    top = logits.argmax(axis=1)
+    """The result object; `index` -1 stands for each image's top class. Raises ModelError for logits that are not finite."""
+    top = subject.require_finite(logits).argmax(axis=1)
     return BlockHeatmaps(
         method=method,
         raw=raw,

@@ -1,4 +1,4 @@
-"""Command-line options made from the fields of the configurations, and the configuration that they give."""
+"""What all commands have: the app, options made from the fields of the configurations, and the configuration that they give."""
 
 import contextlib
 import dataclasses
@@ -33,6 +33,14 @@ from xaitune.config import (
 from xaitune.console import Ui, told
 from xaitune.errors import ConfigError, XaituneWarning
 
+app = typer.Typer(
+    name="xaitune",
+    help="Look inside VGG16, decide how many of its blocks to freeze, and check the decision.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 HELP = {
     "path": "",
     "masks": "Folder with masks: <class>/<stem>.*, white where the defect is.",
@@ -121,7 +129,7 @@ class Job:
         return load_config(file or CONFIG_FILE)
 
 
-def command(app: typer.Typer, name: str, *tables: type, skip: tuple[str, ...] = ()) -> Callable[..., Any]:
+def command(name: str, *tables: type, skip: tuple[str, ...] = ()) -> Callable[..., Any]:
     """Register a function (job, ...) as a command with the options of the given configurations, and the common ones.
 
     `skip` names fields that get no option.

@@ -42,6 +42,14 @@ class Subject:
             raise unknown_class(class_name, self.class_names)
         return self.class_names.index(class_name)
 
+    def require_finite(self, logits: np.ndarray) -> np.ndarray:
+        """(n, classes) back as they are. Raises ModelError for NaN and infinity, of which no class would be the top one."""
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"{self.name} answers with NaN or infinity. It has diverged: train it again with a lower --learning-rate."
+            )
+        return logits
+
     def read(self, images: Images) -> tuple[np.ndarray, tuple[str, ...]]:
         """((n, h, w, 3) 0..255 at the model's input size, names). Raises ImageError."""
         if isinstance(images, np.ndarray):

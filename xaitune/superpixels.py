@@ -19,6 +19,7 @@ BATCH = 64
 FIRST, GROWTH = 128, 1.25  # samples before the first look at how stable the weights are, and from look to look
 Fill = str | float | tuple[float, float, float]
 Predict = Callable[[np.ndarray], np.ndarray]
+SampleProgress = Callable[[int, int, int], None]  # an image's number, samples done, at most how many
 
 
 def check_lime(num_samples: int, segmenter: Segmenter = "quickshift", fill: Fill = "mean") -> None:
@@ -40,6 +41,7 @@ def lime_superpixels(
     exact: bool = False,
     precision: str = "auto",
     seed: int = 0,
+    progress: SampleProgress | None = None,
 ) -> Superpixels:
     """The weight of each superpixel for every class's probability, for each image.
 
@@ -53,7 +55,7 @@ def lime_superpixels(
     is the most forward passes an image. See `surrogate.fit_pairs` for the estimate, which departs from the lime package's
     with few samples and equals its limit with many. `exact` draws `num_samples` masks as the `lime` package does with
     random_state=`seed` and computes in float32, so that the weights are its weights.
-    Other arguments as in `gradcam_blocks`. Raises ModelError, ImageError, ConfigError.
+    `progress` hears of every batch. Other arguments as in `gradcam_blocks`. Raises ModelError, ImageError, ConfigError.
     """
     check_lime(num_samples, segmenter, fill)
     subject = open_subject(model)
@@ -63,9 +65,12 @@ def lime_superpixels(
     probabilities = predict(array.astype(np.float32))
     classes = probabilities.argmax(axis=1) if index < 0 else np.full(len(array), index)
     segments, fits, scores, samples = [], [], [], []
-    for image, explained in zip(array, classes, strict=True):
+    for number, (image, explained) in enumerate(zip(array, classes, strict=True)):
         labels = segment(image, segmenter, bounded=not exact)
-        fitted, masks, targets = _explained(predict, image, labels, int(explained), num_samples, fill, exact, seed)
+        asked = _counted(predict, progress, number, num_samples) if progress else predict
+        fitted, masks, targets = _explained(asked, image, labels, int(explained), num_samples, fill, exact, seed)
+        if progress:  # it may have stopped before the ceiling
+            progress(number, num_samples, num_samples)
         segments.append(labels)
         fits.append(fitted)
         samples.append(len(masks))
@@ -85,6 +90,20 @@ def lime_superpixels(
         resize=subject.resize,
         precision="float32" if exact else device.resolve_precision(precision)[0],
     )
+
+
+def _counted(predict: Predict, progress: SampleProgress, number: int, total: int) -> Predict:
+    """`predict` that tells `progress` how many masks it has answered."""
+    done = 0
+
+    def counting(batch: np.ndarray) -> np.ndarray:
+        nonlocal done
+        answers = predict(batch)
+        done += len(batch)
+        progress(number, done, total)
+        return answers
+
+    return counting
 
 
 def _explained(
@@ -129,12 +148,18 @@ def _looks(pairs: int, superpixels: int) -> Iterator[int]:
 def probability_function(subject: Subject, precision: str = "auto", exact: bool = False) -> Predict:
     """(n, h, w, 3) 0..255 -> (n, classes) softmax probabilities, computed in `precision`.
 
-    In float32 by `winograd.forward` where it can, else by Keras; `exact`: by Keras always.
+    In float32 by `winograd.forward` where it can, else by Keras; `exact`: by Keras always. The function raises ModelError
+    where the model's answers are not finite.
     """
     resolved, _ = device.resolve_precision(precision)
     model = subject.model if resolved == "float32" else device.with_precision(subject.model, resolved)
     logits = (None if exact else winograd.forward(model)) or device.predictor(model)
-    return lambda images: softmax(logits(np.asarray(images, np.float32)).astype(np.float64), axis=1)
+
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        found = subject.require_finite(logits(np.asarray(images, np.float32)))
+        return softmax(found.astype(np.float64), axis=1)
+
+    return probabilities
 
 
 def _hidden(image: np.ndarray, labels: np.ndarray, fill: Fill) -> np.ndarray:

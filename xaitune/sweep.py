@@ -164,53 +164,68 @@ def _run(
         {**common, "kind": "run", "name": name, "train": dataclasses.asdict(c)}
         for name, c in zip(names, missing, strict=True)
     ]
-    depths = sorted({c.freeze_through for c in missing} | {5})
     first: Task = {
         **common,
         "kind": "features",
-        "depths": depths,
+        "depths": sorted({c.freeze_through for c in missing} | {5}),
         "train": tasks[0]["train"],
         "name": "frozen features",
     }
     costs = {
         name: run_cost(c, len(data.indices("train")), data.image_size) for name, c in zip(names, missing, strict=True)
     }
-    costs["frozen features"] = sum(vgg.multiply_adds(data.image_size).values()) * len(data.files)
-    total = sum(costs.values())
-    state: dict[str, float] = {}
-    failures: dict[str, str] = {}
-
-    summary = _summary(folder, missing[0].metric)
-
-    def show(what: str) -> None:
-        if progress:
-            told = summary if run_progress else "; ".join(filter(None, (summary, what)))
-            progress(int(1000 * sum(state.values()) / total), 1000, told)
-
-    def report(task: Task, event: dict[str, Any]) -> None:
-        state[task["name"]] = costs[task["name"]] * event["done"] / max(event["total"], 1)
-        if run_progress:  # its end is told when its results are there
-            run_progress(task["name"], min(event["done"], event["total"] - 1), event["total"], event["what"])
-        show(f"{task['name']}: {event['what']}")
-
-    def done(task: Task, event: dict[str, Any]) -> None:
-        nonlocal summary
-        state[task["name"]] = costs[task["name"]]
-        summary = _summary(folder, missing[0].metric)
-        if run_progress:
-            run_progress(task["name"], 1, 1, event["event"])
-        if event["event"] == "failed" and task["kind"] == "run":  # without kept features the runs compute them
-            failures[task["name"]] = event["error"]
-        show(f"{task['name']}: {event['error'] if event['event'] == 'failed' else event['state']}")
-
+    costs[first["name"]] = sum(vgg.multiply_adds(data.image_size).values()) * len(data.files)
+    watch = _Watch(folder, missing[0].metric, costs, progress, run_progress)
     # Of the whole grid, so that what is left of it runs with as many threads and gives the same bits.
     workers = min(config.workers or max(usable_cores() // 2, 1), len(grid(config, missing[0])))
     if config.engine == "ray":
         resources: dict[str, Any] = {"address": config.ray_address, "cpus": config.run_cpus, "gpus": config.run_gpus}
-        run_ray([first], tasks, config.workers, report, done, notes=notes, **resources)
+        run_ray([first], tasks, config.workers, watch.report, watch.done, notes=notes, **resources)
     else:
-        run_local([first], tasks, workers, report, done)
-    return failures
+        run_local([first], tasks, workers, watch.report, watch.done)
+    return watch.failures
+
+
+class _Watch:
+    """What the engine's tasks say, as shares of the whole for `progress` and a part each for `run_progress`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        metric: str,
+        costs: dict[str, float],
+        progress: Progress | None,
+        run_progress: RunProgress | None,
+    ) -> None:
+        self.folder, self.metric, self.costs = folder, metric, costs
+        self.progress, self.run_progress = progress, run_progress
+        self.spent: dict[str, float] = {}  # of the costs
+        self.failures: dict[str, str] = {}  # run name -> error
+        self.summary = _summary(folder, metric)
+
+    def report(self, task: Task, event: dict[str, Any]) -> None:
+        """A step of a task."""
+        name = task["name"]
+        self.spent[name] = self.costs[name] * event["done"] / max(event["total"], 1)
+        if self.run_progress:  # its end is told when its results are there
+            self.run_progress(name, min(event["done"], event["total"] - 1), event["total"], event["what"])
+        self._show(f"{name}: {event['what']}")
+
+    def done(self, task: Task, event: dict[str, Any]) -> None:
+        """The end of a task, good or bad."""
+        name, failed = task["name"], event["event"] == "failed"
+        self.spent[name] = self.costs[name]
+        self.summary = _summary(self.folder, self.metric)
+        if self.run_progress:
+            self.run_progress(name, 1, 1, event["event"])
+        if failed and task["kind"] == "run":  # without kept features the runs compute them
+            self.failures[name] = event["error"]
+        self._show(f"{name}: {event['error'] if failed else event['state']}")
+
+    def _show(self, what: str) -> None:
+        if self.progress:
+            told = self.summary if self.run_progress else "; ".join(filter(None, (self.summary, what)))
+            self.progress(int(1000 * sum(self.spent.values()) / sum(self.costs.values())), 1000, told)
 
 
 def load_sweep(path: str | Path) -> SweepTable:
