@@ -31,7 +31,7 @@ def test_it_foretells_what_it_was_not_asked():
     np.testing.assert_allclose(made(masks), network(masks), atol=0.02)  # what it was told it says
 
 
-def test_left_out_is_as_if_a_mask_had_never_been_seen(monkeypatch):
+def test_left_out_is_as_if_a_mask_had_never_been_seen():
     """Same shares of the superpixels, mean and covariance; one mask less."""
     masks = masks_of(40, 6)
     answers = network(masks)

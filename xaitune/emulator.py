@@ -11,7 +11,7 @@ from scipy.special import softmax
 DECAY = 0.5  # the correlation of what is not linear falls to exp(-2 * DECAY) from equal masks to opposite ones
 FLOOR = 0.5  # a superpixel's share in how far two masks are apart is at least this part of the average share
 NUGGET = 1e-3  # variance of what no neighbour tells, and what keeps the equations solvable
-LEARNT = 2000  # the masks, at most, that it learns from, since its cost grows with their cube
+LEARNT = 2000  # the first masks, at most, that it learns from, since its cost grows with their cube
 _LEAST = 1e-7  # probability, in a logarithm
 _CHUNK = 8192  # masks at a time
 

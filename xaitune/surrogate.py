@@ -19,9 +19,8 @@ DRAWS = 100  # bootstrap draws
 STABLE = (0.9, 0.8)  # Spearman and top-5 Jaccard of two independent runs at which no more samples are drawn
 TOP = 5
 SMOOTHED_CLASSES = 20  # the likeliest; the others keep the plain weights
-GRID = 65_536  # masks over which the emulator is averaged, all where 2^m are fewer
-FEW = 1024  # masks over which its spread is
-_NUMBERS = 16_000_000  # at most, in one array of masks
+ALL = 16  # superpixels up to which the emulator is averaged over all 2^m masks; beyond, over as many balanced ones
+FEW = 1024  # masks, at least, over which its spread is
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,39 +111,50 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
     """Weights from complementary pairs: `shown` (pairs, classes) are the answers to `halves`, `hidden` to 1 - halves.
 
     The noise of LIME's regression is what superpixels do together, which is smooth and can be learnt. So an `Emulator`
-    learns from the answers; its own weights, over GRID masks, are the guess, and Ridge's on what it got wrong (each mask
-    foretold without that mask) correct it: a control variate (Oates, Girolami and Chopin 2017), whose limit is LIME's
-    whatever the emulator says. Of the correction as much is left out as is noise: (its variance) / (its mean square), at
-    most 1, as James and Stein (1961) shrink towards a guess. Where all 2^m masks are drawn the weights are Ridge's.
+    learns from the answers; its own weights, over `balanced_masks`, are the guess, and Ridge's on what it got wrong (each
+    mask foretold without that mask) correct it: a control variate (Oates, Girolami and Chopin 2017), whose limit is
+    LIME's whatever the emulator says. Of the correction as much is left out as is noise: (its variance) / (its mean
+    square), at most 1, as James and Stein (1961) shrink towards a guess. Where all 2^m masks are drawn the weights are
+    Ridge's; where many of them are, the guess takes their answers as they are, and the correction is for the others.
 
     The correction's spread is a bootstrap's over pairs, the guess's the emulator's own; both are scaled by what is left
     to draw of all masks. Intervals have the width of the whole correction, since the guess's error does not show in its
-    own spread. Ridge's alpha is the lime package's for the same share of its 1,000 samples, so that weights do not grow
-    with the samples.
+    own spread. They are too narrow where answers jump between 0 and 1, which no emulator learns from few, and where they
+    are as narrow as the balanced masks' own error, a thousandth of the weights or less. A single pair has no interval, and
+    a stability of 0. Ridge's alpha is the lime package's for the same share of its 1,000 samples, so
+    that weights do not grow with the samples.
     """
     pairs, superpixels = halves.shape
-    masks, targets = np.concatenate([halves, 1 - halves]), np.concatenate([shown, hidden])
+    masks = np.stack([halves, 1 - halves], axis=1).reshape(-1, superpixels)  # by pairs: some of them are balanced too
+    targets = np.stack([shown, hidden], axis=1).reshape(len(masks), -1)
     kernel = sample_weights(masks)
     weights = _package_ridge(masks, targets, kernel[None])[0]
     kept = _likeliest(targets)
     left = 1 - min(1.0, len(masks) / 2.0**superpixels)
     if left == 0:
         return _summary(weights, kept, np.zeros((DRAWS, len(kept), superpixels)))
+    if pairs == 1:
+        unknown = np.full((*weights.shape, 2), np.nan)
+        return Fit(weights, unknown, np.zeros((len(weights), 2)))
     shares = _shares(targets, kept)
     emulator = Emulator(masks, shares)
-    grid, few = _grid(superpixels, GRID), _grid(superpixels, FEW)
-    guess = _package_ridge(grid, emulator(grid), sample_weights(grid)[None])[0]
+    grid = balanced_masks(superpixels)
+    foretold = emulator(grid)
+    if superpixels <= ALL:
+        foretold[masks @ (1 << np.arange(superpixels))] = shares
+    guess = _package_ridge(grid, foretold, sample_weights(grid)[None])[0]
+    few = draw_halves(superpixels, max(FEW, 4 * superpixels) // 2, 0)
+    few = np.concatenate([few, 1 - few])
     unsure = emulator.deviations(few, DRAWS, [seed, 2]).transpose(1, 0, 2).reshape(len(few), -1)
     unsure = _package_ridge(few, unsure, sample_weights(few)[None])[0].reshape(DRAWS, -1, superpixels)
     wrong = (shares - emulator.left_out)[:, : len(kept)]
     counts = np.random.default_rng([seed, 1]).multinomial(pairs, np.full(pairs, 1 / pairs), DRAWS)
     counts = np.concatenate([np.ones((1, pairs), int), counts])  # the samples themselves first
-    counts = np.concatenate([counts, counts], axis=1)
-    correction = _package_ridge(masks, wrong, counts * kernel)  # (1 + draws, kept, m)
-    spread = correction[1:] - correction[0]
-    noise, size = left * spread.var(axis=0).mean(axis=1), (correction[0] ** 2).mean(axis=1)  # (kept,)
+    drawn = _package_ridge(masks, wrong, np.repeat(counts, 2, axis=1) * kernel)  # (1 + draws, kept, m)
+    spread, correction = drawn[1:] - drawn[0], left * drawn[0]
+    noise, size = left * spread.var(axis=0).mean(axis=1), (correction**2).mean(axis=1)  # (kept,)
     lean = np.minimum(1, np.divide(noise, size, out=np.zeros_like(size), where=size > 0))[:, None]
-    weights[kept] = guess[: len(kept)] + (1 - lean) * correction[0]
+    weights[kept] = guess[: len(kept)] + (1 - lean) * correction
     moved = (1 - lean) * spread + lean * unsure[:, : len(kept)]
     return _summary(weights, kept, np.sqrt(left) * moved, np.sqrt(left) * spread)
 
@@ -155,10 +165,26 @@ def _package_ridge(masks: np.ndarray, targets: np.ndarray, kernels: np.ndarray) 
 
 
 @functools.lru_cache(maxsize=4)
-def _grid(superpixels: int, size: int) -> np.ndarray:
-    """(at most `size`, superpixels): the same masks each time, over which an emulator is averaged."""
-    halves = draw_halves(superpixels, min(size, _NUMBERS // superpixels) // 2, 0).astype(np.uint8)
-    return np.concatenate([halves, 1 - halves])
+def balanced_masks(superpixels: int) -> np.ndarray:
+    """(2^superpixels, superpixels): all masks, number i in the bits of i. Beyond ALL superpixels 2^16 of the masks.
+
+    Among these every four superpixels are shown and hidden in all 16 ways equally often, so that what two do together
+    averages out of the weights of others: an orthogonal array, of the words of the code dual to BCH's that corrects two
+    errors (Bose and Ray-Chaudhuri 1960), in a field of 256. That has 255 columns; for more, masks are drawn at random.
+    """
+    if superpixels > 255:
+        halves = draw_halves(superpixels, 2**13, 0).astype(np.uint8)
+        return np.concatenate([halves, 1 - halves])
+    columns = 1 << np.arange(superpixels)
+    if superpixels > ALL:
+        powers = [1]  # of 2, in the field of 256
+        while len(powers) < 255:
+            powers.append(powers[-1] << 1 ^ (0x11D if powers[-1] & 0x80 else 0))
+        columns = np.array([powers[j] | powers[3 * j % 255] << 8 for j in range(superpixels)])
+    parity: np.ndarray = np.arange(2 ** min(superpixels, ALL), dtype=np.int32)[:, None] & columns.astype(np.int32)
+    for shift in (8, 4, 2, 1):
+        parity = parity ^ (parity >> shift)
+    return (parity & 1).astype(np.uint8)
 
 
 def _likeliest(targets: np.ndarray) -> np.ndarray:
