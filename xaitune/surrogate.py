@@ -120,9 +120,9 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
     The correction's spread is a bootstrap's over pairs, the guess's the emulator's own; both are scaled by what is left
     to draw of all masks. Intervals have the width of the whole correction, since the guess's error does not show in its
     own spread. They are too narrow where answers jump between 0 and 1, which no emulator learns from few, and where they
-    are as narrow as the balanced masks' own error, a thousandth of the weights or less. A single pair has no interval, and
-    a stability of 0. Ridge's alpha is the lime package's for the same share of its 1,000 samples, so
-    that weights do not grow with the samples.
+    are as narrow as the balanced masks' own error: below a thousandth of the largest weight at 18 superpixels, more beyond
+    255. A single pair has no interval, and a stability of 0. Ridge's alpha is the lime package's for the same share of
+    its 1,000 samples, so that weights do not grow with the samples.
     """
     pairs, superpixels = halves.shape
     masks = np.stack([halves, 1 - halves], axis=1).reshape(-1, superpixels)  # by pairs: some of them are balanced too
@@ -166,11 +166,12 @@ def _package_ridge(masks: np.ndarray, targets: np.ndarray, kernels: np.ndarray) 
 
 @functools.lru_cache(maxsize=4)
 def balanced_masks(superpixels: int) -> np.ndarray:
-    """(2^superpixels, superpixels): all masks, number i in the bits of i. Beyond ALL superpixels 2^16 of the masks.
+    """(masks, superpixels): up to ALL superpixels all 2^m, number i in the bits of i; beyond, 2^16 of them.
 
-    Among these every four superpixels are shown and hidden in all 16 ways equally often, so that what two do together
+    Among those 2^16 every four superpixels are shown and hidden in all 16 ways equally often, so that what two do together
     averages out of the weights of others: an orthogonal array, of the words of the code dual to BCH's that corrects two
-    errors (Bose and Ray-Chaudhuri 1960), in a field of 256. That has 255 columns; for more, masks are drawn at random.
+    errors (Bose and Ray-Chaudhuri 1960), in the field of 256. That has 255 columns; for more superpixels 2^14 masks
+    are drawn at random.
     """
     if superpixels > 255:
         halves = draw_halves(superpixels, 2**13, 0).astype(np.uint8)
