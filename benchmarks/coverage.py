@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune import stats
+from xaitune.stats import intervals as stats
 
 ALIKE = 0.3  # correlation of the photographs of one thing
 AGREE = 0.7  # share of images on which the second model answers as the first does, beside what both get right

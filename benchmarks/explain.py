@@ -30,14 +30,15 @@ import numpy as np
 import pandas as pd
 
 import xaitune as xt
-from xaitune import device, winograd
-from xaitune.explainers import explainer
-from xaitune.probe import choose_images
-from xaitune.segments import segment
-from xaitune.subjects import Subject, open_subject
-from xaitune.superpixels import lime_superpixels, predict_masked, probability_function
-from xaitune.surrogate import fit_package, jaccard, package_masks, spearman
-from xaitune.vgg import BLOCKS
+from xaitune.advise.probe import choose_images
+from xaitune.explain.api import explainer
+from xaitune.explain.classifier import Subject, open_subject
+from xaitune.explain.lime.explain import lime_superpixels, predict_masked, probability_function
+from xaitune.explain.lime.fit import fit_package, jaccard, package_masks, spearman
+from xaitune.explain.lime.segments import segment
+from xaitune.models import backend as device
+from xaitune.models import ncnn as winograd
+from xaitune.models.vgg import BLOCKS
 
 SIZE, PEER_BATCH = (224, 224), 8
 TORCH_IMAGES = 8  # it is the slowest; its time is scaled to all images

@@ -34,7 +34,7 @@ from typing import Any
 import h5py
 import pandas as pd
 
-from xaitune.synthetic import make_demo_data
+from xaitune.demo.scans import make_demo_data
 
 KINDS = ("worker", "parent", "disk")
 FILES = {".lock", "config.json", "history.csv", "metadata.json", "model.keras", "predictions.csv", "result.json"}
@@ -46,7 +46,7 @@ def command(data: Path, args: argparse.Namespace) -> list[str]:
     """The sweep, as a user would give it."""
     where = [str(data / "images"), "--groups", str(data / "groups.csv"), "--masks", str(data / "masks")]
     grid = ["--freeze-through", args.depths, "--optimizers", args.optimizers, "--epochs", str(args.epochs)]
-    return [sys.executable, "-P", "-m", "xaitune.cli", "sweep-freeze", *where, *COMMAND, *grid]
+    return [sys.executable, "-P", "-m", "xaitune", "sweep-freeze", *where, *COMMAND, *grid]
 
 
 def names(args: argparse.Namespace) -> set[str]:
@@ -110,7 +110,7 @@ def workers_of(pid: int) -> list[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
-            is_worker = b"xaitune._worker" in (stat.parent / "cmdline").read_bytes()
+            is_worker = b"xaitune.comparison.engines.worker" in (stat.parent / "cmdline").read_bytes()
             if int(fields[1]) == pid and fields[0] != "Z" and is_worker:
                 found.append(int(stat.parent.name))
     return sorted(found)

@@ -18,12 +18,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from xaitune import mapscores, stats
-from xaitune.data import ImageData
-from xaitune.gradcam import RULES, rules_mapper
-from xaitune.images import map_to_image
+from xaitune.data.dataset import ImageData
+from xaitune.data.images import map_to_image
+from xaitune.evaluate import agreement as mapscores
+from xaitune.explain.gradcam import RULES, rules_mapper
 from xaitune.results import unit_view
-from xaitune.runs import load_run, write_csv
+from xaitune.stats import intervals as stats
+from xaitune.training.folder import load_run, write_csv
 
 REFERENCE = 3  # block
 MEAN = "mean of the runs"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from xaitune import sweep
-from xaitune.config import SweepConfig, TrainConfig
-from xaitune.engine import _Crew
-from xaitune.runs import run_name
-from xaitune.synthetic import make_demo_data
+from xaitune.comparison import sweep
+from xaitune.comparison.engines.local import _Crew
+from xaitune.config.schema import SweepConfig, TrainConfig
+from xaitune.demo.scans import make_demo_data
+from xaitune.training.folder import run_name
 
 SETTLED = 5  # runs after which the memory must stay where it is
 

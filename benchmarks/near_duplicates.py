@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xaitune.data import ImageData
-from xaitune.duplicates import find_near_duplicates
+from xaitune.data.dataset import ImageData
+from xaitune.data.duplicates import find_near_duplicates
 
 
 def main() -> None:

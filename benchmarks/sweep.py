@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune import stats, vgg
-from xaitune.data import ImageData
-from xaitune.splits import SPLITS
+from xaitune.data.dataset import ImageData
+from xaitune.data.splits import SPLITS
+from xaitune.models import vgg
+from xaitune.stats import intervals as stats
 
 SIZE = (96, 96)
 DEPTHS, OPTIMIZERS = (5, 4, 3, 2, 1), ("sgd", "momentum", "nag")
@@ -160,8 +161,8 @@ def part(args: argparse.Namespace) -> None:
 
 def measured_rates() -> dict[str, Any]:
     """Multiply-adds a second of large matrix products, by precision."""
-    from xaitune import device
-    from xaitune.device import keras
+    from xaitune.models import backend as device
+    from xaitune.models.backend import keras
 
     auto = device.resolve_precision()[0]
     made: dict[str, Any] = {"auto": auto, "processor": device.processor_name()}
@@ -178,9 +179,9 @@ def measured_rates() -> dict[str, Any]:
 
 def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """xaitune's sweep in a precision."""
-    from xaitune.config import SweepConfig, TrainConfig
-    from xaitune.runs import load_run
-    from xaitune.sweep import sweep_freeze
+    from xaitune.comparison.sweep import sweep_freeze
+    from xaitune.config.schema import SweepConfig, TrainConfig
+    from xaitune.training.folder import load_run
 
     options: dict[str, Any] = {"head_epochs": HEAD_EPOCHS, "epochs": EPOCHS, "patience": EPOCHS, "batch_size": BATCH}
     train = TrainConfig(weights=args.weights, precision=args.part, **options)
@@ -209,8 +210,8 @@ def scored(freeze: int, optimizer: str, true: np.ndarray, predicted: np.ndarray,
 
 def plain_loop(data: ImageData, weights: str) -> dict[str, Any]:
     """What one would write: for each depth and optimizer build, freeze, compile, fit, predict."""
-    from xaitune.config import OPTIMIZERS as TABLE
-    from xaitune.device import keras
+    from xaitune.config.schema import OPTIMIZERS as TABLE
+    from xaitune.models.backend import keras
 
     images = data.load().astype(np.float32)
     train, validation, test = (data.indices(split) for split in SPLITS)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import xaitune as xt
-from xaitune.figures import save
+from xaitune.plots.figures import save
 
 
 def main(

@@ -160,7 +160,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="mixed_bfloat16", choices=["float32", "mixed_bfloat16", "mixed_float16"])
-    parser.add_argument("--out", type=Path, default=ROOT / "xaitune" / "slim.h5")
+    parser.add_argument("--out", type=Path, default=ROOT / "xaitune" / "models" / "slim.h5")
     args = parser.parse_args()
 
     keras.utils.set_random_seed(args.seed)

@@ -18,7 +18,7 @@ def shared():
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """115 drawn scans of 32x32 in 11 classes and 33 groups, with masks."""
-    from xaitune.synthetic import make_demo_data
+    from xaitune.demo.scans import make_demo_data
 
     return make_demo_data(tmp_path_factory.mktemp("demo") / "data", scale=0.01, image_size=(32, 32))
 
@@ -26,7 +26,7 @@ def demo(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(demo, tmp_path_factory):
     """A run of a few epochs on `demo`: slim, GAP head, Block 1-3 frozen, float32."""
-    from xaitune.training import train_model
+    from xaitune.training.train import train_model
 
     options = {"weights": "slim", "head_epochs": 2, "epochs": 2, "precision": "float32"}
     return train_model(demo, runs_dir=tmp_path_factory.mktemp("runs"), **options)

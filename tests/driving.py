@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from xaitune import cli
+from xaitune.cli import app as cli
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs do, and what they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -56,7 +57,7 @@ def xaitune(folder, *arguments):
 def start(folder, *arguments, **options):
     """`xaitune ARGUMENTS` as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "xaitune.cli", *map(str, arguments)],
+        [sys.executable, "-m", "xaitune", *map(str, arguments)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -100,6 +101,24 @@ def files(folder):
     """Every file below a folder, but for locks and kept features, with its content."""
     found = (p for p in Path(folder).rglob("*") if p.is_file() and p.name != ".lock" and "cache" not in p.parts)
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(found)}
+
+
+def wait_for(condition, seconds=120):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+    return found
+
+
+def results(folder):
+    """predictions.csv of every run, as bytes, and its history but for the seconds."""
+    from xaitune.comparison.sweep import load_sweep
+
+    table = load_sweep(folder)
+    histories = {name: table.histories(name).drop(columns="seconds").to_csv() for name in table.runs["name"]}
+    return {n: ((folder / n / "predictions.csv").read_bytes(), histories[n]) for n in table.runs["name"]}
 
 
 def python(script, *arguments, folder=None, **environment):

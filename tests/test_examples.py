@@ -29,7 +29,7 @@ def test_examples_are_the_two_known():
 def small_data(monkeypatch, tmp_path):
     """The demo's data with few images, in a folder of its own."""
     import xaitune
-    from xaitune import synthetic
+    from xaitune.demo import scans as synthetic
 
     def make(path, **options):
         return synthetic.make_demo_data(path, **{"scale": 0.2, "image_size": (32, 32), **options})
@@ -69,7 +69,7 @@ def test_readme_commands_exist():
     assert len(lines) >= 6
     for name in sorted({line.split()[1] for line in lines}):
         told = subprocess.run(
-            [sys.executable, "-m", "xaitune.cli", name, "--help"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "xaitune", name, "--help"], capture_output=True, text=True, check=True
         ).stdout
         for line in lines:
             if line.split()[1] == name:

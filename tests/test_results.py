@@ -10,10 +10,10 @@ import pytest
 from matplotlib.axes import Axes
 from sklearn.metrics import f1_score
 
-from xaitune.config import DataConfig, TrainConfig
+from xaitune.config.schema import DataConfig, TrainConfig
 from xaitune.errors import ModelError
 from xaitune.results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable, unit_view
-from xaitune.stats import Difference, classification_metrics
+from xaitune.stats.intervals import Difference, classification_metrics
 
 CLASSES = ("<b>hole</b>", "균열", "no <defect>")
 

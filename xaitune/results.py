@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xaitune import figures, overlays, plots
-from xaitune.config import DataConfig, TrainConfig
+from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.data.images import map_to_image, read_image, resize_image
 from xaitune.errors import ImageError, ModelError, nearest
-from xaitune.images import map_to_image, read_image, resize_image
-from xaitune.stats import Difference
+from xaitune.plots import charts as plots
+from xaitune.plots import figures, overlays
+from xaitune.stats.intervals import Difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,457 @@
+"""The command line from init to the report, as a user drives it."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from driving import files, finish, start, xaitune
+from rich.console import Console
+
+import xaitune as xt
+from xaitune.cli import console
+from xaitune.cli.options import HELP
+from xaitune.config.schema import load_config
+
+COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice"]
+COMMANDS += ["report", "runs", "demo"]
+SMALL = ["--image-size", "32x32", "--weights", "slim", "--head-epochs", "2", "--epochs", "2", "--precision", "float32"]
+GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag"]
+
+
+@pytest.fixture(scope="module")
+def project(demo, tmp_path_factory):
+    """A folder with xaitune.toml, one run, advice and a sweep, and what each command said."""
+    folder, root = tmp_path_factory.mktemp("프로젝트"), Path(demo.config.path).parent
+    data = [root / "images", "--masks", root / "masks", "--groups", root / "groups.csv"]
+    said = {"init": xaitune(folder, "init", *data, *SMALL, "--seeds", "1")}
+    said["train"] = xaitune(folder, "train", "--freeze-through", "4", "--optimizer", "nag")
+    said["advise"] = xaitune(folder, "advise", "--json")
+    said["sweep"] = xaitune(folder, "sweep-freeze", *GRID)
+    return folder, said
+
+
+@pytest.fixture(scope="module")
+def crack(demo):
+    """Two images of cracks."""
+    return [path for path in demo.paths() if path.parent.name == "crack"][:2]
+
+
+def test_help_lists_all_commands_without_tensorflow(tmp_path):
+    code = (
+        "import sys; sys.argv = ['xaitune', '--help']\nfrom xaitune.cli.app import main\ntry:\n    main()\nexcept SystemExit"
+        " as end:\n    print(end.code, [m for m in ('tensorflow', 'keras', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "0 []"
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+    assert "..." not in done.stdout.partition("Commands:")[2]  # no description is cut off
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["init", "train", "explain", "advise", "sweep-freeze", "demo"])
+def test_help_of_a_command(tmp_path, name):
+    answer = xaitune(tmp_path, name, "--help")
+    assert (answer.status, answer.err) == (0, "")
+    assert "--json" in answer.out
+    assert "--debug" in answer.out
+
+
+def test_every_field_has_a_help_text():
+    assert {f.name for c in (xt.DataConfig, xt.TrainConfig, xt.SweepConfig) for f in fields(c)} == set(HELP)
+
+
+def test_version_and_no_command(tmp_path):
+    assert xaitune(tmp_path, "--version").out == f"xaitune {xt.__version__}\n"
+    answer = xaitune(tmp_path)
+    assert answer.status == 2
+    assert answer.out.startswith("Usage: xaitune")
+    assert answer.err == ""
+
+
+def test_stderr_stays_clean_in_a_process_of_its_own(project, crack):
+    folder, _ = project
+    answer = finish(start(folder, "explain", "--block", "3", *crack, "--out", "elsewhere", "--json"))
+    assert answer.status == 0
+    assert answer.json["pictures"] == 2
+    assert not any(word in answer.err for word in ("WARNING", "tensorflow", "Traceback", "cuda"))
+
+
+def test_init_writes_what_the_next_commands_read(project, demo):
+    folder, said = project
+    assert said["init"].status == 0
+    assert "minutes, at most" in said["init"].out
+    assert "Next: xaitune data-check" in said["init"].out
+    config = load_config(folder / "xaitune.toml")
+    assert config.data == demo.config
+    assert (config.train.weights, config.train.epochs, config.sweep.seeds) == ("slim", 2, 1)
+
+
+def test_init_keeps_a_file_unless_told(project):
+    folder, _ = project
+    before = (folder / "xaitune.toml").read_bytes()
+    data = load_config(folder / "xaitune.toml").data.path
+    answer = xaitune(folder, "init", data)
+    assert answer.status == 2
+    assert "--overwrite" in answer.error
+    assert (folder / "xaitune.toml").read_bytes() == before
+
+
+def test_data_check(project):
+    folder, _ = project
+    answer = xaitune(folder, "data-check", "--json")
+    assert answer.status == 0
+    assert answer.json["ok"] is True
+    assert answer.json["image_worth"]["recall_points"] == pytest.approx(100 / 3)
+    assert {Path(p).name for p in answer.json["wrote"]} >= {"counts.csv", "counts.png", "problems.csv"}
+    assert all((folder / p).is_file() for p in answer.json["wrote"])
+    assert pd.read_csv(folder / "runs/data-check/counts.csv")["images"].sum() == 114
+
+
+def test_train_prints_and_writes(project):
+    folder, said = project
+    answer = said["train"]
+    assert answer.status == 0
+    assert answer.err == ""
+    assert "Block 1-4 frozen" in answer.out
+    assert "validation" in answer.out  # no column name is folded at the width of a pipe
+    assert "precision_macro" in answer.out
+    assert "Next: xaitune explain --model runs/freeze4-nag-seed0 IMAGES" in answer.out
+    assert xt.load_run(folder / "runs/freeze4-nag-seed0").config.freeze_through == 4
+
+
+def test_train_again_finds_the_run(project):
+    folder, _ = project
+    before = (folder / "runs/freeze4-nag-seed0/result.json").stat().st_mtime_ns
+    answer = xaitune(folder, "train", "--freeze-through", "4", "--optimizer", "nag", "--json")
+    assert "finished already" in answer.err
+    assert answer.json["run"] == "freeze4-nag-seed0"
+    assert 0 <= answer.json["metrics"]["test"]["f1_macro"] <= 1
+    assert (folder / "runs/freeze4-nag-seed0/result.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("command", ["train", "advise"])
+def test_cache_gb_bounds_what_is_kept(project, command):
+    folder, _ = project
+    for limit, kept in (("0", 0), ("1", 1)):
+        runs_dir = f"{command}-{limit}"
+        options = ["--epochs", "1", "--head-epochs", "1", "--cache-gb", limit, "--runs-dir", runs_dir]
+        assert xaitune(folder, command, *options).status == 0
+        assert bool(list((folder / runs_dir / "cache").rglob("*.bin"))) == kept
+    refused = xaitune(folder, command, "--cache-gb", "-1")
+    assert refused.status == 2
+    assert "Received: -1" in refused.error
+
+
+def test_a_runs_config_json_runs_it_again(project, tmp_path):
+    folder, _ = project
+    config = folder / "runs/freeze4-nag-seed0/config.json"
+    answer = xaitune(tmp_path, "train", "--config", config, "--json")  # from another folder
+    assert answer.status == 0
+    runs = [xt.load_run(p / "runs/freeze4-nag-seed0") for p in (folder, tmp_path)]
+    pd.testing.assert_frame_equal(runs[0].predictions, runs[1].predictions, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blocks"),
+    [
+        (["--block", "3"], [3]),
+        (["--block", "all"], [1, 2, 3, 4, 5]),
+        (["--block", "1,5"], [1, 5]),
+        ([], [1, 2, 3, 4, 5]),
+    ],
+)
+def test_explain_gradcam(project, crack, tmp_path, arguments, blocks):
+    folder, _ = project
+    answer = xaitune(folder, "explain", *arguments, *crack, "--out", tmp_path, "--json")
+    assert answer.status == 0
+    assert "Model: runs/freeze4-nag-seed0, the newest finished run" in answer.err
+    maps = xt.load_heatmaps(tmp_path)
+    assert list(maps.blocks) == blocks
+    assert maps.files == tuple(map(str, crack))
+    for i in range(2):
+        assert (tmp_path / maps.explained(i) / f"{crack[i].stem}.png").is_file()
+    assert (tmp_path / "contact-sheet.png").is_file()
+
+
+@pytest.mark.parametrize("method", ["cam", "lime"])
+def test_explain_by_other_methods(project, crack, tmp_path, method):
+    folder, _ = project
+    options = ["--method", method, "--class", "crack", "--num-samples", "40", "--out", tmp_path]
+    answer = xaitune(folder, "explain", *crack, *options)
+    assert answer.status == 0
+    assert "2 images in" in answer.out
+    assert "Next:" in answer.out
+    about = json.loads((tmp_path / "explain.json").read_text(encoding="utf-8"))
+    assert {row["class"] for row in about["maps"]} == {"crack"}
+    assert sorted(p.name for p in (tmp_path / "crack").iterdir()) == sorted(f"{p.stem}.png" for p in crack)
+
+
+def test_explain_score_takes_masks_and_groups_of_the_file(project, crack, tmp_path):
+    folder, _ = project
+    options = ["--block", "3,5", "--score-images", "1", "--score-steps", "3", "--out", tmp_path]
+    answer = xaitune(folder, "explain", "--score", *crack, *options)
+    assert answer.status == 0
+    assert "on 1 of 2 images in 3 steps" in answer.out
+    assert "95 % interval over" in answer.out
+    assert "Masks: 2 of 2 images have one" in answer.out
+    assert "network calls in" in answer.out
+    shown = {line.split("│")[1].strip() for line in answer.out.splitlines() if line.startswith("│")}
+    assert {"average_precision↑", "mask_area", "gini", "deletion↓", "road↑", "stability↑"} <= shown
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert table[["file", "block"]].to_numpy().tolist() == [[str(f), b] for f in crack for b in (3, 5)]
+    assert table["deletion"].notna().sum() == 2
+    assert "scores.png" in answer.out
+    assert (tmp_path / "scores.png").is_file()
+    # The notebook's function on the same maps gives the same table.
+    data = xt.ImageData.from_config(load_config(folder / "xaitune.toml").data)
+    rows = [data.paths().index(f) for f in crack]
+    again = xt.score_maps(
+        xt.load_heatmaps(tmp_path),
+        masks=[data.mask(i) for i in rows],
+        groups=list(data.groups[rows]),
+        model=xt.load_run(folder / "runs/freeze4-nag-seed0"),
+        steps=3,
+        images=1,
+    )
+    pd.testing.assert_frame_equal(table, again, check_dtype=False, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "cam", "lime"])
+def test_explain_score_without_masks(project, crack, tmp_path, method):
+    folder, _ = project
+    options = ["--method", method, "--num-samples", "40", "--out", "e", "--score-steps", "2", "--json"]
+    answer = xaitune(tmp_path, "explain", "--score", *crack, "--model", folder / "runs/freeze4-nag-seed0", *options)
+    assert answer.status == 0
+    table = pd.read_csv(tmp_path / "e/scores.csv")
+    assert not {"average_precision", "mask_area", "group"} & set(table)
+    blocks = {"gradcam": [1, 2, 3, 4, 5], "cam": [5], "lime": ["superpixels"]}[method]
+    assert table["block"].tolist() == blocks * 2
+    assert ("stability" in table) == (method != "lime")
+    told = json.loads((tmp_path / "e/scores.json").read_text(encoding="utf-8"))
+    assert told["scores"] == answer.json["scores"]
+    assert {row["score"] for row in told["scores"]} >= {"gini", "deletion", "insertion", "road", "average_drop"}
+    asked = answer.json["scored"]["asked_of_the_model"]
+    assert (asked["images"], asked["steps"], asked["fill"]) == (2, 2, "mean")
+    assert asked["network_calls"] > 0
+    assert answer.json["scored"]["groups"] is None
+    assert (tmp_path / "e/scores.png").exists() == (method == "gradcam")
+
+
+def test_explain_says_which_masks_are_missing_or_empty(project, demo, crack, tmp_path):
+    folder, _ = project
+    masks, none = tmp_path / "masks", next(p for p in demo.paths() if p.parent.name != "crack")
+    (masks / "crack").mkdir(parents=True)
+    known = demo.masks[demo.paths().index(crack[0])]
+    shutil.copy(known, masks / "crack" / f"{crack[0].stem}.png")
+    cv2.imwrite(str(masks / "crack" / f"{crack[1].stem}.png"), np.zeros((32, 32), np.uint8))
+    call = ["explain", *crack, none, "--block", "5", "--masks", masks, "--score-steps", "2", "--out", tmp_path / "e"]
+    answer = xaitune(folder, *call)
+    assert answer.status == 0  # --masks asks for scores
+    assert "Masks: 2 of 3 images have one, 1 of them empty and left out" in answer.out
+    table = pd.read_csv(tmp_path / "e/scores.csv")
+    assert table["mask_area"].isna().tolist() == [False, False, True]
+    assert table["best_iou"].isna().tolist() == [False, True, True]
+    shutil.rmtree(masks / "crack")
+    answer = xaitune(folder, *call)
+    assert (answer.status, "No mask in" in answer.error) == (2, True)
+    (masks / "crack").mkdir()
+    cv2.imwrite(str(masks / "crack" / f"{crack[0].stem}.png"), np.zeros((30, 32), np.uint8))
+    answer = xaitune(folder, *call)
+    assert (answer.status, "They must be equal" in answer.error) == (2, True)
+    assert xaitune(folder, "explain", crack[0], "--score-steps", "0").status == 2
+
+
+def test_explain_leaves_out_a_files_masks_that_do_not_fit(project, crack, tmp_path):
+    folder, _ = project
+    shutil.copy(crack[0], tmp_path / "part.png")
+    answer = xaitune(folder, "explain", tmp_path / "part.png", "--score", "--score-steps", "2", "--out", tmp_path / "e")
+    assert answer.status == 0
+    assert "The masks of xaitune.toml do not fit these images" in answer.out
+    assert "average_precision" not in answer.out
+    xaitune(folder, "explain", tmp_path / "part.png", "--block", "5", "--out", tmp_path / "e")
+    assert not list((tmp_path / "e").glob("scores.*"))  # they told of other maps
+
+
+def test_explain_again_leaves_no_old_file(project, crack, tmp_path):
+    folder, _ = project
+    xaitune(folder, "explain", *crack, "--out", tmp_path)
+    xaitune(folder, "explain", "--block", "2", crack[0], "--out", tmp_path)
+    assert list(xt.load_heatmaps(tmp_path).blocks) == [2]
+    assert not (tmp_path / "contact-sheet.png").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_explain_without_a_single_run_takes_the_sweeps_best_cell(project, crack, tmp_path):
+    folder, _ = project
+    (tmp_path / "sweep").symlink_to(folder / "runs/sweep")
+    answer = xaitune(tmp_path, "explain", crack[0], "--runs-dir", tmp_path, "--class", "crack", "--out", "e")
+    assert answer.status == 0
+    best = xt.load_sweep(folder / "runs/sweep").best["name"]
+    assert f"sweep/{best}-seed0, the best cell on validation" in answer.out
+
+
+def test_predict(project, crack, tmp_path):
+    folder, _ = project
+    run = folder / "runs/freeze4-nag-seed0"
+    answer = xaitune(tmp_path, "predict", run, *crack, "--csv", "out/예측.csv", "--json")
+    table = pd.read_csv(tmp_path / "out/예측.csv")
+    assert [row["file"] for row in answer.json["predictions"]] == list(map(str, crack)) == list(table["file"])
+    probabilities = table.filter(like="p(")
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert list(table["predicted"]) == [name[2:-1] for name in probabilities.idxmax(axis=1)]
+    known = xt.load_run(run).predictions.set_index("file")  # as when it was trained
+    kept = known.loc[[f"crack/{p.name}" for p in crack], list(probabilities)].to_numpy(float)
+    np.testing.assert_allclose(probabilities, kept, atol=1e-4)
+
+
+def test_advise(project):
+    folder, said = project
+    answer = said["advise"]
+    assert answer.status == 0
+    assert answer.json["freeze_through"] in range(1, 6)
+    assert sum(answer.json["votes"].values()) == pytest.approx(1)
+    assert "Block" in answer.json["reasons"]
+    assert "model_calls" in answer.json
+    advice = xt.load_advice(folder / "runs/advice")
+    assert advice.freeze_through == answer.json["freeze_through"]
+
+
+def test_dry_run_starts_nothing(project):
+    folder, _ = project
+    before = files(folder / "runs")
+    answer = xaitune(folder, "sweep-freeze", "--dry-run", "--freeze-through", "1-5", "--seeds", "2", "--json")
+    assert (answer.json["runs"], answer.json["missing"]) == (30, 26)  # four of seed 0 are there
+    assert answer.json["seconds"] > 0
+    assert answer.json["disk_bytes"] > 0
+    rates = ["--learning-rates", "1e-3,1e-4"]  # nag's own is 1e-3: its two runs of seed 0 count
+    answer = xaitune(folder, "sweep-freeze", "--dry-run", "--freeze-through", "1-5", "--seeds", "2", *rates, "--json")
+    assert (answer.json["runs"], answer.json["missing"]) == (60, 58)
+    assert files(folder / "runs") == before
+
+
+def test_sweep_table_and_verdict(project):
+    folder, said = project
+    answer = said["sweep"]
+    assert answer.status == 0
+    lines = [line for line in answer.out.splitlines() if "Block 1-" in line]
+    assert "Block 1-5" in lines[0] or "Advice" in answer.out
+    header = next(line for line in answer.out.splitlines() if "frozen" in line and "sgd" in line)
+    assert header.index("sgd") < header.index("nag")
+    assert answer.out.count("]*") == 1  # one cell is the best on validation
+    assert "cheapest of these to train" in answer.out
+    advised = xt.load_advice(folder / "runs/advice").freeze_through
+    if advised in (4, 5):
+        assert (folder / "runs/sweep/check.json").is_file()
+    else:  # the grid cannot check it: said before, and no work is lost
+        assert "cannot check the advice" in answer.err
+
+
+def test_the_same_sweep_again_trains_nothing(project):
+    folder, _ = project
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs/sweep").glob("*/result.json")}
+    answer = xaitune(folder, "sweep-freeze", *GRID, "--json")
+    assert answer.status == 0
+    assert "4 of 4 runs are finished already" in answer.err
+    assert len(answer.json["cells"]) == 4
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_check_advice_report_and_runs(project):
+    folder, _ = project
+    advised = xt.load_advice(folder / "runs/advice").freeze_through
+    grown = xaitune(folder, "sweep-freeze", "--freeze-through", f"{advised},4,5", "--optimizers", "nag,sgd", "--json")
+    assert grown.json["verdict"] in ("confirmed", "contradicted", "cannot tell")
+    checked = xaitune(folder, "check-advice", "--json")
+    assert checked.json["verdict"] == grown.json["verdict"]
+    assert checked.json["sentence"] in json.loads((folder / "runs/sweep/check.json").read_text())["sentence"]
+    page = xaitune(folder, "report", "--json").json["report"]
+    assert checked.json["sentence"].split(":")[0] in (folder / page).read_text(encoding="utf-8")
+    assert xaitune(folder, "report", "runs/freeze4-nag-seed0").status == 0
+    listed = xaitune(folder, "runs", "--json").json["runs"]
+    kinds = {row["name"]: row["kind"] for row in listed}
+    assert kinds == {"advice": "advice", "freeze4-nag-seed0": "run", "sweep": "sweep"}
+
+
+def test_runs_where_there_is_none(tmp_path):
+    answer = xaitune(tmp_path, "runs")
+    assert (answer.status, answer.out.splitlines()[0]) == (0, "No runs in runs yet.")
+
+
+def test_flag_beats_file_beats_default(project, tmp_path):
+    folder, _ = project
+    config = folder / "xaitune.toml"
+    answer = xaitune(tmp_path, "train", "--config", config, "--seed", "3", "--epochs", "1", "--freeze-through", "5")
+    assert answer.status == 0
+    made = json.loads((tmp_path / "runs/freeze5-nag-seed3/config.json").read_text())["train"]
+    assert made["epochs"] == 1  # the flag, not the file's 2
+    assert made["head_epochs"] == 2  # the file's, not the default 5
+    assert made["patience"] == 5  # the default
+
+
+def test_paths_in_the_file_are_relative_to_it(demo, tmp_path):
+    root = Path(demo.config.path).parent
+    (tmp_path / "project").mkdir()
+    (tmp_path / "data").symlink_to(root)
+    text = '[data]\npath = "../data/images"\nmasks = "../data/masks"\ngroups = "../data/groups.csv"\nimage_size = 32\n'
+    (tmp_path / "project/xaitune.toml").write_text(text)
+    answer = xaitune(tmp_path, "data-check", "--config", "project/xaitune.toml", "--json")
+    assert answer.status == 0
+    assert "33 groups" in answer.err
+
+
+def test_other_data_on_the_command_line_drops_the_files_masks_and_groups(project, demo, tmp_path):
+    folder, _ = project
+    (tmp_path / "other").symlink_to(demo.config.path)
+    answer = xaitune(tmp_path, "data-check", "other", "--config", folder / "xaitune.toml")
+    assert "33 groups" in answer.out  # the same folder: nothing is dropped
+    shutil.copytree(demo.config.path, tmp_path / "copy")
+    answer = xaitune(tmp_path, "data-check", "copy", "--config", folder / "xaitune.toml")
+    assert "114 groups" in answer.out
+    assert "Proposed groups" in answer.out or "near" in answer.out + answer.err
+
+
+def test_a_reader_that_leaves_is_no_error(project):
+    folder, _ = project
+    command = f"{sys.executable} -m xaitune runs | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=folder, check=True)
+    assert done.stdout.strip() == "0"
+    assert done.stderr == ""
+
+
+def test_progress_says_the_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
+    clock = iter([0.0, 0.0, 10.0, 20.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with console.Ui().progress("sweeping") as report:
+        report(0, 100, "a")
+        report(25, 100, "b")
+        report(50, 100, "c")
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "sweeping: 25/100, about 30 s left (b)",
+        "sweeping: 50/100, about 20 s left (c)",
+    ]
+
+
+def test_a_terminal_shows_a_bar_for_each_part_under_way():
+    shown = io.StringIO()
+    ui = console.Ui()
+    ui.errors = Console(file=shown, force_terminal=True, width=100)
+    with ui.progress("sweeping") as report:
+        report(100, 1000, "1 done, best freeze4-nag-seed0")
+        report.part("freeze3-nag-seed0", 1, 8, "fine-tune 1/8")
+        report.part("freeze3-sgd-seed0", 2, 8, "fine-tune 2/8")
+        report.part("freeze3-sgd-seed0", 1, 1, "done")
+        assert [task.description.strip() for task in report.bar.tasks] == ["sweeping", "freeze3-nag-seed0"]
+        report.bar.refresh()
+    assert "best freeze4-nag-seed0" in shown.getvalue()
+    assert "fine-tune 1/8" in shown.getvalue()

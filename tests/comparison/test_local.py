@@ -1,0 +1,209 @@
+"""engine.py and _worker.py: what a killed worker or parent leaves behind, and that nothing of it shows in the results."""
+
+import dataclasses
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from driving import alive, children, results, wait_for
+
+from xaitune.comparison.engines import local as engine
+from xaitune.comparison.engines import worker as _worker
+from xaitune.comparison.sweep import sweep_freeze
+from xaitune.config.schema import TrainConfig
+from xaitune.errors import RunError
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+
+BASE = TrainConfig(weights="slim", head_epochs=1, epochs=3, patience=9, precision="float32")
+GRID = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1}
+NAMES = ("freeze4-nag-seed0", "freeze5-nag-seed0")
+
+
+def workers_of(pid):
+    """The worker processes of a process."""
+    return [
+        child
+        for child in children(pid)
+        if b"xaitune.comparison.engines.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def killer(text, times=1):
+    """A progress function that kills this process's workers with -9 at the first `times` events that hold `text`."""
+    killed = []
+
+    def progress(done, total, what):
+        if text in what and len(killed) < times:
+            for pid in workers_of(os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    progress.killed = killed
+    return progress
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Frozen features and heads that the sweeps share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(demo, cache, tmp_path_factory):
+    """The results of a sweep that nothing happened to."""
+    runs_dir = tmp_path_factory.mktemp("undisturbed")
+    return results(sweep_freeze(demo, train=BASE, runs_dir=runs_dir, cache_dir=cache, workers=1, **GRID).path)
+
+
+def test_a_killed_worker_is_replaced_and_its_run_goes_on(demo, cache, undisturbed, tmp_path):
+    progress = killer("freeze4-nag-seed0: fine-tune 2/3")
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
+    assert len(progress.killed) == 1
+    assert tuple(table.runs["name"]) == NAMES  # each once
+    assert set(table.runs["state"]) == {"finished"}
+    assert results(table.path) == undisturbed  # bit for bit
+    assert not workers_of(os.getpid())
+    assert not list(tmp_path.glob("sweep/*/checkpoint/*"))
+
+
+def test_the_number_of_workers_changes_nothing(demo, cache, undisturbed, tmp_path):
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=2, **GRID)
+    for name, (_, history) in results(table.path).items():
+        assert history.count("\n") == undisturbed[name][1].count("\n")
+    for name in NAMES:
+        assert list(table.predictions(name)["predicted"]) == [
+            row.split(",")[4] for row in undisturbed[name][0].decode().splitlines()[1:]
+        ]
+
+
+def test_a_run_that_dies_twice_is_recorded_and_the_others_go_on(demo, cache, undisturbed, tmp_path):
+    progress = killer("freeze5-nag-seed0: ", times=2)
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
+    assert len(progress.killed) == 2
+    states = dict(zip(table.runs["name"], table.runs["state"], strict=True))
+    assert states["freeze4-nag-seed0"] == "finished"
+    assert states["freeze5-nag-seed0"].startswith("failed: its process was ended by SIGKILL")
+    assert list(table.cells["name"]) == ["freeze4-nag"]
+    kept = json.loads((table.path / "sweep.json").read_text())
+    assert list(kept["failures"]) == ["freeze5-nag-seed0"]
+    # The same call again tries it once more, and the record is gone.
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
+    assert set(table.runs["state"]) == {"finished"}
+    assert json.loads((table.path / "sweep.json").read_text())["failures"] == {}
+    assert results(table.path) == undisturbed
+
+
+def test_a_killed_parent_takes_its_workers_along_and_the_same_call_goes_on(demo, cache, undisturbed, tmp_path):
+    code = f"""
+from xaitune.config import DataConfig, TrainConfig
+from xaitune.data import ImageData
+from xaitune.sweep import sweep_freeze
+data = ImageData.from_config({demo.config!r})
+train = {BASE!r}
+sweep_freeze(data, train=train, runs_dir={str(tmp_path)!r}, cache_dir={str(cache)!r}, workers=1, **{GRID!r})
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: list(tmp_path.glob("sweep/*/checkpoint/state.npz")) or parent.poll() is not None)
+        workers = workers_of(parent.pid)
+        parent.kill()
+        parent.wait()
+    finally:
+        parent.kill()
+    assert workers, parent.stderr.read().decode()
+    wait_for(lambda: not any(alive(pid) for pid in workers), seconds=20)
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) < 2
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
+    assert tuple(table.runs["name"]) == NAMES
+    assert results(table.path) == undisturbed
+
+
+def test_a_diverged_run_is_recorded_and_never_tried_again(demo, cache, tmp_path):
+    """Without clipping a rate of 10 on a base without normalisation blows up; float32 overflows to inf, then NaN."""
+    options = {"runs_dir": tmp_path, "cache_dir": cache, "workers": 1, "seeds": 1, "freeze_through": (0, 5)}
+    train = TrainConfig(weights="slim", head_epochs=1, epochs=3, precision="float32", learning_rate=10.0)
+    table = sweep_freeze(demo, train=train, optimizers=("rmsprop",), **options)
+    states = dict(zip(table.runs["name"], table.runs["state"], strict=True))
+    assert states == {"freeze0-rmsprop-seed0": "diverged", "freeze5-rmsprop-seed0": "finished"}
+    assert list(table.cells["name"]) == ["freeze5-rmsprop"]
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
+    sweep_freeze(demo, train=train, optimizers=("rmsprop",), **options)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_interrupted_calls_end_their_workers(demo, cache, tmp_path):
+    def progress(done, total, what):
+        if "fine-tune 1/" in what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
+    assert not workers_of(os.getpid())
+
+
+def test_changed_images_fail_every_run_with_one_clear_error(demo, cache, tmp_path):
+    changed = dataclasses.replace(demo, fingerprint="0" * 16)
+    with pytest.raises(RunError, match="The images have changed since the sweep began"):
+        sweep_freeze(changed, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
+
+
+def test_a_worker_that_has_grown_is_replaced_after_its_run(demo, cache, undisturbed, tmp_path, monkeypatch):
+    """With a bound below what a worker holds after its first run, each run has a worker of its own."""
+    monkeypatch.setattr(engine, "GROWTH", 0.5)
+    seen = set()
+
+    def of_run(name, done, total, what):
+        if "fine-tune" in what:
+            seen.update((name, pid) for pid in workers_of(os.getpid()))
+
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, run_progress=of_run, **GRID)
+    assert {name for name, _ in seen} == set(NAMES)
+    assert len({pid for _, pid in seen}) == 2
+    assert results(table.path) == undisturbed
+
+
+def test_the_memory_of_a_worker_is_what_it_holds_itself(tmp_path):
+    before = _worker.own_memory()
+    pages = mmap.mmap(-1, 40_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # new ones, whatever malloc has left
+    held = np.frombuffer(pages, np.uint8)
+    held[:] = 1
+    assert 35e6 < _worker.own_memory() - before < 80e6
+    held.tofile(tmp_path / "mapped")
+    before = _worker.own_memory()
+    assert np.memmap(tmp_path / "mapped", mode="r").sum() == 40_000_000
+    assert _worker.own_memory() - before < 20e6  # a mapped file is no memory that grows
+
+
+def test_a_worker_ends_when_its_input_closes():
+    worker = engine._Worker(1)
+    worker.process.stdin.close()
+    assert worker.process.wait(timeout=30) == 0
+    worker.close()
+
+
+def test_a_broken_worker_says_why():
+    worker = engine._Worker(1)
+    worker.process.send_signal(signal.SIGTERM)
+    with pytest.raises(RunError, match="ended by SIGTERM"):
+        worker.do({"kind": "run"}, lambda task, event: None)
+    worker.close()
+
+
+def test_each_worker_has_a_card_of_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    crew = engine._Crew(1)
+    monkeypatch.setattr(engine, "_Worker", lambda threads, card: mock.Mock(card=card, grown=False))
+    first, second = crew.take(), crew.take()
+    assert [first.card, second.card] == ["2", "5"]
+    crew.give_back(second, alive=True)
+    assert crew.take() is second
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert engine._Crew(1).take().card is None

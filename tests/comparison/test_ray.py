@@ -1,0 +1,130 @@
+"""rayengine.py on a real cluster of two machines with one CPU each, as processes of this one."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from driving import finish, results, start, wait_for, xaitune
+
+from xaitune.comparison.engines import ray as rayengine
+from xaitune.comparison.sweep import load_sweep, sweep_freeze
+from xaitune.config.schema import SweepConfig, TrainConfig
+from xaitune.errors import ConfigError, RunError
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'xaitune[ray]'")
+BASE = TrainConfig(weights="slim", head_epochs=1, epochs=3, patience=9, precision="float32")
+GRID = {"freeze_through": (2, 3, 4, 5), "optimizers": ("sgd", "nag"), "seeds": 1}  # 8 runs
+OPTIONS = "--weights slim --head-epochs 1 --epochs 3 --patience 9 --precision float32 --seeds 1"
+OPTIONS += " --freeze-through 2-5 --optimizers sgd,nag"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two machines of one CPU each; its address."""
+    from ray.cluster_utils import Cluster
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    made = None
+    try:
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        made.add_node(num_cpus=1)
+        made.wait_for_nodes()
+    except Exception as error:
+        if made:
+            made.shutdown()
+        pytest.skip(f"Ray starts no cluster here: {error}")
+    try:
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(demo, tmp_path_factory):
+    """The results of the local engine, with one thread a worker as Ray's tasks have."""
+    options = {"runs_dir": tmp_path_factory.mktemp("local"), "workers": len(os.sched_getaffinity(0))}
+    return results(sweep_freeze(demo, train=BASE, **options, **GRID).path)
+
+
+def ray_tasks():
+    """The processes that are at work on a Ray task of ours."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if file.read_bytes().startswith(b"ray::_do"):
+                found.append(int(file.parent.name))
+    return found
+
+
+def test_a_sweep_on_ray_killed_and_gone_on_with_by_the_local_engine(demo, cluster, undisturbed, tmp_path):
+    """8 runs on two machines; the command dies with kill -9 in the middle, its tasks with it; then the local engine."""
+    where = [demo.config.path, "--groups", demo.config.groups, "--masks", demo.config.masks, "--image-size", "32x32"]
+    command = ["sweep-freeze", *where, *OPTIONS.split(), "--runs-dir", tmp_path]
+    xaitune(tmp_path, "advise", *where, "--weights", "slim", "--precision", "float32", "--runs-dir", tmp_path)
+    process = start(tmp_path, *command, "--engine", "ray", "--ray-address", cluster)
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("sweep/*/result.json"))) >= 3 or process.poll() is not None)
+        assert ray_tasks()
+        process.kill()
+    finally:
+        answer = finish(process)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
+    assert 3 <= len(before) < 8, answer.err
+    assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs a run" in answer.out
+    wait_for(lambda: not ray_tasks(), seconds=60)
+    workers = str(len(os.sched_getaffinity(0)))
+    assert xaitune(tmp_path, *command, "--engine", "local", "--workers", workers).status == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before  # none was trained again
+    table = load_sweep(tmp_path / "sweep")
+    assert len(table.runs) == 8
+    assert set(table.runs["state"]) == {"finished"}
+    assert results(table.path) == undisturbed  # bit for bit, whichever engine
+    assert not list(tmp_path.glob("sweep/*/checkpoint/*"))
+
+
+def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
+    killed, notes = [], []
+    grid = {"freeze_through": (4,), "optimizers": ("nag",), "seeds": 1, "engine": "ray", "ray_address": cluster}
+
+    def progress(done, total, what):
+        if "fine-tune" in what and not killed:
+            killed.extend(ray_tasks())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, progress=progress, notes=notes.append, **grid)
+    assert killed
+    assert list(table.runs["state"]) == ["finished"]
+    assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs a run" in notes
+    assert not ray.is_initialized()
+
+
+def test_what_no_machine_has_is_refused(demo, cluster, tmp_path):
+    options = {"runs_dir": tmp_path, "engine": "ray", "ray_address": cluster, "seeds": 1}
+    with pytest.raises(ConfigError, match=r"has 3 CPUs and 0 GPUs for a run \(they have: 1 CPUs, 0 GPUs; 1 CPUs"):
+        sweep_freeze(demo, train=BASE, run_cpus=3, **options)
+    with pytest.raises(ConfigError, match="1 CPUs and 1 GPUs"):
+        sweep_freeze(demo, train=BASE, run_gpus=1, **options)
+
+
+def test_no_cluster_at_the_address(demo, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"Ray cannot be reached at 127\.0\.0\.1:1"):
+        sweep_freeze(demo, train=BASE, runs_dir=tmp_path, engine="ray", ray_address="127.0.0.1:1", seeds=1)
+    assert time.monotonic() - began < 60
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'xaitune\[ray\]'"):
+        rayengine.run_ray([], [], 1, print, print)
+
+
+def test_options_of_ray_without_ray(demo, tmp_path):
+    with pytest.raises(ConfigError, match="run_gpus must be left out unless engine is ray"):
+        sweep_freeze(demo, train=BASE, runs_dir=tmp_path, run_gpus=1)
+    SweepConfig(engine="local", run_gpus=1).require_engine(["engine"])  # a file's settings are no hindrance

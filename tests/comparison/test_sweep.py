@@ -1,0 +1,419 @@
+"""sweep.py: the table of a grid and the verdict on an advice, against figures worked out beside it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from xaitune.comparison import sweep
+from xaitune.comparison.sweep import check_advice, find_sweep, grid, load_sweep, sweep_freeze
+from xaitune.config.schema import DataConfig, SweepConfig, TrainConfig
+from xaitune.errors import ConfigError, DataError, RunError
+from xaitune.results import FreezeAdvice
+from xaitune.stats import intervals as stats
+from xaitune.stats.intervals import classification_metrics
+from xaitune.training import folder as runs
+
+NAMES = ("crack", "dent", "hole")
+BASE = TrainConfig(weights="slim", head_epochs=1, epochs=1, precision="float32")
+FINGERPRINT, WEIGHTS = "f" * 16, "w" * 12
+
+
+def images(count, groups, seed=0):
+    """True classes and groups of a split: `groups` of equal size."""
+    true = np.random.default_rng(seed).permutation(np.arange(count) % len(NAMES))
+    return true, np.array([f"part {i % groups:02d}" for i in range(count)])
+
+
+def answers(true, wrong):
+    """The true classes but for the first `wrong` images, which are given the next class."""
+    predicted = true.copy()
+    predicted[:wrong] = (predicted[:wrong] + 1) % len(NAMES)
+    return predicted
+
+
+def write_run(folder, config, validation_wrong, test_predicted, test_true, test_groups, seconds=1.0):
+    """The files of a finished run with these answers."""
+    splits = {"train": images(12, 4), "validation": images(30, 10, 1), "test": (test_true, test_groups)}
+    predicted = {"train": splits["train"][0], "validation": answers(splits["validation"][0], validation_wrong)}
+    predicted["test"] = test_predicted
+    metrics, rows = {}, []
+    for split, (true, groups) in splits.items():
+        sure = np.eye(len(NAMES))[predicted[split]] * 0.7 + 0.1
+        metrics[split] = classification_metrics(true, sure, NAMES)
+        frame = {"file": [f"{split}/{i}.png" for i in range(len(true))], "group": groups, "split": split}
+        frame |= {"true": np.array(NAMES)[true], "predicted": np.array(NAMES)[predicted[split]]}
+        rows.append(pd.DataFrame(frame | {f"p({n})": sure[:, i] for i, n in enumerate(NAMES)}))
+    path = folder / runs.run_name(config, with_rate=config.learning_rate is not None)
+    identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS, "learning_rate": config.rate}
+    contents = {"identity": identity, "train": dataclasses.asdict(config), "data": dataclasses.asdict(DataConfig())}
+    runs.write_json(path / "config.json", contents | {"class_names": NAMES})
+    runs.write_json(path / "metadata.json", {"precision": "float32", "weights_digest": WEIGHTS})
+    runs.write_csv(path / "history.csv", pd.DataFrame({"stage": ["fine-tune"], "epoch": [1], "seconds": [seconds]}))
+    runs.write_csv(path / "predictions.csv", pd.concat(rows, ignore_index=True))
+    runs.write_json(path / runs.RESULT, {"state": "finished", "metrics": metrics, "seconds": seconds})
+
+
+def write_sweep(folder, cells, count=60, groups=20, started="2026-01-02T00:00:00+00:00", metric="f1_macro"):
+    """A sweep: (depth, optimizer) -> (wrong on validation, [predictions on test, one a seed], seconds)."""
+    true, names = images(count, groups, 2)
+    identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
+    runs.write_json(folder / "config.json", {"identity": identity, "started": started, "class_names": NAMES})
+    for (depth, optimizer), (wrong, predicted, seconds) in cells.items():
+        for seed, answer in enumerate(predicted):
+            config = dataclasses.replace(BASE, freeze_through=depth, optimizer=optimizer, seed=seed, metric=metric)
+            write_run(folder, config, wrong, answer, true, names, seconds)
+    return load_sweep(folder)
+
+
+def advice(freeze_through, created="2026-01-01T00:00:00+00:00", **other):
+    """An advice without its evidence."""
+    values = {"confidence": 0.8, "evidence": pd.DataFrame(), "votes": {}, "reasons": "", "method": "heatmap"}
+    values |= {"measure": "localisation", "fingerprint": FINGERPRINT, "weights": WEIGHTS, "image_size": (32, 32)}
+    values |= {"images": 10, "groups": 10, "model_calls": 60, "created": created, "freeze_through": freeze_through}
+    return FreezeAdvice(**(values | other))
+
+
+TRUE, GROUPS = images(60, 20, 2)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """3 depths x 2 optimizers x 2 seeds with known answers."""
+    cells = {
+        (3, "nag"): (2, [answers(TRUE, 3), answers(TRUE, 5)], 30.0),  # best on validation
+        (3, "sgd"): (4, [answers(TRUE, 1), answers(TRUE, 2)], 30.0),  # better on test, which must not count
+        (4, "nag"): (5, [answers(TRUE, 4), answers(TRUE, 5)], 20.0),
+        (4, "sgd"): (6, [answers(TRUE, 9), answers(TRUE, 9)], 20.0),
+        (5, "nag"): (9, [answers(TRUE, 40), answers(TRUE, 42)], 5.0),
+        (5, "sgd"): (8, [answers(TRUE, 44), answers(TRUE, 44)], 5.0),
+    }
+    return write_sweep(tmp_path_factory.mktemp("table") / "sweep", cells)
+
+
+def test_layout(table):
+    """Frozen blocks x optimizer, the optimizers in the order of their table and not of the alphabet."""
+    layout = table.table()
+    assert list(layout.index) == [3, 4, 5]
+    assert list(layout.columns) == ["sgd", "nag"]
+    assert layout.loc[4, "sgd"] == pytest.approx(table.cell(4, "sgd")["test"])
+    assert len(table.runs) == 12
+    assert (table.groups, table.images) == (20, 60)
+
+
+def test_means_and_intervals_are_those_of_stats(table):
+    for depth, optimizer, wrong in ((3, "nag", (3, 5)), (5, "sgd", (44, 44))):
+        predicted = np.stack([answers(TRUE, w) for w in wrong])
+        interval = stats.bootstrap_interval(TRUE, predicted, GROUPS, "f1_macro")
+        cell = table.cell(depth, optimizer)
+        assert cell["test"] == pytest.approx(interval.value)
+        assert (cell["low"], cell["high"]) == (interval.low, interval.high)
+        ones = [classification_metrics(TRUE, np.eye(3)[p] * 0.7 + 0.1, NAMES)["f1_macro"] for p in predicted]
+        assert cell["scores"] == pytest.approx(ones)  # every seed's figure is kept
+        assert cell["test"] == pytest.approx(np.mean(ones))
+        assert cell["seeds"] == 2
+
+
+def test_the_best_is_chosen_on_validation(table):
+    assert table.best["name"] == "freeze3-nag"
+    assert table.cells["test"].idxmax() != table.cells["validation"].idxmax()
+
+
+def test_equals_are_the_cells_whose_interval_reaches_zero(table):
+    best = np.stack([answers(TRUE, 3), answers(TRUE, 5)])
+    equal = set()
+    for row in table.cells.itertuples():
+        names = table.runs.query("freeze_through == @row.freeze_through and optimizer == @row.optimizer")["name"]
+        predicted = np.stack([table.predictions(n).query("split == 'test'")["predicted"] for n in names])
+        numbers = np.vectorize(NAMES.index)(predicted)
+        gap = stats.paired_bootstrap(numbers, best, TRUE, GROUPS, "f1_macro")
+        assert (row.difference, row.diff_low, row.diff_high) == pytest.approx((gap.difference, gap.low, gap.high))
+        if gap.high >= 0:
+            equal.add(row.name)
+    assert set(table.equals["name"]) == equal >= {"freeze3-nag", "freeze3-sgd"}
+    assert not equal & {"freeze5-nag", "freeze5-sgd"}
+    assert list(table.equals["seconds"]) == sorted(table.equals["seconds"])  # the cheapest first
+
+
+# ---- the verdict
+
+
+def test_confirmed(table):
+    check = check_advice(advice(3), table)
+    assert (check.verdict, check.advised, check.rival) == ("confirmed", 3, 4)
+    assert check.optimizers == {3: "nag", 4: "nag"}  # for each depth the one that is best on validation
+    a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((3, 5), (4, 5)))
+    gap = stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    assert check.difference == gap
+    assert check.interval[0] > -0.01
+    ones = [[classification_metrics(TRUE, np.eye(3)[p], NAMES)["f1_macro"] for p in x] for x in (a, b)]
+    assert check.difference.difference == pytest.approx(np.mean(ones[0]) - np.mean(ones[1]))
+    assert check.best["name"] == "freeze3-nag"
+    assert check.test_images_needed is None
+    assert check.seeds == 2
+    # Of seed 0 the rival alone is wrong on the 4th image (1 of 1: p = 1), of seed 1 both are wrong on the same 5.
+    kept = {"advised_only": 1, "rival_only": 0, "p": 1.0}
+    assert check.mcnemar == ({"seed": 0} | kept, {"seed": 1, "advised_only": 0, "rival_only": 0, "p": 1.0})
+    assert "Too few to rely on the interval: 1 group on which the two differ." in check.sentence()
+    assert "confirms" in check.sentence()
+    assert "60 test images in 20 groups, 2 seeds" in check.sentence()
+
+
+def test_contradicted(table):
+    check = check_advice(advice(5), table)
+    assert (check.verdict, check.rival) == ("contradicted", 3)
+    assert check.optimizers == {5: "sgd", 3: "nag"}  # sgd is the better one of depth 5 on validation
+    assert check.interval[1] < 0
+    a, b = np.stack([answers(TRUE, 44)] * 2), np.stack([answers(TRUE, 3), answers(TRUE, 5)])
+    assert check.difference == stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    assert "contradicts" in check.sentence()
+    p = [stats.mcnemar_exact(answers(TRUE, 44) == TRUE, answers(TRUE, wrong) == TRUE) for wrong in (3, 5)]
+    assert [row["p"] for row in check.mcnemar] == p
+    assert [row["rival_only"] for row in check.mcnemar] == [41, 39]
+
+
+def test_cannot_tell(tmp_path):
+    """Each is wrong on 12 images, of other groups: the accuracy is equal, the interval wide."""
+    a, b = TRUE.copy(), TRUE.copy()
+    a[:12] = (a[:12] + 1) % 3
+    rest = [*range(32, 40), *range(52, 56)]  # of the groups in which `a` is right
+    b[rest] = (b[rest] + 1) % 3
+    made = write_sweep(tmp_path / "sweep", {(2, "nag"): (1, [a], 9.0), (4, "nag"): (2, [b], 3.0)}, metric="accuracy")
+    check = check_advice(advice(2), made)
+    assert check.verdict == "cannot tell"
+    assert check.difference.difference == pytest.approx(0)
+    low, high = check.interval
+    assert low < -0.01 < 0 < high
+    assert check.test_images_needed == stats.images_needed(0.0, (high - low) / 2, 60)
+    assert check.test_images_needed > 60
+    assert f"About {check.test_images_needed} test images" in check.sentence()
+    assert check.cheapest["name"] == "freeze4-nag"
+    assert "the cheapest whose interval against it reaches 0 is freeze4-nag (" in check.sentence()
+
+
+def test_other_data_or_weights_are_refused(table):
+    with pytest.raises(DataError, match="different data or weights"):
+        check_advice(advice(3, fingerprint="0" * 16), table)
+    with pytest.raises(DataError, match="different data or weights"):
+        check_advice(advice(3, weights="other"), table)
+
+
+def test_a_sweep_without_the_advised_depth_is_refused(table, tmp_path):
+    with pytest.raises(ConfigError, match=r"advised depth 1 and another\. It has: 3, 4, 5"):
+        check_advice(advice(1), table)
+    alone = write_sweep(tmp_path / "sweep", {(3, "nag"): (1, [TRUE], 1.0)})
+    with pytest.raises(ConfigError, match=r"advised depth 3 and another\. It has: 3"):
+        check_advice(advice(3), alone)
+
+
+def test_advice_that_was_made_after_the_sweep_is_flagged(table):
+    late = check_advice(advice(3, created="2026-01-03T00:00:00+00:00"), table)
+    assert not late.advice_made_first
+    assert "no blind test" in late.sentence()
+    first = check_advice(advice(3), table)
+    assert first.advice_made_first
+    assert "no blind test" not in first.sentence()
+
+
+def test_check_json(table):
+    check = check_advice(advice(3), table)
+    sweep.save_check(check, table.path)
+    kept = json.loads((table.path / "check.json").read_text(encoding="utf-8"))
+    assert kept["verdict"] == "confirmed"
+    assert kept["sentence"] == check.sentence()
+    assert kept["difference"]["low"] == check.difference.low
+    assert kept["mcnemar"][0] == check.mcnemar[0]
+
+
+# ---- several learning rates
+
+
+def write_rates(folder, cells):
+    """A sweep: (depth, rate) -> [(wrong on validation, wrong on test), one a seed]."""
+    identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
+    contents = {"identity": identity, "started": "2026-01-02T00:00:00+00:00", "class_names": NAMES}
+    runs.write_json(folder / "config.json", contents)
+    for (depth, rate), seeds in cells.items():
+        for seed, (validation, test) in enumerate(seeds):
+            config = dataclasses.replace(BASE, freeze_through=depth, learning_rate=rate, seed=seed)
+            write_run(folder, config, validation, answers(TRUE, test), TRUE, GROUPS)
+    return load_sweep(folder)
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """2 depths x 2 rates x 2 seeds: on test the other rate is better, on validation the mean decides, not one seed."""
+    cells = {(3, 1e-3): [(0, 9), (8, 9)], (3, 1e-5): [(3, 20), (3, 22)]}
+    cells |= {(4, 1e-3): [(5, 9), (5, 9)], (4, 1e-5): [(9, 1), (9, 2)]}
+    return write_rates(tmp_path_factory.mktemp("rated") / "sweep", cells)
+
+
+def test_a_cell_keeps_the_rate_that_is_best_on_validation(rated):
+    assert sorted(rated.runs["name"])[:2] == ["freeze3-nag-lr0.001-seed0", "freeze3-nag-lr0.001-seed1"]
+    assert "freeze4-nag-lr1e-05-seed0" in set(rated.runs["name"])
+    assert list(rated.cells["name"]) == ["freeze3-nag", "freeze4-nag"]
+    assert list(rated.cells["learning_rate"]) == [1e-5, 1e-3]  # 3 + 3 wrong are fewer than 0 + 8
+    assert list(rated.cells["rates"]) == [2, 2]
+    wanted = stats.bootstrap_interval(TRUE, np.stack([answers(TRUE, 20), answers(TRUE, 22)]), GROUPS, "f1_macro")
+    cell = rated.cell(3, "nag")
+    assert (cell["test"], cell["low"], cell["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
+    assert list(rated.cell_runs(3, "nag")["name"]) == ["freeze3-nag-lr1e-05-seed0", "freeze3-nag-lr1e-05-seed1"]
+    assert sweep.best_run(rated).config.learning_rate == 1e-5
+
+
+def test_the_verdict_compares_the_rates_that_were_kept(rated):
+    check = check_advice(advice(3), rated)
+    a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((20, 22), (9, 9)))
+    assert check.difference == stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    assert check.learning_rates == {3: 1e-5, 4: 1e-3}
+    assert "Block 1-3 (nag at 1e-05) against Block 1-4 (nag at 0.001)" in check.sentence()
+    sweep.save_check(check, rated.path)
+    assert json.loads((rated.path / "check.json").read_text())["learning_rates"] == {"3": 1e-5, "4": 1e-3}
+
+
+def test_a_rate_that_diverged_or_lacks_a_seed_is_not_kept(tmp_path):
+    folder = tmp_path / "sweep"
+    write_rates(folder, {(3, 1e-3): [(0, 9)], (3, 1e-4): [(4, 9), (4, 9)], (3, 1e-2): [(0, 9), (0, 9)]})
+    lost = folder / "freeze3-nag-lr0.01-seed1"
+    runs.write_json(lost / runs.RESULT, {"state": "diverged", "metrics": {}, "seconds": 1.0})
+    (lost / "predictions.csv").unlink()
+    cell = load_sweep(folder).cell(3, "nag")
+    assert (cell["learning_rate"], cell["rates"], cell["seeds"]) == (1e-4, 3, 2)
+
+
+def test_the_grid_of_several_rates_and_what_of_it_is_unfinished(tmp_path):
+    several = SweepConfig(freeze_through=(3, 4), optimizers="nag", seeds=1, learning_rates="1e-2,1e-3")
+    notes = []
+    base = sweep.base_config(dataclasses.replace(BASE, learning_rate=0.5, final_epochs=2), several, notes.append)
+    assert (base.learning_rate, base.final_epochs) == (None, 0)
+    assert notes[1] == "learning_rate is left out: each cell tries learning_rates."
+    made = grid(several, base)
+    assert [(c.freeze_through, c.learning_rate) for c in made] == [(4, 1e-2), (4, 1e-3), (3, 1e-2), (3, 1e-3)]
+    assert [runs.run_name(c, with_rate=True) for c in made][-1] == "freeze3-nag-lr0.001-seed0"
+    # A sweep without the option is as it was: its names carry no rate, and its runs at that rate are not run again.
+    plain = dataclasses.replace(several, learning_rates=None)
+    assert grid(plain, BASE)[0] == dataclasses.replace(BASE, freeze_through=4, optimizer="nag", seed=0)
+    write_sweep(tmp_path / "a", {(3, "nag"): (1, [TRUE], 1.0)})  # at the table's 1e-3
+    assert [(c.freeze_through, c.rate) for c in sweep.unfinished(tmp_path / "a", several, base)] == [
+        (4, 1e-2),
+        (4, 1e-3),
+        (3, 1e-2),
+    ]
+    write_rates(tmp_path / "b", {(3, 1e-3): [(1, 1)], (4, 1e-2): [(1, 1)]})
+    assert [c.freeze_through for c in sweep.unfinished(tmp_path / "b", plain, BASE)] == [4]
+
+
+# ---- the folder
+
+
+def test_runs_on_other_test_images_cannot_be_compared(tmp_path):
+    write_sweep(tmp_path / "sweep", {(3, "nag"): (1, [TRUE], 1.0)})
+    other, names = images(59, 20, 2)
+    write_run(tmp_path / "sweep", dataclasses.replace(BASE, freeze_through=4), 1, other, other, names)
+    with pytest.raises(DataError, match="tested on other images"):
+        load_sweep(tmp_path / "sweep")
+
+
+def test_diverged_and_failed_runs_are_listed_beside_the_cells(tmp_path):
+    folder = tmp_path / "sweep"
+    write_sweep(folder, {(3, "nag"): (1, [TRUE], 1.0), (4, "nag"): (1, [TRUE, TRUE], 1.0)})
+    result = folder / "freeze4-nag-seed1" / runs.RESULT
+    runs.write_json(result, {"state": "diverged", "metrics": {}, "seconds": 1.0})
+    (result.parent / "predictions.csv").unlink()
+    runs.write_json(folder / "sweep.json", {"grid": {}, "failures": {"freeze5-nag-seed0": "memory ran out"}})
+    made = load_sweep(folder)
+    states = dict(zip(made.runs["name"], made.runs["state"], strict=True))
+    assert states["freeze4-nag-seed1"] == "diverged"
+    assert states["freeze5-nag-seed0"] == "failed: memory ran out"
+    assert made.cell(4, "nag")["seeds"] == 1
+    assert len(made.cells) == 2
+
+
+def test_no_sweep_and_an_empty_one(tmp_path):
+    with pytest.raises(RunError, match="missing or damaged"):
+        load_sweep(tmp_path)
+    runs.write_json(tmp_path / "sweep/config.json", {"identity": {}, "started": "2026"})
+    with pytest.raises(RunError, match="no finished run yet"):
+        load_sweep(tmp_path / "sweep")
+    assert find_sweep(tmp_path) is None
+
+
+def test_find_sweep_takes_the_newest_on_that_data(table):
+    assert find_sweep(table.path.parent) == table.path
+    assert find_sweep(table.path.parent, FINGERPRINT) == table.path
+    assert find_sweep(table.path.parent, "0" * 16) is None
+
+
+def test_best_run_is_the_best_seed_of_the_best_cell(table):
+    run = sweep.best_run(table)
+    assert (run.config.freeze_through, run.config.optimizer) == (3, "nag")
+
+
+def test_grid_order():
+    made = grid(SweepConfig(freeze_through=(1, 5), optimizers=("sgd", "nag"), seeds=2), BASE)
+    assert [(c.seed, c.freeze_through, c.optimizer) for c in made[:4]] == [
+        (0, 5, "sgd"),
+        (0, 5, "nag"),
+        (0, 1, "sgd"),
+        (0, 1, "nag"),
+    ]
+    assert len(made) == 8
+    assert {c.epochs for c in made} == {1}
+
+
+# ---- with real trainings
+
+
+def test_grow_again_and_a_changed_base(demo, tmp_path):
+    """A larger grid trains only what is missing, the same one nothing, another base goes to another folder."""
+    small = {"train": BASE, "runs_dir": tmp_path, "freeze_through": (4, 5), "optimizers": ("nag",), "workers": 1}
+    one = sweep_freeze(demo, seeds=1, **small)
+    assert list(one.runs["name"]) == ["freeze4-nag-seed0", "freeze5-nag-seed0"]
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
+    notes = []
+    two = sweep_freeze(demo, seeds=2, notes=notes.append, **small)
+    assert notes == ["2 of 4 runs are finished already."]
+    assert len(two.runs) == 4
+    assert list(two.cells["seeds"]) == [2, 2]
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
+    again = sweep_freeze(demo, seeds=2, **small)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")} == times
+    pd.testing.assert_frame_equal(again.cells, two.cells)
+    assert set(two.runs["train"].notna()) == {True}
+    # All cells of a seed share the head, every seed its test images.
+    heads = [two.histories(f"freeze{k}-nag-seed0").query("stage == 'head'").drop(columns="seconds") for k in (4, 5)]
+    pd.testing.assert_frame_equal(*heads)
+    assert {tuple(two.predictions(n)["file"]) for n in two.runs["name"]} == {demo.files}
+    # More rates of the same cells: the two trained runs of the table's rate are not trained again.
+    rates = sweep_freeze(demo, seeds=1, learning_rates="1e-3,1e-4", notes=notes.append, **small)
+    assert notes[-1] == "2 of 4 runs are finished already."
+    new = {"freeze4-nag-lr0.0001-seed0", "freeze5-nag-lr0.0001-seed0"}
+    assert set(rates.runs["name"]) - set(two.runs["name"]) == new
+    assert list(rates.cells["rates"]) == [2, 2]
+    other = sweep_freeze(demo, seeds=1, notes=notes.append, **small | {"train": dataclasses.replace(BASE, epochs=2)})
+    assert other.path.name == "sweep-2"
+    assert "epochs 1 -> 2" in notes[-1]
+    with pytest.raises(RunError, match="epochs 1 -> 2"):
+        sweep_freeze(demo, name="sweep", seeds=1, **small | {"train": dataclasses.replace(BASE, epochs=2)})
+
+
+def test_progress_of_each_run_and_the_best_so_far(demo, tmp_path):
+    runs_seen, told = {}, []
+
+    def of_run(name, done, total, what):
+        runs_seen.setdefault(name, []).append((done, total))
+
+    grid = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1, "workers": 1}
+    base = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32")
+    options = {"progress": lambda done, total, what: told.append(what), "run_progress": of_run}
+    table = sweep.sweep_freeze(demo, train=base, runs_dir=tmp_path, **options, **grid)
+    for name in ("freeze4-nag-seed0", "freeze5-nag-seed0"):
+        *before, end = runs_seen[name]
+        assert end[0] == end[1]
+        assert before
+        assert all(done < total for done, total in before)
+    best = table.runs.sort_values("validation")["name"].iloc[-1]
+    assert told[-1].startswith(f"2 done, best {best} (f1_macro ")

@@ -1,0 +1,74 @@
+"""`xaitune demo` at a small size: the whole way to the report, and resumed."""
+
+import dataclasses
+import functools
+import time
+
+import pytest
+
+from xaitune.config.schema import load_config
+from xaitune.demo import run as demo
+from xaitune.demo.scans import make_demo_data
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A tenth of the images at half the size, one epoch, five depths with one optimizer."""
+    monkeypatch.setattr(demo, "make_demo_data", functools.partial(make_demo_data, scale=0.01, image_size=(32, 32)))
+    train = dataclasses.replace(demo.TRAIN, head_epochs=1, epochs=1, precision="float32")
+    monkeypatch.setattr(demo, "TRAIN", train)
+    monkeypatch.setattr(demo, "SWEEP", dataclasses.replace(demo.SWEEP, optimizers=("nag",), workers=1))
+
+
+@pytest.mark.usefixtures("small")
+def test_interrupted_then_the_whole_way_and_again(tmp_path):
+    seen, said = [], []
+
+    def stop(done, total, what):
+        if what.startswith("advise"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(tmp_path / "demo", stop, said.append)
+    trained = tmp_path / "demo/runs/freeze3-nag-seed0/result.json"
+    trained_at = trained.stat().st_mtime_ns
+
+    def progress(done, total, what):
+        seen.append((done / total, what))
+
+    start = time.monotonic()
+    first = demo.run_demo(tmp_path / "demo", progress, said.append)
+    took = time.monotonic() - start
+    assert trained.stat().st_mtime_ns == trained_at  # it went on where it was interrupted
+    page = first["report"].read_text(encoding="utf-8")
+    assert first["report"].name == "report.html"
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")  # needs no network
+    assert first["check"].verdict in ("confirmed", "contradicted", "cannot tell")
+    assert first["check"].sentence().split(":")[0] in page
+    assert first["check"].advice_made_first
+    assert len(first["sweep"].runs) == 5
+    # One bar over all steps, that never goes back.
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+    assert [s for s in demo.STEPS if any(what.startswith(s) for _, what in seen)] == list(demo.STEPS)
+    # What it leaves is a project: xaitune.toml with paths that hold, a run, explanations, advice, a sweep.
+    config = load_config(tmp_path / "demo/xaitune.toml")
+    assert config.train == demo.TRAIN
+    names = {p.name for p in (tmp_path / "demo/runs").iterdir()}
+    assert names >= {"freeze3-nag-seed0", "explain", "explain-lime", "advice", "sweep"}
+
+    files = [p for p in (tmp_path / "demo").rglob("*") if p.name in ("result.json", "advice.json", "explain.json")]
+    before = {p: p.stat().st_mtime_ns for p in files}
+    start = time.monotonic()
+    again = demo.run_demo(tmp_path / "demo", progress, said.append)
+    assert time.monotonic() - start < max(0.6 * took, 10)
+    assert {p: p.stat().st_mtime_ns for p in files} == before  # nothing was trained or drawn twice
+    assert again["check"] == first["check"] or again["check"].difference == first["check"].difference
+    assert again["check"].verdict == first["check"].verdict
+
+
+def test_the_real_demo_is_what_the_issue_asks_for():
+    assert demo.TRAIN.weights == "slim"
+    assert len(demo.SWEEP.freeze_through) * len(demo.SWEEP.optimizers) == 15
+    assert sum(demo.STEPS.values()) == 100

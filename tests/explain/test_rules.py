@@ -1,0 +1,194 @@
+"""The contract of every weighting rule, and parity with other packages."""
+
+import functools
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from xaitune.errors import ConfigError
+from xaitune.explain.api import explain_images
+from xaitune.explain.classifier import open_subject
+from xaitune.explain.gradcam import RULES, computing_model, gradcam_blocks, rules_mapper
+from xaitune.models import backend as device
+from xaitune.models.backend import activation_gradients, keras
+from xaitune.models.flatten import find_stages
+from xaitune.models.vgg import build_vgg16, freeze_blocks
+
+SIZE = (32, 48)
+TOP = -1
+
+
+def drawn(count):
+    return np.random.default_rng(0).integers(0, 256, (count, *SIZE, 3)).astype(np.float32)
+
+
+def slim(**options):
+    return build_vgg16(3, image_size=SIZE, weights="slim", seed=1, **options)
+
+
+def numpy_maps(a, g):
+    """The rules as their papers write them, in float64."""
+    a, g = a.astype(np.float64), g.astype(np.float64)
+    total = a.sum(axis=(1, 2), keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alpha = np.nan_to_num(g**2 / (2 * g**2 + total * g**3))
+        share = np.nan_to_num((a * g).sum(axis=(1, 2)) / total[:, 0, 0])
+    weights = {
+        "gradcam": g.mean(axis=(1, 2)),
+        "gradcam++": (alpha * np.maximum(g, 0)).sum(axis=(1, 2)),
+        "xgradcam": share,
+    }
+    maps = {rule: np.einsum("nhwc,nc->nhw", a, w) for rule, w in weights.items()}
+    return maps | {"hirescam": (a * g).sum(axis=-1), "layercam": (a * np.maximum(g, 0)).sum(axis=-1)}
+
+
+def nested(activation=None):
+    """A backbone called as a layer, and the same weights in one flat graph."""
+    inner = keras.applications.VGG16(weights=None, include_top=False, input_shape=(*SIZE, 3))
+    ends = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation=activation)]
+    return keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), inner, *ends])
+
+
+def application(name):
+    return getattr(keras.applications, name)(
+        weights=None, input_shape=(*SIZE, 3), classes=3, classifier_activation=None
+    )
+
+
+# situation -> (model, images)
+SITUATIONS = {
+    "grey as RGB": lambda: (slim(), np.repeat(drawn(2)[..., :1], 3, axis=-1)),
+    "one image": lambda: (slim(), drawn(1)),
+    "more than a batch": lambda: (slim(), drawn(5)),
+    "frozen": lambda: (freeze_blocks(slim(), 5), drawn(2)),
+    "fc head": lambda: (slim(head="fc"), drawn(2)),
+    "VGG19": lambda: (application("VGG19"), drawn(2)),
+    "ResNet50": lambda: (application("ResNet50"), drawn(2)),
+    "nested": lambda: (nested(), drawn(2)),
+    "softmax": lambda: (nested("softmax"), drawn(2)),
+}
+
+
+@functools.cache
+def passes(situation):
+    """(block -> (activations, gradients)), as they come out whole, and rule -> block -> maps."""
+    keras.utils.set_random_seed(0)
+    given, images = SITUATIONS[situation]()
+    model = open_subject(given).model
+    stages = find_stages(model)
+    top = np.full(len(images), TOP, np.int32)
+    pairs, _ = activation_gradients(model, list(stages.values()))(images, top)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "images_at_once", lambda *size: 2)
+        maps, logits = rules_mapper(model)(images, top)
+    assert len(logits) == len(images)
+    return dict(zip(stages, pairs, strict=True)), maps
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("rule", RULES)
+def test_maps_in_the_pass_are_the_papers(rule, situation):
+    pairs, maps = passes(situation)
+    assert sorted(maps[rule]) == sorted(pairs) == [1, 2, 3, 4, 5]
+    for block, (a, g) in pairs.items():
+        wanted = numpy_maps(a, g)[rule]
+        assert wanted.std() > 0
+        made = maps[rule][block]
+        assert made.dtype == np.float32
+        np.testing.assert_allclose(made, wanted, atol=1e-4 * np.abs(wanted).max())
+        assert made.shape == a.shape[:3]
+        assert a.shape[1] / a.shape[2] == pytest.approx(SIZE[0] / SIZE[1], abs=0.34)  # not turned round
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_rule_alone_is_the_same(rule):
+    _, maps = passes("one image")
+    made = gradcam_blocks(slim(), drawn(1), rule=rule, precision="float32")
+    assert made.rule == rule
+    for b in made.blocks:
+        np.testing.assert_allclose(made.raw[b], maps[rule][b], atol=1e-5 * np.abs(maps[rule][b]).max())
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_bfloat16_agrees_with_float32(run, demo, rule):
+    """On a trained model; where the processor has no bfloat16 units it is slower there, and the same."""
+    images, name = demo.load(range(6)), run.class_names[3]
+    wanted = gradcam_blocks(run, images, rule=rule, class_name=name, precision="float32")
+    half = gradcam_blocks(run, images, rule=rule, class_name=name, precision="bfloat16")
+    assert (half.precision, wanted.precision) == ("bfloat16", "float32")
+    np.testing.assert_allclose(half.probabilities, wanted.probabilities, atol=0.02)
+    for b in wanted.blocks:
+        assert half.raw[b].dtype == np.float32
+        found = [spearmanr(x.ravel(), y.ravel())[0] for x, y in zip(half.raw[b], wanted.raw[b], strict=True)]
+        assert np.mean(found) > 0.98, (b, found)
+
+
+def test_auto_is_bfloat16_for_a_vgg_where_there_are_units(monkeypatch):
+    asked = []
+    monkeypatch.setattr(device, "resolve_precision", lambda p: asked.append(p) or ("bfloat16", "so"))
+    model = slim()
+    half, used = computing_model(model)
+    assert used == "bfloat16"
+    kinds = {layer.name: layer.dtype_policy.name for layer in half.layers}
+    assert kinds["block1_conv2"] == kinds["block1_pool"] == kinds["gap"] == kinds["logits"] == "float32"
+    assert kinds["block2_conv1"] == kinds["block5_conv3"] == kinds["block4_pool"] == "mixed_bfloat16"
+    inputs = keras.Input((*SIZE, 3))
+    x = keras.layers.Conv2D(2, 3, name="stage1_a")(inputs)
+    other = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    assert computing_model(other) == (other, "float32")  # never measured
+    assert computing_model(other, "bfloat16")[1] == "bfloat16"
+    assert asked == ["auto", "bfloat16"]
+
+
+@pytest.mark.parametrize("method", ["gradcam", "cam", "lime"])
+def test_an_unknown_precision_is_refused(method):
+    with pytest.raises(ConfigError, match=r"precision must be one of auto, float32, bfloat16\. Received: 'float16'"):
+        explain_images(slim(), drawn(1), method=method, precision="float16", num_samples=2)
+
+
+# ---- the same by others
+
+
+@pytest.fixture(scope="module")
+def ours():
+    model, images = slim(), drawn(3)
+    maps, _ = rules_mapper(model)(images, np.full(3, 2, np.int32))
+    return model, images, maps
+
+
+def close(theirs, raw):
+    """Theirs are after the ReLU."""
+    wanted = np.maximum(raw, 0)
+    np.testing.assert_allclose(theirs, wanted, atol=1e-4 * wanted.max())
+
+
+@pytest.mark.parametrize("rule", ["gradcam", "layercam"])
+def test_equal_to_tf_keras_vis(ours, rule):
+    """Not Grad-CAM++: there each channel's alphas are divided by their sum, as in its authors' code but not its paper."""
+    pytest.importorskip("tf_keras_vis")
+    from tf_keras_vis.gradcam import Gradcam
+    from tf_keras_vis.layercam import Layercam
+    from tf_keras_vis.utils.scores import CategoricalScore
+
+    model, images, maps = ours
+    explain = {"gradcam": Gradcam, "layercam": Layercam}[rule](model, clone=True)
+    for block, name in find_stages(model).items():
+        options = {"penultimate_layer": name, "expand_cam": False, "normalize_cam": False}
+        close(explain(CategoricalScore([2] * 3), images, **options), maps[rule][block])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_equal_to_pytorch_grad_cam(rule):
+    """Its weighting alone, of the same activations and gradients; it cannot give raw maps otherwise."""
+    theirs = pytest.importorskip("pytorch_grad_cam")
+    names = dict(zip(RULES, ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM"), strict=True))
+    kind = getattr(theirs, names[rule])
+    rng = np.random.default_rng(0)
+    a, g = np.maximum(rng.normal(size=(2, 4, 6, 5)), 0), rng.normal(size=(2, 4, 6, 5))
+    first = (np.moveaxis(x, -1, 1) for x in (a, g))  # channels first
+    wanted = kind.get_cam_image(kind.__new__(kind), None, None, None, *first, False)
+    np.testing.assert_allclose(RULES[rule](a, g), wanted, atol=1e-4 * np.abs(wanted).max())

@@ -1,0 +1,78 @@
+"""Keras's torch backend: train, explain and advise in a process of its own, against TensorFlow on the same model."""
+
+import dataclasses
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from driving import python
+
+from xaitune.explain.gradcam import gradcam_blocks
+from xaitune.training.folder import load_run
+
+SCRIPT = """
+import json, sys
+import numpy as np
+import xaitune as xt
+from xaitune import device
+from xaitune.config import DataConfig
+
+data, folder = xt.ImageData.from_config(DataConfig(**json.loads(sys.argv[1]))), sys.argv[2]
+options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32"}
+
+def die(done, total, what):
+    if "fine-tune 2" in what:
+        raise KeyboardInterrupt
+
+changed = {"freeze_through": 3, "augmentation": "flip,zoom", "block_rates": "5=0.5", "schedule": "cosine"}
+whole = xt.train_model(data, runs_dir=folder + "/whole", **options, **changed)
+try:
+    xt.train_model(data, runs_dir=folder + "/dies", progress=die, **options, **changed)
+except KeyboardInterrupt:
+    pass
+resumed = xt.train_model(data, runs_dir=folder + "/dies", **options, **changed)
+shown = [c for c in whole.predictions if c.startswith("p(")]
+apart = np.abs(whole.predictions[shown].to_numpy() - resumed.predictions[shown].to_numpy()).max()
+
+plain = xt.train_model(data, runs_dir=folder, freeze_through=3, optimizer="momentum", **options)
+maps = xt.gradcam_blocks(plain, data.paths(np.arange(4)), blocks="all", precision="float32")
+np.savez(folder + "/maps.npz", probabilities=maps.probabilities, **{f"block{b}": raw for b, raw in maps.raw.items()})
+lime = xt.lime_superpixels(plain, data.paths([0]), num_samples=64)
+advice = xt.advise_freeze(data, runs_dir=folder, **options)
+print(json.dumps({
+    "backend": device.BACKEND, "resumed": float(apart),
+    "rates": list(whole.history["learning_rate"]), "advice": advice.freeze_through, "lime": len(lime.weights[0]),
+    "losses": list(plain.history["train_loss"]), "state": [whole.state, plain.state],
+}))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is missing: pip install 'xaitune[torch]'")
+def test_train_explain_and_advise_with_torch(demo, tmp_path):
+    config = json.dumps(dataclasses.asdict(demo.config))
+    said = json.loads(python(SCRIPT, config, tmp_path, KERAS_BACKEND="torch").splitlines()[-1])
+    assert (said["backend"], said["state"]) == ("torch", ["finished", "finished"])
+    assert said["resumed"] < 1e-6
+    assert said["losses"][-1] < said["losses"][0]
+    assert said["advice"] in range(6)
+    assert said["lime"] >= 4
+    run = load_run(next(tmp_path.glob("freeze3-momentum-seed0")))
+    maps = gradcam_blocks(run, demo.paths(np.arange(4)), blocks="all", precision="float32")  # TensorFlow, same weights
+    with np.load(tmp_path / "maps.npz") as found:
+        np.testing.assert_allclose(found["probabilities"], maps.probabilities, atol=1e-5)
+        for block in maps.blocks:
+            apart = np.abs(found[f"block{block}"] - maps.raw[block]).max()
+            assert apart < 1e-4 * np.abs(maps.raw[block]).max()
+    kept = run.predictions[[f"p({name})" for name in run.class_names]].to_numpy()[:4]
+    np.testing.assert_allclose(kept, maps.probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("backend", "told"),
+    [("jax", "KERAS_BACKEND=jax|backend jax cannot be loaded"), ("torhc", "backend torhc cannot be")],
+)
+def test_another_backend_is_refused_in_a_line(tmp_path, backend, told):
+    script = "from xaitune import errors\ntry:\n    import xaitune.models.backend\nexcept errors.ConfigError as e:\n    print(e)"
+    said = python(script, folder=tmp_path, KERAS_BACKEND=backend)
+    assert any(part in said for part in told.split("|"))

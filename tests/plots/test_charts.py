@@ -1,0 +1,310 @@
+"""Pictures against arithmetic; no state of matplotlib is changed; names print as themselves."""
+
+import importlib.util
+import io
+import itertools
+import warnings
+
+import cv2
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+
+from xaitune.errors import InputError, RunError
+from xaitune.plots import charts as plots
+from xaitune.plots import figures, overlays
+
+KOREAN = "균열 (crack)"
+needs_font = pytest.mark.skipif(
+    importlib.util.find_spec("koreanize_matplotlib") is None, reason="koreanize-matplotlib (the font) is not installed"
+)
+
+
+def history(epochs=6, fault=False):
+    rise = np.linspace(0.1, 0.8, epochs)
+    frame = pd.DataFrame({"stage": ["head"] * 2 + ["fine-tune"] * (epochs - 2), "epoch": np.arange(1, epochs + 1)})
+    frame["train_loss"] = frame["val_loss"] = np.nan if fault else 2 - rise
+    frame["val_f1_macro"] = np.nan if fault else rise
+    return frame
+
+
+def cells(optimizers=("sgd", "nag"), depths=(0, 1, 3)):
+    rows = []
+    for i, (k, o) in enumerate((k, o) for k in depths for o in optimizers):
+        score = 0.5 + 0.05 * i
+        row = {"name": f"freeze{k}-{o}", "freeze_through": k, "optimizer": o, "seeds": 2, "equals": i > 2}
+        row |= {"validation": score, "test": score, "low": score - 0.1, "high": score + 0.1}
+        rows.append(row | {"scores": [score - 0.01, score + 0.01]})
+    return pd.DataFrame(rows)
+
+
+def block_summary():
+    names = ["average_precision", "best_iou", "mask_area", "gini", "insertion", "deletion"]
+    rows = [
+        {"block": b, "score": n, "mean": 0.1 * b, "low": 0.1 * b - 0.05, "high": 0.4} for b in (1, 3) for n in names
+    ]
+    return pd.DataFrame(rows)
+
+
+def every_plot():
+    """(name, function of ax) of every plot."""
+    counts = pd.DataFrame({"train": [6, 3], "validation": [2, 1], "test": [2, 1]}, index=[KOREAN, "no $defect$"])
+    table = pd.DataFrame({"score": [0.2, 0.5], "low": [0.1, 0.4], "high": [0.3, 0.6]}, index=[1, 2])
+    runs = cells()[["name", "freeze_through", "optimizer"]]
+    image = np.full((64, 48, 3), 90)
+    return {
+        "class_frequencies": lambda ax: plots.class_frequencies(counts, ax=ax),
+        "confusion_matrix": lambda ax: plots.confusion_matrix([[3, 1], [0, 5]], [KOREAN, "b"], ax=ax),
+        "learning_curves": lambda ax: plots.learning_curves({"a": history(), "b": history(fault=True)}, ax=ax),
+        "all_curves": lambda ax: plots.all_curves({n: history() for n in runs["name"]}, runs, ax=ax),
+        "evidence": lambda ax: plots.evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
+        "sweep_cells": lambda ax: plots.sweep_cells(cells(), ax=ax),
+        "block_scores": lambda ax: plots.block_scores(block_summary(), ax=ax),
+        "shares": lambda ax: plots.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
+        "difference": lambda ax: plots.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),
+        "panels": lambda ax: plots.panels([image, image], ["image", "Block 1"], caption=KOREAN, ax=ax),
+        "contact_sheet": lambda ax: plots.contact_sheet([image, image], [KOREAN, "b"], titles=["image"], ax=ax),
+    }
+
+
+def texts(ax):
+    return [t.get_text() for t in ax.figure.findobj(Text)]
+
+
+# ---- pictures
+
+
+def test_overlay_of_a_zero_map_is_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3)).astype(np.uint8)
+    assert np.array_equal(overlays.overlay(image, np.zeros((64, 48))), image)
+
+
+def test_overlay_blends_by_value_on_a_fixed_scale():
+    top = np.rint(np.array(matplotlib.colormaps["inferno"](1.0)[:3]) * 255)
+    out = overlays.overlay(np.full((1, 2), 100.0), np.array([[0.5, 1.0]]), alpha=0.8)
+    assert np.array_equal(out[0, 1], np.rint(0.2 * 100 + 0.8 * top))
+    half = np.rint(np.array(matplotlib.colormaps["inferno"](0.5)[:3]) * 255)
+    assert np.array_equal(out[0, 0], np.rint(0.6 * 100 + 0.4 * half))
+    # A weak map stays weak: nothing is stretched to the map's own maximum; beyond 1 is cut.
+    weak = overlays.overlay(np.full((1, 1), 100.0), np.array([[0.01]]))
+    assert np.abs(weak.astype(int) - 100).max() <= 1
+    assert np.array_equal(overlays.overlay([[100.0]], [[7.0]]), overlays.overlay([[100.0]], [[1.0]]))
+
+
+def test_signed_overlay_colours_by_sign_and_one_scale():
+    out = overlays.signed_overlay(np.full((1, 4), 100.0), np.array([[2.0, -2.0, 1.0, 0.0]]), alpha=1.0)[0]
+    assert tuple(out[0]) == plots.POSITIVE
+    assert tuple(out[1]) == plots.NEGATIVE
+    assert np.array_equal(out[2], np.rint(50 + np.array(plots.POSITIVE) / 2))
+    assert tuple(out[3]) == (100, 100, 100)
+    assert np.array_equal(overlays.signed_overlay(np.full((2, 2), 7), np.zeros((2, 2))), np.full((2, 2, 3), 7))
+
+
+def test_tint_touches_only_the_mask():
+    out = overlays.tint(np.full((1, 2), 100), [[True, False]], (40, 160, 80), alpha=0.5)
+    assert out[0].tolist() == [[70, 130, 90], [100, 100, 100]]
+
+
+def test_boundaries_lie_between_segments():
+    segments = np.zeros((240, 240), int)
+    segments[:, 120:] = 1
+    out = overlays.boundaries(np.full((240, 240), 100), segments, (240, 228, 66))
+    assert out[5, 119].tolist() == [240, 228, 66]
+    assert (np.delete(out, 119, axis=1) == 100).all()
+    assert overlays.boundaries(np.zeros((60, 30)), np.zeros((60, 30), int)).shape == (240, 120, 3)
+
+
+@pytest.mark.parametrize("draw", [overlays.overlay, overlays.signed_overlay, overlays.boundaries])
+def test_sizes_must_agree(draw):
+    with pytest.raises(InputError, match=r"size \(4, 4\)"):
+        draw(np.zeros((4, 4, 3)), np.zeros((2, 4)))
+
+
+def test_strip_has_one_height_and_keeps_aspect():
+    out = overlays.strip([np.zeros((64, 64)), np.full((100, 50, 3), 200)], height=128, gap=4)
+    assert out.shape == (128, 128 + 4 + 64, 3)
+    assert (out[:, :128] == 0).all()
+    assert (out[:, 128:132] == 255).all()
+    assert (out[:, 132:] == 200).all()
+
+
+# ---- Axes
+
+
+@pytest.mark.parametrize("name", every_plot())
+def test_plot_returns_its_axes_and_changes_no_state(name):
+    draw = every_plot()[name]
+    before = dict(matplotlib.rcParams)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = draw(None)
+        assert figures.png_bytes(own, dpi=50).startswith(b"\x89PNG")
+        figure = Figure(figsize=(9, 4))
+        given = figure.add_subplot(1, 2, 1)
+        assert draw(given) is given
+        figure.savefig(io.BytesIO(), format="png", dpi=50)
+    assert own._repr_png_().startswith(b"\x89PNG")
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == []
+
+
+@needs_font
+@pytest.mark.parametrize("name", every_plot())
+def test_korean_text_is_drawn_with_a_font_that_has_it(name):
+    ax = every_plot()[name](None)
+    figures.png_bytes(ax, dpi=50)
+    for text in ax.figure.findobj(Text):
+        for character in text.get_text():
+            if character.isspace() or ord(character) < 0x1100:
+                continue
+            fonts = [
+                FT2Font(font_manager.findfont(font_manager.FontProperties(family=[family])))
+                for family in text.get_fontfamily()
+            ]
+            assert any(font.get_char_index(ord(character)) for font in fonts), text.get_text()
+
+
+@needs_font
+def test_the_font_is_found_without_importing_its_package():
+    import sys
+
+    assert "NanumGothic" in figures.east_asian_families()
+    assert "koreanize_matplotlib" not in sys.modules
+
+
+def test_latin_text_keeps_the_fonts_of_the_caller():
+    ax = plots.confusion_matrix([[1, 0], [0, 1]], ["crack", "hole"])
+    assert {tuple(t.get_fontfamily()) for t in ax.findobj(Text)} == {tuple(matplotlib.rcParams["font.family"])}
+
+
+def test_a_name_with_dollars_is_no_formula():
+    ax = every_plot()["class_frequencies"](None)
+    assert "no $defect$" in texts(ax)
+    assert not any(t.get_parse_math() for t in ax.get_yticklabels())
+
+
+def test_confusion_matrix_prints_every_count():
+    counts = np.arange(1, 401).reshape(20, 20)
+    ax = plots.confusion_matrix(counts, [f"class {i}" for i in range(20)])
+    assert set(map(str, range(1, 401))) <= set(texts(ax))
+    sizes = {t.get_fontsize() for t in ax.texts}
+    assert min(sizes) >= 7
+    width = ax.figure.get_figwidth() * 72 / 20
+    assert width > 3 * 0.6 * min(sizes)  # three digits fit a cell
+
+
+def test_confusion_matrix_with_a_class_without_images_and_a_wrong_shape():
+    ax = plots.confusion_matrix([[3, 1], [0, 0]], ["a", "b"])
+    assert np.array_equal(ax.images[0].get_array(), [[0.75, 0.25], [0, 0]])
+    with pytest.raises(InputError, match="2x2"):
+        plots.confusion_matrix(np.zeros((3, 3)), ["a", "b"])
+
+
+@pytest.mark.parametrize("number", [2, 11, 20])
+def test_no_label_is_cut_off(number):
+    names = [f"a rather long name of a defect class {i}" for i in range(number)]
+    ax = plots.confusion_matrix(np.eye(number), names)
+    ax.figure.draw_without_rendering()
+    whole = ax.figure.bbox.padded(2)
+    for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title):
+        box = text.get_window_extent()
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1, text
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1, text
+
+
+def test_panel_titles_do_not_overlap():
+    images = [np.zeros((64, 64))] * 6
+    ax = plots.panels(images, ["image"] + [f"Block {b} (no positive evidence)" for b in range(1, 6)], caption="x")
+    ax.figure.draw_without_rendering()
+    boxes = [t.get_window_extent() for t in ax.texts[:6]]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_captions_are_drawn():
+    image, heights = np.zeros((64, 64)), {}
+    for caption in ("", "a caption"):
+        for ax in (
+            plots.panels([image], ["a"], caption=caption),
+            plots.contact_sheet([image] * 2, ["a", "b"], caption=caption),
+        ):
+            content = np.frombuffer(figures.png_bytes(ax, dpi=80), np.uint8)
+            dark = (cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) < 128).any(axis=1)
+            heights.setdefault(len(ax.images[0].get_array()), []).append(int(np.diff(dark.astype(int)).clip(0).sum()))
+    assert all(with_caption == without + 1 for without, with_caption in heights.values()), (
+        heights
+    )  # one more row of ink
+
+
+def test_class_frequencies_are_sorted_with_totals_and_shares():
+    counts = pd.DataFrame({"train": [1, 6], "validation": [0, 2], "test": [0, 1]}, index=["rare", "common"])
+    ax = plots.class_frequencies(counts)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["common", "rare"]
+    assert {"9 (90.0%)", "1 (10.0%)"} <= set(texts(ax))
+    assert [p.get_width() for p in ax.patches] == [6, 1, 2, 0, 1, 0]
+
+
+def test_learning_curves_mark_the_best_epoch_and_the_stages():
+    ax = plots.learning_curves({"run": history()}, metric="f1_macro")
+    assert {"0.800", "head", "fine-tune", "epoch", "loss"} <= set(texts(ax))
+    assert len(ax.figure.axes) == 2
+
+
+def test_all_curves_has_one_line_a_run():
+    runs = cells()[["name", "freeze_through", "optimizer"]]
+    ax = plots.all_curves({n: history() for n in runs["name"][:4]}, runs)
+    assert len(ax.lines) == 4
+    assert {"nothing", "Block 1", "sgd", "nag"} <= set(texts(ax))
+
+
+def test_evidence_names_the_advised_block_and_the_votes():
+    table = pd.DataFrame({"score": [0.2, 0.5, np.nan]}, index=[1, 2, 3])
+    assert {"advised", "Block 1-2\nchosen 70%", "Block 1\nchosen 0%"} <= set(texts(plots.evidence(table, 2, {2: 0.7})))
+
+
+def test_sweep_cells_rings_the_best_on_validation_not_on_test():
+    table = cells()
+    table.loc[0, "validation"] = 0.99
+    ax = plots.sweep_cells(table)
+    ring = next(line for line in ax.lines if line.get_markersize() == 15)
+    assert ring.get_ydata() == table.loc[0, "test"]
+    plots.sweep_cells(table.assign(test=np.nan, validation=np.nan))  # all diverged: drawn without a ring
+
+
+def test_block_scores_against_masks_and_model_or_one_of_them():
+    both = plots.block_scores(block_summary())
+    upper, lower = both.figure.axes
+    assert {"average precision", "best IoU", "chance (mask's area)", "deletion (low is good)"} <= set(texts(both))
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("against the masks", "against the model")
+    assert [t.get_text() for t in lower.get_xticklabels()] == ["Block 1", "Block 3"]
+    dashed = [line for line in upper.get_lines() if line.get_linestyle() == "--"]
+    assert dashed[0].get_ydata()[0] == pytest.approx(0.2)  # the mean of both blocks' rows
+    asked = block_summary().query("score in ('insertion', 'gini')")
+    assert len(plots.block_scores(asked).figure.axes) == 1
+    with pytest.raises(InputError, match=r"No scores to draw\. Received: gini"):
+        plots.block_scores(asked.query("score == 'gini'"))
+
+
+def test_difference_is_in_points():
+    assert "+1.3 [-0.4, +3.0]" in texts(plots.difference(0.013, -0.004, 0.03, margin=0.01))
+
+
+def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
+    path = figures.save(every_plot()["difference"](None), tmp_path / "새 폴더" / "d.png", dpi=50)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in path.parent.iterdir()] == ["d.png"]
+    old = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(RunError, match="No space left"):
+        figures.save(every_plot()["evidence"](None), path, dpi=50)
+    assert path.read_bytes() == old
+    assert [p.name for p in path.parent.iterdir()] == ["d.png"]

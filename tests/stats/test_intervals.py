@@ -1,0 +1,377 @@
+import functools
+import importlib.util
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+from sklearn import metrics as sk
+
+from xaitune.config.schema import METRICS
+from xaitune.errors import InputError
+from xaitune.stats import intervals as stats
+
+COVERAGE = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+# rows true, columns predicted; class 0: 2 of 3 right, class 1: 1 of 2, class 2: 1 of 1
+TRUE = np.array([0, 0, 0, 1, 1, 2])
+PREDICTED = np.array([0, 0, 1, 1, 2, 2])
+SKLEARN = {
+    "f1_macro": lambda t, p: sk.f1_score(t, p, average="macro", zero_division=0),
+    "f1_weighted": lambda t, p: sk.f1_score(t, p, average="weighted", zero_division=0),
+    "f1_micro": lambda t, p: sk.f1_score(t, p, average="micro", zero_division=0),
+    "accuracy": sk.accuracy_score,
+    "balanced_accuracy": sk.balanced_accuracy_score,
+}
+
+
+def one_hot(labels, classes):
+    return np.eye(classes)[labels]
+
+
+def test_confusion_has_true_classes_in_rows():
+    assert stats.confusion(TRUE, PREDICTED, 3).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", 4 / 6),
+        ("f1_micro", 4 / 6),
+        ("balanced_accuracy", (2 / 3 + 1 / 2 + 1) / 3),
+        ("f1_macro", (4 / 5 + 2 / 4 + 2 / 3) / 3),
+        ("f1_weighted", (3 * 4 / 5 + 2 * 2 / 4 + 1 * 2 / 3) / 6),
+    ],
+)
+def test_scores_by_hand(metric, expected):
+    matrix = stats.confusion(TRUE, PREDICTED, 3)
+    assert stats.scores_from_confusion(matrix, metric) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_equal_scikit_learn_also_where_classes_are_missing(metric):
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(0, 6, n), rng.integers(0, 6, n)) for n in (1, 2, 3, 5, 8, 40) for _ in range(20)]
+    matrices = np.stack([stats.confusion(t, p, 6) for t, p in pairs])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of a predicted class that does not occur
+        expected = [SKLEARN[metric](t, p) for t, p in pairs]
+    np.testing.assert_allclose(stats.scores_from_confusion(matrices, metric), expected, atol=1e-12)
+
+
+def test_a_matrix_without_images_scores_nan_and_an_unknown_metric_is_named():
+    assert np.isnan(stats.scores_from_confusion(np.zeros((2, 3, 3)), "f1_macro")).all()
+    with pytest.raises(InputError, match="Did you mean 'f1_macro'"):
+        stats.scores_from_confusion(np.eye(2), "f1macro")
+
+
+def test_classification_metrics_by_hand_and_as_json():
+    probabilities = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0], [0.1, 0.7, 0.2]])
+    found = stats.classification_metrics([0, 1, 1], probabilities, ["a", "b", "c"])
+    assert found["loss"] == pytest.approx(-(math.log(0.5) + math.log(0.75) + math.log(0.7)) / 3)
+    assert found["accuracy"] == 1.0
+    assert found["per_class"]["b"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
+    assert found["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert found["confusion"] == [[1, 0, 0], [0, 2, 0], [0, 0, 0]]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_classification_metrics_equal_scikit_learn():
+    rng = np.random.default_rng(1)
+    true = rng.integers(0, 4, 30)
+    probabilities = rng.dirichlet(np.ones(5), 30)  # class 4 may be predicted but never occurs
+    predicted = probabilities.argmax(1)
+    found = stats.classification_metrics(true, probabilities, list("abcde"))
+    for average in ("macro", "weighted"):
+        precision, recall, f1, _ = sk.precision_recall_fscore_support(true, predicted, average=average, zero_division=0)
+        assert found[f"precision_{average}"] == pytest.approx(precision)
+        assert found[f"recall_{average}"] == pytest.approx(recall)
+        assert found[f"f1_{average}"] == pytest.approx(f1)
+    assert found["loss"] == pytest.approx(sk.log_loss(true, probabilities, labels=range(5)))
+
+
+def test_a_probability_of_zero_costs_a_finite_loss_and_nan_is_refused():
+    found = stats.classification_metrics([0], [[0.0, 1.0]], ["a", "b"])
+    assert found["loss"] == pytest.approx(-math.log(1e-15))
+    with pytest.raises(InputError, match="diverged"):
+        stats.classification_metrics([0], [[np.nan, 1.0]], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "message"),
+    [
+        ([0, 3], [0, 0], r"true must be class numbers 0\.\.2. Received: 0\.\.3"),
+        ([0, 1], [0, -1], r"predicted must be class numbers"),
+        ([0, 1], [0], "one entry an image"),
+        ([0.0, 1.0], [0, 1], "dtype float64"),
+        (np.zeros(0, int), np.zeros(0, int), "no image"),
+    ],
+)
+def test_bad_labels_are_named(true, predicted, message):
+    with pytest.raises(InputError, match=message):
+        stats.confusion(true, predicted, 3)
+
+
+def test_wilson_interval_by_its_closed_form():
+    # Figures of Wilson's formula with z = 1.959964: 8 of 10, and the zero of 10, whose upper bound is z2 / (10 + z2).
+    low, high = stats.wilson_interval(8, 10)
+    assert (low, high) == (pytest.approx(0.4901625, abs=1e-6), pytest.approx(0.9433178, abs=1e-6))
+    assert stats.wilson_interval(0, 10) == (0.0, pytest.approx(0.2775328, abs=1e-6))
+    assert stats.wilson_interval(10, 10) == (pytest.approx(1 - 0.2775328, abs=1e-6), 1.0)
+    assert stats.wilson_interval(0, 0) == (0.0, 1.0)
+    interval = scipy_stats.binomtest(56, 72).proportion_ci(0.9, method="wilson")
+    assert stats.wilson_interval(56, 72, level=0.9) == pytest.approx((interval.low, interval.high))
+    with pytest.raises(InputError, match="successes=11"):
+        stats.wilson_interval(11, 10)
+
+
+def test_group_confusions_by_hand_and_their_sum():
+    groups = np.array(["y", "y", "x", "x", "y", "z"])
+    found = stats.group_confusions(TRUE, PREDICTED, groups, 3)
+    assert found[0].tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]  # x
+    assert found[1].tolist() == [[2, 0, 0], [0, 0, 1], [0, 0, 0]]  # y
+    assert (found.sum(0) == stats.confusion(TRUE, PREDICTED, 3)).all()
+    assert len(stats.group_confusions(TRUE, PREDICTED, None, 3)) == 6
+
+
+def test_bootstrap_weights_draw_g_of_g_groups_and_repeat():
+    weights = stats.bootstrap_weights(7, draws=500, seed=3)
+    assert weights.shape == (500, 7)
+    assert (weights.sum(1) == 7).all()
+    assert weights.mean() == 1.0
+    assert (weights == stats.bootstrap_weights(7, draws=500, seed=3)).all()
+    assert (weights != stats.bootstrap_weights(7, draws=500, seed=4)).any()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_bootstrap_equals_resampling_the_images_one_by_one(metric):
+    rng = np.random.default_rng(5)
+    true, predicted = rng.integers(0, 3, 24), rng.integers(0, 3, (2, 24))
+    groups = np.repeat(np.arange(8), 3)
+    scores = []
+    for row in stats.bootstrap_weights(8, 200, 9):
+        images = np.concatenate([np.flatnonzero(groups == g) for g in np.repeat(np.arange(8), row)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores.append(np.mean([SKLEARN[metric](true[images], labels[images]) for labels in predicted]))
+    found = stats.bootstrap_interval(true, predicted, groups, metric, draws=200, seed=9)
+    rest = [groups != g for g in range(8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        left_out = np.array([np.mean([SKLEARN[metric](true[r], labels[r]) for labels in predicted]) for r in rest])
+    assert (found.low, found.high) == pytest.approx(stats._bounds(np.array(scores), found.value, left_out, 0.95))
+    assert (found.groups, found.images, found.reliable) == (8, 24, False)
+
+
+def test_bounds_by_hand():
+    """Without bias and skewness the percentiles, of few groups wider ones; shifted against the bias."""
+    drawn, cdf = np.linspace(0, 1, 100_001), scipy_stats.norm.cdf
+    even = np.array([-1.0, 1.0] * 5)  # scores without each of 10 groups, not skewed
+    reach = 2.262157 * math.sqrt(10 / 9)  # Student's quantile of 9 degrees of freedom
+    assert stats._bounds(drawn, 0.5, even, 0.95) == pytest.approx((cdf(-reach), cdf(reach)), abs=1e-4)
+    many = np.array([-1.0, 1.0] * 10**6)
+    assert stats._bounds(drawn, 0.5, many, 0.95) == pytest.approx((0.025, 0.975), abs=1e-4)
+    low, high = stats._bounds(drawn, cdf(0.5), many, 0.95)  # the resamples lie too low
+    assert (low, high) == pytest.approx((cdf(1 - 1.959964), cdf(1 + 1.959964)), abs=1e-4)
+    skewed = np.array([1.0] * 9 + [-9.0])  # mean 0: the gaps are -1 (9 times) and 9
+    skew = (9**3 - 9) / (6 * 90**1.5)
+    wanted = [cdf(side * reach / (1 - side * skew * reach)) for side in (-1, 1)]
+    assert stats._bounds(drawn, 0.5, skewed, 0.95) == pytest.approx(wanted, abs=1e-4)
+    assert stats._bounds(np.ones(9), 1.0, np.ones(20), 0.95) == (1, 1)
+    assert stats._bounds(np.array([0.2, 0.4]), 0.3, np.ones(1), 0.95) == (0.2, 0.4)
+
+
+def test_what_there_is_too_little_of_is_said():
+    true = np.repeat([0, 1, 2], [20, 10, 4])
+    predicted = true.copy()
+    predicted[:9] = 1
+    alone = stats.bootstrap_interval(true, predicted, None, "f1_macro", draws=50)
+    assert (alone.few, alone.reliable) == ("4 groups in the smallest class", False)
+    assert stats.bootstrap_interval(true, predicted, None, "accuracy", draws=50).reliable  # no mean over classes
+    groups = np.arange(34) // 5
+    assert stats.bootstrap_interval(true, predicted, groups, "balanced_accuracy", draws=50).few == (
+        "7 groups, 1 group in the smallest class, 2 groups with a mistake"
+    )
+    sure = stats.bootstrap_interval(true, true, None, "accuracy", draws=50)
+    assert (sure.low, sure.high, sure.few) == (1, 1, "0 groups with a mistake")
+    other = predicted.copy()
+    other[0] = 0
+    gap = stats.paired_bootstrap(predicted, other, true, None, "accuracy", draws=50)
+    assert (gap.few, gap.reliable) == ("1 group on which the two differ", False)
+    both = stats.paired_bootstrap(np.stack([predicted, true]), np.stack([true, predicted]), true, None, "accuracy")
+    assert (both.difference, both.few) == (0, "0 groups on which the two differ")
+
+
+def test_few_draws_at_once_give_the_same_interval(monkeypatch):
+    rng = np.random.default_rng(6)
+    true, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
+    whole = stats.bootstrap_interval(true, predicted, draws=100)
+    monkeypatch.setattr(stats, "_CHUNK", 100)
+    assert stats.bootstrap_interval(true, predicted, draws=100) == whole
+
+
+def test_the_interval_covers_the_true_accuracy_when_groups_share_their_difficulty():
+    rng = np.random.default_rng(7)
+    covered = covered_by_images = 0
+    for _ in range(200):
+        chance = rng.beta(2, 1, 60)  # accuracy within each group; its mean is 2/3
+        right = rng.random((60, 5)) < chance[:, None]
+        true, predicted = np.zeros(300, int), (~right).ravel().astype(int)
+        groups = np.repeat(np.arange(60), 5)
+        found = stats.bootstrap_interval(true, predicted, groups, "accuracy", draws=300)
+        covered += found.low <= 2 / 3 <= found.high
+        low, high = stats.wilson_interval(int(right.sum()), 300)
+        covered_by_images += low <= 2 / 3 <= high
+    assert covered >= 180  # 95 % of 200 is 190; below 180 has a chance under 0.001
+    assert covered_by_images < covered  # images are no independent trials here
+
+
+def test_the_committed_simulation_holds_what_the_package_says():
+    """Where the intervals say that they may be relied on, 93 to 97 % of them hold the truth."""
+    table = pd.read_csv(COVERAGE.parent / "results" / "coverage.csv")
+    sure = table[table["reliable"] > 0.9]
+    assert len(sure) > 40
+    assert sure["holds it"].between(0.93, 0.97).all()
+
+
+@pytest.mark.parametrize(("classes", "images", "groups"), [("3 even", "1-9", 40), ("6 uneven", "1-9", 160)])
+def test_intervals_hold_a_known_truth(classes, images, groups, monkeypatch):
+    """A small part of benchmarks/coverage.py: 95 % intervals of scores and differences, even and uneven classes."""
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", COVERAGE)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(stats, "bootstrap_weights", functools.cache(stats.bootstrap_weights))
+    found = benchmark.simulate(classes, images, groups, sets=300, draws=300)
+    assert len(found) == 4  # accuracy and macro F1, of a score and of a difference
+    # Of 300 at 95 %, fewer than 273 (91 %) or more than 297 (99 %) have a chance under 0.003 each.
+    assert found["holds it"].between(0.91, 0.99).all(), found.to_string()
+
+
+def test_paired_difference_is_the_difference_of_seed_means():
+    true = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    a = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]])  # 8/8, 7/8
+    b = np.array([[0, 0, 0, 0, 1, 1, 0, 0]])  # 6/8
+    found = stats.paired_bootstrap(a, b, true, None, "accuracy", draws=500)
+    assert found.difference == pytest.approx(7.5 / 8 - 6 / 8)
+    assert found.low <= found.difference <= found.high
+    assert (found.groups, found.images, found.reliable) == (8, 8, False)
+    # The mean over 8 images of 0 or 1/2 (one) or 1 (one) more: sd of a resample's mean is the images' over sqrt(8).
+    deviation = np.std([0, 0, 0, -0.5, 0, 0, 1, 1]) / math.sqrt(8)
+    wanted = scipy_stats.t.ppf(0.975, 7) * math.sqrt(8 / 7) * deviation
+    assert found.half_width == pytest.approx(wanted, rel=0.1)
+    swapped = stats.paired_bootstrap(b, a, true, None, "accuracy", draws=500)
+    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
+    alone = stats.paired_bootstrap(a, b, true, np.zeros(8, int), "accuracy", draws=5)
+    assert (alone.low, alone.high) == (-math.inf, math.inf)  # one group says nothing of others
+
+
+def test_the_same_predictions_differ_by_exactly_nothing():
+    rng = np.random.default_rng(8)
+    true, a = rng.integers(0, 5, 100), rng.integers(0, 5, (3, 100))
+    found = stats.paired_bootstrap(a, a, true, np.arange(100) // 4)
+    assert (found.difference, found.low, found.high, found.half_width) == (0, 0, 0, 0)
+    assert not found.reliable  # models that differ nowhere here may differ elsewhere
+
+
+def test_pairing_narrows_the_interval_and_groups_widen_it():
+    rng = np.random.default_rng(9)
+    true = np.zeros(300, int)
+    hard = np.repeat(rng.random(60) < 0.4, 5)  # whole groups are missed by both
+    a, b = hard.astype(int), (hard | (rng.random(300) < 0.05)).astype(int)
+    groups = np.repeat(np.arange(60), 5)
+    alone = stats.bootstrap_interval(true, a, groups, "accuracy")
+    assert stats.paired_bootstrap(a, b, true, groups, "accuracy").half_width < (alone.high - alone.low) / 4
+    by_image = stats.bootstrap_interval(true, a, None, "accuracy")
+    assert alone.high - alone.low > 1.8 * (by_image.high - by_image.low)  # sqrt(5) = 2.2
+
+
+def test_more_seeds_are_no_more_images():
+    rng = np.random.default_rng(10)
+    true, labels = rng.integers(0, 2, 80), rng.integers(0, 2, 80)
+    one, many = (stats.bootstrap_interval(true, p, None, "accuracy") for p in (labels, np.tile(labels, (6, 1))))
+    assert (one.low, one.high) == pytest.approx((many.low, many.high))
+
+
+def test_mean_intervals_by_hand():
+    # Two groups of means 1 and 4 (sizes 2 and 1): a resample gives 1 (1/4), 4 (1/4) or (2 + 4) / 3 = 2 (1/2).
+    values = np.array([[0.0, np.nan, np.nan], [2.0, np.nan, 5.0], [4.0, np.nan, np.nan]])
+    mean, low, high = stats.mean_intervals(values, ["a", "a", "b"])
+    np.testing.assert_array_equal(mean, [2, np.nan, 5])
+    np.testing.assert_array_equal(low, [1, np.nan, np.nan])  # one group alone has no interval
+    np.testing.assert_array_equal(high, [4, np.nan, np.nan])
+    assert stats.mean_intervals(values, ["a", "a", "b"], level=0.2)[1][0] == 2
+    with pytest.raises(InputError, match="one entry an image"):
+        stats.mean_intervals(values, ["a"])
+
+
+def test_mean_intervals_of_single_images_near_the_normal_ones_and_by_chunk(monkeypatch):
+    values = np.random.default_rng(0).normal(3, 2, (400, 2))
+    values[200:, 1] = np.nan
+    mean, low, high = stats.mean_intervals(values)
+    np.testing.assert_allclose(mean, np.nanmean(values, axis=0))
+    error = np.nanstd(values, axis=0) / np.sqrt([400, 200])
+    np.testing.assert_allclose((high - low) / 2, 1.96 * error, rtol=0.08)
+    monkeypatch.setattr(stats, "_CHUNK", 400 * 7)
+    np.testing.assert_allclose(stats.mean_intervals(values), (mean, low, high))
+
+
+def test_groups_of_the_wrong_length_are_refused():
+    with pytest.raises(InputError, match="groups must have one entry an image"):
+        stats.bootstrap_interval(TRUE, PREDICTED, np.arange(5))
+    with pytest.raises(InputError, match="level=95"):
+        stats.bootstrap_interval(TRUE, PREDICTED, level=95)
+
+
+def test_mcnemar_by_hand():
+    a = np.array([1] * 5 + [0] + [1] * 10, bool)
+    b = np.array([0] * 5 + [1] + [1] * 10, bool)
+    assert stats.mcnemar_exact(a, b) == pytest.approx(2 * (1 + 6) / 2**6)  # 5 against 1: P(0 or 1 of 6), two-sided
+    assert stats.mcnemar_exact(b, a) == stats.mcnemar_exact(a, b)
+    assert stats.mcnemar_exact(a, a) == 1.0
+    assert stats.mcnemar_exact([True], [False]) == 1.0
+    with pytest.raises(InputError, match="one entry an image"):
+        stats.mcnemar_exact([True], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((0.03, 0.01, 0.05), "confirmed"),
+        ((0.0, -0.009, 0.009), "confirmed"),
+        ((-0.005, -0.009, -0.001), "confirmed"),  # worse, but by less than the margin
+        ((0.0, -0.01, 0.01), "cannot tell"),  # the bound is strict
+        ((0.02, -0.03, 0.07), "cannot tell"),
+        ((-0.05, -0.1, 0.0), "cannot tell"),
+        ((-0.05, -0.09, -0.01), "contradicted"),
+        ((math.nan, math.nan, math.nan), "cannot tell"),
+    ],
+)
+def test_the_verdict_follows_its_rule(interval, expected):
+    assert stats.verdict(*interval) == expected
+    assert expected in stats.VERDICTS
+
+
+def test_images_needed_by_hand():
+    # 2 points ahead, +-6 on 72: confirming needs a half width below 3 points, twice as narrow: 4 times the images.
+    assert stats.images_needed(0.02, 0.06, 72, 0.01) == pytest.approx(288, abs=1)
+    # 5 points behind, +-10: contradicting needs less than 5 points, 4 times the images.
+    assert stats.images_needed(-0.05, 0.10, 100, 0.01) == pytest.approx(400, abs=1)
+    # Half a point behind: either side needs half a point, the worst place to be.
+    assert stats.images_needed(-0.005, 0.05, 100, 0.01) == pytest.approx(10_000, abs=1)
+    assert stats.images_needed(0.05, 0.01, 100, 0.01) == 100  # decided already
+    assert stats.images_needed(0.0, 0.05, 100, 0.0) is None
+    assert stats.images_needed(math.nan, 0.05, 100) is None
+
+
+@pytest.mark.parametrize("difference", [-0.08, -0.011, -0.004, 0.0, 0.03])
+def test_images_needed_is_where_the_verdict_turns(difference):
+    def told(images):
+        half = 0.12 * math.sqrt(90 / images)
+        return stats.verdict(difference, difference - half, difference + half)
+
+    needed = stats.images_needed(difference, 0.12, 90)
+    assert told(90) == told(needed - 2) == "cannot tell"
+    assert told(needed + 1) != "cannot tell"

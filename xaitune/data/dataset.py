@@ -1,0 +1,288 @@
+"""A labelled image set: class folders or a CSV -> ImageData with groups, a seeded split and a fingerprint."""
+
+import html
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xaitune.config.schema import DataConfig, replace_fields
+from xaitune.data.checks import DataCheck, check_data, trainability
+from xaitune.data.images import ImageHeader, read_image, read_mask, resize_image, resize_mask
+from xaitune.data.listing import (
+    Listing,
+    Scanned,
+    digest,
+    few_unreadable,
+    find_masks,
+    list_csv,
+    list_folder,
+    nfc,
+    resolve_groups,
+    run_threaded,
+    scan_files,
+)
+from xaitune.data.splits import SPLITS, assign_splits
+from xaitune.errors import ConfigError, DataError, nearest
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images with classes, groups and a split. Made by `from_folder`, `from_csv` or `from_config`.
+
+    `config`: what it was made from (absolute paths), enough to make it again in another process. `root` and `files`:
+    the folder and the POSIX paths below it, in the order of their names; every array has that order. `labels`:
+    (n,) class numbers into `class_names`. `groups`: (n,) names, the file's own where no group is known. `split`:
+    (n,) 'train', 'validation' or 'test'. `masks`: a path or None for each file, or None. `skipped`: (file, reason)
+    of the unreadable ones, which stand in no other field. `digests` and `headers`: content hash and header of
+    each file. `notes`: what was passed over. `fingerprint`: 16 hex digits over file names and contents, classes,
+    groups, split, image size and resizing: all that determines a training (masks do not).
+    """
+
+    config: DataConfig
+    root: Path
+    files: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    groups: np.ndarray
+    split: np.ndarray
+    masks: tuple[Path | None, ...] | None
+    skipped: tuple[tuple[str, str], ...]
+    fingerprint: str
+    digests: tuple[str, ...] = field(repr=False)
+    headers: tuple[ImageHeader, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        masks: str | Path | None = None,
+        groups: str | Path | None = None,
+        image_size: tuple[int, int] = (224, 224),
+        split: tuple[float, ...] = (0.6, 0.2, 0.2),
+        split_seed: int = 0,
+        resize: str = "stretch",
+    ) -> "ImageData":
+        """The images of <path>/<class>/, or of <path>/train|val|valid|validation|test/<class>/.
+
+        Splits that are missing beside a train folder are taken from it. `masks`: a folder with <class>/<stem>.*.
+        `groups`: a CSV `file,group`, or a regular expression searched in the file name whose first group names the
+        thing photographed. `image_size`: (height, width). `split`: shares of train, validation and test.
+        Up to max(3, 5 %) unreadable images are skipped and listed. Raises DataError, ConfigError.
+        """
+        return _load(_config(path, masks, groups, image_size, split, split_seed, resize), is_csv=False)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | Path,
+        *,
+        masks: str | Path | None = None,
+        groups: str | Path | None = None,
+        image_size: tuple[int, int] = (224, 224),
+        split: tuple[float, ...] = (0.6, 0.2, 0.2),
+        split_seed: int = 0,
+        resize: str = "stretch",
+    ) -> "ImageData":
+        """The images that a CSV `file,label[,split][,group]` names, relative to it. The rest as in `from_folder`."""
+        return _load(_config(path, masks, groups, image_size, split, split_seed, resize), is_csv=True)
+
+    @classmethod
+    def from_config(cls, config: DataConfig) -> "ImageData":
+        """From a configuration whose `path` is a folder or a .csv. Raises DataError."""
+        if not config.path:
+            raise DataError("No data was named. Give a folder of class folders or a .csv, or set path in [data].")
+        made = _config(config.path, config.masks, config.groups)
+        made = replace_fields(config, {"path": made.path, "masks": made.masks, "groups": made.groups})
+        return _load(made, is_csv=Path(made.path).suffix.lower() == ".csv" and not Path(made.path).is_dir())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) that `load` gives."""
+        return self.config.image_size
+
+    def indices(self, split: str) -> np.ndarray:
+        """Positions of the images of a split, ascending. Raises DataError for an unknown split."""
+        if split not in SPLITS:
+            raise DataError(f"split must be one of {', '.join(SPLITS)}. Received: {split!r}.")
+        return np.flatnonzero(self.split == split)
+
+    def paths(self, indices: Sequence[int] | np.ndarray | None = None) -> list[Path]:
+        """The files' paths, all or those at `indices`."""
+        return [self.root / self.files[i] for i in self._positions(indices)]
+
+    def counts(self) -> pd.DataFrame:
+        """Images and groups of each class (rows) in each split and in all."""
+        columns: dict[str, list[int]] = {}
+        for kind in ("", "_groups"):
+            for split in (*SPLITS, None):
+                name = f"{split}{kind}" if split else "groups" if kind else "images"
+                inside = np.full(len(self), True) if split is None else self.split == split
+                chosen = [inside & (self.labels == c) for c in range(len(self.class_names))]
+                columns[name] = [len(np.unique(self.groups[m])) if kind else int(m.sum()) for m in chosen]
+        return pd.DataFrame(columns, index=pd.Index(self.class_names, name="class"))
+
+    def load(self, indices: Sequence[int] | np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
+        """The images at `indices` (all by default), RGB 0..255, (n, height, width, 3) at `image_size`.
+
+        uint8, or float32 if any file of the whole set has 16 bits. `progress(done, count)` is called as images come.
+        Raises ImageError for a file that has become unreadable.
+        """
+        chosen = self._positions(indices)
+        deep = any(header.bits == 16 for header in self.headers)
+        out = np.empty((len(chosen), *self.image_size, 3), np.float32 if deep else np.uint8)
+
+        def work(i: int) -> None:
+            image = read_image(self.root / self.files[chosen[i]])
+            out[i] = resize_image(image, self.image_size, self.config.resize)
+
+        run_threaded(work, len(chosen), progress)
+        return out
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """One image's mask in the file's own geometry, (h, w) bool, or None. Raises DataError if sizes differ."""
+        path = self.masks[index] if self.masks is not None else None
+        if path is None:
+            return None
+        mask, header = read_mask(path), self.headers[index]
+        if mask.shape != (header.height, header.width):
+            raise DataError(
+                f"The mask {path} has {mask.shape[0]} x {mask.shape[1]} pixels, "
+                f"its image {header.height} x {header.width}. They must be equal."
+            )
+        return mask
+
+    def load_masks(self, indices: Sequence[int] | np.ndarray | None = None) -> list[np.ndarray | None]:
+        """Masks at `image_size`, (height, width) bool each, None where an image has none."""
+        chosen = self._positions(indices)
+        out: list[np.ndarray | None] = [None] * len(chosen)
+
+        def work(i: int) -> None:
+            mask = self.mask(chosen[i])
+            out[i] = None if mask is None else resize_mask(mask, self.image_size, self.config.resize)
+
+        run_threaded(work, len(chosen), None)
+        return out
+
+    def check(self, progress: Progress | None = None) -> DataCheck:
+        """What is wrong with the data, or worth knowing: see `DataCheck`."""
+        return check_data(self, progress)
+
+    def require_trainable(self) -> None:
+        """Raise DataError where training would be meaningless: one class, an empty class, a class with fewer groups
+        than splits or without images in one."""
+        if found := [p.message for p in trainability(self) if p.level == "error"]:
+            more = f" And {len(found) - 2} more: see data-check." if len(found) > 2 else ""
+            raise DataError(f"Training on {self.config.path} would be meaningless. {' '.join(found[:2])}{more}")
+
+    def require_classes(self, names: Iterable[str], field: str) -> None:
+        """Raise ConfigError for a name in the setting `field` that is no class."""
+        for name in names:
+            if name not in self.class_names:
+                raise ConfigError(
+                    f"{field} must be classes of the data ({', '.join(self.class_names)}). "
+                    f"Received: {name}.{nearest(name, self.class_names)}"
+                )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row an image: file, class, group, split, height, width, mode, mask."""
+        return pd.DataFrame(
+            {
+                "file": self.files,
+                "class": [self.class_names[c] for c in self.labels],
+                "group": self.groups,
+                "split": self.split,
+                "height": [h.height for h in self.headers],
+                "width": [h.width for h in self.headers],
+                "mode": [h.mode for h in self.headers],
+                "mask": [str(m) if m else None for m in self.masks or [None] * len(self)],
+            }
+        )
+
+    def __repr__(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return (
+            f"ImageData({str(self.root)!r}: {len(self)} images, {len(self.class_names)} classes, "
+            f"{len(np.unique(self.groups))} groups{skipped}, fingerprint {self.fingerprint})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.counts().to_html()}"
+
+    def _positions(self, indices: Sequence[int] | np.ndarray | None) -> list[int]:
+        if indices is None:
+            return list(range(len(self)))
+        return [int(i) for i in np.asarray(indices, dtype=int).ravel()]
+
+
+def _config(
+    path: str | Path,
+    masks: str | Path | None,
+    groups: str | Path | None,
+    image_size: tuple[int, int] = (224, 224),
+    split: tuple[float, ...] = (0.6, 0.2, 0.2),
+    split_seed: int = 0,
+    resize: str = "stretch",
+) -> DataConfig:
+    """A configuration with absolute paths, so that it holds in another process too."""
+    rule = None if groups is None else str(groups)
+    if rule and (isinstance(groups, Path) or rule.lower().endswith(".csv")):
+        rule = str(Path(rule).absolute())
+    where = None if masks is None else str(Path(masks).absolute())
+    return DataConfig(str(Path(path).absolute()), where, rule, image_size, split, split_seed, resize)
+
+
+def _load(config: DataConfig, is_csv: bool) -> ImageData:
+    path, masks = Path(config.path), Path(config.masks) if config.masks else None
+    listing = list_csv(path) if is_csv else list_folder(path, masks)
+    scanned = scan_files(listing.root, listing.files)
+    skipped = few_unreadable(listing.root, listing.files, scanned)
+    groups = resolve_groups(listing, config.groups)
+    mask_paths = find_masks(listing, masks) if masks else None
+
+    kept = [i for i, s in enumerate(scanned) if not s.reason]
+    files = tuple(listing.files[i] for i in kept)
+    labels = np.array([listing.classes.index(listing.classes_of[i]) for i in kept], dtype=np.int64)
+    group_names = np.array([groups[i] for i in kept], dtype=str)
+    split = assign_splits(labels, group_names, [listing.splits[i] for i in kept], config.split, config.split_seed)
+    for array in (labels, group_names, split):
+        array.flags.writeable = False
+    good = [scanned[i] for i in kept]
+    return ImageData(
+        config=config,
+        root=listing.root,
+        files=files,
+        labels=labels,
+        class_names=tuple(listing.classes),
+        groups=group_names,
+        split=split,
+        masks=tuple(mask_paths[i] for i in kept) if mask_paths else None,
+        skipped=tuple(skipped),
+        fingerprint=_fingerprint(config, listing, kept, good, group_names, split),
+        digests=tuple(s.digest for s in good),
+        headers=tuple(s.header for s in good if s.header is not None),
+        notes=tuple(listing.notes),
+    )
+
+
+def _fingerprint(
+    config: DataConfig,
+    listing: Listing,
+    kept: Sequence[int],
+    scanned: Sequence[Scanned],
+    groups: np.ndarray,
+    split: np.ndarray,
+) -> str:
+    parts = [f"{config.image_size} {config.resize}", *listing.classes, ""]
+    for i, one, group, where in zip(kept, scanned, groups, split, strict=True):
+        parts += [nfc(listing.files[i]), one.digest, listing.classes_of[i], group, where]
+    return digest(parts)

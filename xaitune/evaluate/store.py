@@ -1,0 +1,126 @@
+"""Scores beside an explanation: which mask and group an image file has, and scores.csv, scores.json and scores.png."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune.data.images import image_header, read_mask
+from xaitune.data.listing import Listing, find_masks, nfc, resolve_groups
+from xaitune.errors import DataError
+from xaitune.evaluate.table import (
+    FILL,
+    ROAD_PERCENTAGES,
+    Explanation,
+    Progress,
+    Scorer,
+    measure_costs,
+    plan_effort,
+    summarise,
+)
+from xaitune.explain.api import SCORE_FILES
+from xaitune.explain.classifier import Subject
+from xaitune.plots import charts as plots
+from xaitune.plots import figures
+from xaitune.results import BlockHeatmaps
+from xaitune.training import folder as runs
+
+
+def masks_of(paths: Sequence[Path], folder: str | Path) -> list[Path | None]:
+    """The mask of each image by its class folder and stem, as in a data set. Raises DataError where none fits."""
+    return find_masks(_listing(paths, 3), Path(folder))
+
+
+def groups_of(paths: Sequence[Path], rule: str | Path) -> list[str]:
+    """The group of each image by a CSV `file,group` (file: <class>/<name>) or a regular expression. Raises DataError."""
+    return resolve_groups(_listing(paths, 2), str(rule))
+
+
+def _listing(paths: Sequence[Path], levels: int) -> Listing:
+    """The images as files below a folder `levels` above them, their parent folder being the class."""
+    full = [path.absolute() for path in paths]
+    root = Path(os.path.commonpath([path.parents[min(levels, len(path.parents)) - 1] for path in full]))
+    files, classes = [path.relative_to(root).as_posix() for path in full], [nfc(path.parent.name) for path in full]
+    blank = [""] * len(full)
+    return Listing(root, files, classes, blank, blank, sorted(set(classes)))
+
+
+def read_masks(files: Sequence[str], masks: Sequence[Path | None]) -> list[np.ndarray | None]:
+    """Each image's mask in the file's own geometry, (h, w) bool, or None. Raises DataError where sizes differ."""
+
+    def read(file: str, path: Path) -> np.ndarray:
+        mask, header = read_mask(path), image_header(file)
+        if mask.shape != (header.height, header.width):
+            raise DataError(
+                f"The mask {path} has {mask.shape[0]} x {mask.shape[1]} pixels, its image {file} "
+                f"{header.height} x {header.width}. They must be equal."
+            )
+        return mask
+
+    return [None if path is None else read(file, path) for file, path in zip(files, masks, strict=True)]
+
+
+class FolderScorer:
+    """Scores the explanations of `total` image files as they come; `effort` is what it will ask of the model.
+
+    `first`: the first of the explanations, on which a network call is timed. `masks` and `groups` have one entry a
+    file; `images` and `steps` as in `plan_effort`.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        first: Explanation,
+        total: int,
+        *,
+        masks: Sequence[Path | None] | None = None,
+        groups: Sequence[str] | None = None,
+        images: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        self.subject, self.masks, self.groups = subject, masks, groups
+        blocks = first.blocks if isinstance(first, BlockHeatmaps) else ()
+        costs = measure_costs(subject, first.images[:2])
+        self.effort = plan_effort(total, len(blocks) or 1, costs, stable=bool(blocks), images=images, steps=steps)
+        self.scorer = Scorer(total, self.effort.images)
+        self.seconds = 0.0
+
+    def add(self, made: Explanation) -> None:
+        """Score the next files' explanations by what needs no model."""
+        rows = slice(self.scorer.seen, self.scorer.seen + len(made))
+        masks = None if self.masks is None else read_masks(made.files, self.masks[rows])
+        self.scorer.add(made, masks, None if self.groups is None else self.groups[rows])
+
+    def finish(self, progress: Progress | None = None) -> pd.DataFrame:
+        """The table of `score_maps`, the chosen images' scores that ask the model included."""
+        start = time.monotonic()
+        table = self.scorer.finish(self.subject, self.effort.steps, progress)
+        self.seconds = time.monotonic() - start
+        return table
+
+    def about(self, table: pd.DataFrame) -> dict[str, Any]:
+        """What the scores rest on."""
+        images = self.scorer.seen
+        about: dict[str, Any] = {"images": images, "groups": len(set(self.groups)) if self.groups else None}
+        if self.masks is not None:
+            area = table["mask_area"].to_numpy().reshape(images, -1)[:, 0]
+            about["masks"] = {"images": int((~np.isnan(area)).sum()), "empty": int((area == 0).sum())}
+        asked = {"images": self.effort.images, "steps": self.effort.steps, "fill": FILL}
+        asked |= {"road_percentages": ROAD_PERCENTAGES, "network_calls": self.scorer.calls, "seconds": self.seconds}
+        return about | {"asked_of_the_model": asked}
+
+
+def write_scores(folder: Path, table: pd.DataFrame, about: dict[str, Any]) -> tuple[pd.DataFrame, list[Path]]:
+    """Write scores.csv, scores.json and, for several blocks, scores.png; returns the summary and what was written."""
+    summary = summarise(table)
+    runs.write_csv(folder / SCORE_FILES[0], table)
+    rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
+    runs.write_json(folder / SCORE_FILES[1], {**about, "scores": rows})
+    wrote = [folder / SCORE_FILES[0], folder / SCORE_FILES[1]]
+    if summary["block"].nunique() > 1:
+        wrote.append(figures.save(plots.block_scores(summary), folder / SCORE_FILES[2]))
+    return summary, wrote

@@ -1,0 +1,523 @@
+"""Arrays and tables drawn on matplotlib Axes; knows no result type.
+
+Every function takes `ax=None` and returns the Axes; without `ax` it makes a figure of its own that pyplot does not know.
+No function calls show() or changes rcParams. Colours are Okabe and Ito's, safe for colour-blind readers.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from xaitune.errors import InputError
+from xaitune.plots.figures import figure_of, finish, frozen_name, is_wide, metric_name, own_axes, tidy, wrap
+from xaitune.plots.overlays import PANEL_PIXELS, strip, to_height
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#767676"
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+MARKERS: tuple[Any, ...] = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
+POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)  # RGB of evidence for (bluish green) and against (vermilion)
+HEATMAP = "inferno"
+ALPHA = 0.8  # how far the strongest value covers the image
+PANEL_INCHES = 1.9
+
+
+# ---- pictures on Axes
+
+
+def _inches_per_pixel(ax: Axes, shape: tuple[int, ...]) -> float:
+    figure, box = figure_of(ax), ax.get_position()
+    return min(figure.get_figwidth() * box.width / shape[1], figure.get_figheight() * box.height / shape[0])
+
+
+def panels(
+    images: Sequence[Any], titles: Sequence[str], *, caption: str = "", ax: Axes | None = None, size: float = 10
+) -> Axes:
+    """Pictures side by side on one Axes, a title above each and a caption below all of them.
+
+    `images`: (h, w[, 3]) 0..255, of any sizes; small ones are enlarged. Titles and caption are broken into lines.
+    """
+    if len(images) != len(titles):
+        raise InputError(f"Every picture needs a title. Received: {len(images)} pictures, {len(titles)} titles.")
+    gap, row = 8, strip(images)
+    if ax is None:
+        width = min(PANEL_INCHES * row.shape[1] / PANEL_PIXELS, 16) if len(images) > 1 else 4.0
+        ax = own_axes(width, width * row.shape[0] / row.shape[1] + 0.6)
+    scale = _inches_per_pixel(ax, row.shape)
+    ax.imshow(row, interpolation="antialiased")
+    ax.set_axis_off()
+    left = 0
+    for image, title in zip(images, titles, strict=True):
+        wide = to_height(image, PANEL_PIXELS).shape[1]
+        text = wrap(title, wide * scale, size)
+        ax.annotate(
+            text, (left + wide / 2, 0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size
+        )
+        left += wide + gap
+    if caption:
+        text = wrap(caption, row.shape[1] * scale, size)
+        ax.annotate(
+            text,
+            (0, row.shape[0]),
+            (0, -6),
+            textcoords="offset points",
+            ha="left",
+            va="top",
+            fontsize=size,
+            annotation_clip=False,
+        )
+    return finish(ax)
+
+
+def contact_sheet(
+    strips: Sequence[Any],
+    labels: Sequence[str],
+    *,
+    titles: Sequence[str] = (),
+    caption: str = "",
+    ax: Axes | None = None,
+    size: float = 9,
+) -> Axes:
+    """Many strips below one another on one Axes, a label left of each.
+
+    `strips`: arrays (h, w, 3) such as `strip` makes, one an image. `titles` stand above equally wide columns.
+    """
+    if not len(strips) or len(strips) != len(labels):
+        raise InputError(f"Every strip needs a label. Received: {len(strips)} strips, {len(labels)} labels.")
+    height, gap = 96, 6
+    rows = [to_height(s, height) for s in strips]
+    width = max(row.shape[1] for row in rows)
+    sheet = np.full((len(rows) * (height + gap) - gap, width, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        sheet[i * (height + gap) : i * (height + gap) + height, : row.shape[1]] = row
+    if ax is None:
+        ax = own_axes(width / 100 + 2.1, sheet.shape[0] / 100 + 0.6)
+    ax.imshow(sheet, interpolation="antialiased")
+    ax.set_axis_off()
+    for i, label in enumerate(labels):
+        where = (0, i * (height + gap) + height / 2)
+        ax.annotate(
+            wrap(label, 2.0, size), where, (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=size
+        )
+    for i, title in enumerate(titles):
+        where = (width * (i + 0.5) / len(titles), 0)
+        ax.annotate(title, where, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size)
+    if caption:
+        where, look = (0, sheet.shape[0]), dict[str, Any](va="top", fontsize=size, annotation_clip=False)
+        ax.annotate(caption, where, (0, -6), textcoords="offset points", **look)
+    return finish(ax)
+
+
+# ---- data and scores
+
+
+def class_frequencies(counts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """How many images each class has in training, validation and test; the most frequent class on top.
+
+    `counts`: one row a class, columns train, validation, test (those that are there).
+    """
+    splits = [c for c in ("train", "validation", "test") if c in counts] or list(counts.columns)
+    counts = counts[splits].fillna(0)
+    totals = counts.sum(axis=1).to_numpy(float)
+    order = np.argsort(totals, kind="stable")[::-1]
+    counts, totals = counts.iloc[order], totals[order]
+    names = [str(name) for name in counts.index]
+    own = ax is None
+    if ax is None:
+        ax = own_axes(8, 0.9 + 0.3 * max(len(names), 2))
+    left = np.zeros(len(names))
+    for split, colour in zip(splits, PALETTE, strict=False):
+        ax.barh(range(len(names)), counts[split], left=left, color=colour, label=split, height=0.72)
+        left += counts[split].to_numpy(float)
+    whole = max(float(totals.sum()), 1.0)
+    for i, total in enumerate(totals):
+        share = f"{total:,.0f} ({total / whole:.1%})"
+        ax.annotate(share, (total, i), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    ax.set_xlim(0, max(float(totals.max(initial=0)), 1) * 1.18)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlabel("images")
+    tidy(ax, f"Class frequencies ({whole:,.0f} images)", grid="x")
+    ax.tick_params(axis="y", length=0)
+    _legend(ax, [Line2D([], [], color=c, linewidth=6, label=s) for s, c in zip(splits, PALETTE, strict=False)], own)
+    return finish(ax)
+
+
+def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None = None) -> Axes:
+    """How many images of each true class (row) were given each class (column).
+
+    `counts`: (C, C) whole numbers. The colour is the share of the row; an empty cell means none.
+    """
+    counts = np.asarray(counts, float)
+    number = len(class_names)
+    if counts.shape != (number, number):
+        raise InputError(f"A confusion matrix of {number} classes is {number}x{number}. Received: {counts.shape}.")
+    support = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, support, out=np.zeros_like(counts), where=support > 0)
+    if ax is None:
+        side = max(2.6, 0.44 * number)
+        label = min(3.0, 0.085 * max((len(n) + sum(map(is_wide, n)) for n in map(str, class_names)), default=0))
+        ax = own_axes(side + label + 0.6, side + label + 0.7)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1.1, interpolation="nearest")
+    size = 9 if number <= 12 else 7.5 if number <= 25 else 5
+    for row, column in np.argwhere((counts > 0) | np.eye(number, dtype=bool)):
+        ink = "white" if share[row, column] > 0.6 else BLACK
+        ax.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=size)
+    names = [str(name) for name in class_names]
+    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    ax.set_xticks(range(number), names, fontsize=8.5, **turn)  # type: ignore[arg-type]
+    ax.set_yticks(range(number), names, fontsize=8.5)
+    ax.set_xticks(np.arange(number - 1) + 0.5, minor=True)
+    ax.set_yticks(np.arange(number - 1) + 0.5, minor=True)
+    ax.grid(which="minor", color="#d9d9d9", linewidth=0.6)
+    ax.tick_params(which="both", length=0)
+    ax.set_xlabel("predicted class")
+    ax.set_ylabel("true class")
+    ax.set_title(f"Confusion matrix, {counts.sum():,.0f} images\n(colour: share of the true class)", fontsize=10)
+    return finish(ax)
+
+
+def _beside(ax: Axes) -> Axes:
+    """A second Axes below `ax`, which gives half of its place; they share x."""
+    figure, spec = figure_of(ax), ax.get_subplotspec()
+    if spec is not None:
+        grid = spec.subgridspec(2, 1, hspace=0.12)
+        ax.set_subplotspec(grid[0])
+        return figure.add_subplot(grid[1], sharex=ax)
+    box = ax.get_position()
+    ax.set_position((box.x0, box.y0 + 0.55 * box.height, box.width, 0.45 * box.height))
+    return figure.add_axes((box.x0, box.y0, box.width, 0.45 * box.height), sharex=ax)
+
+
+def _mark_stages(axes: Iterable[Axes], history: pd.DataFrame) -> None:
+    """A dotted line where a new stage of training begins, named on the first Axes."""
+    stages = history["stage"].to_numpy() if "stage" in history else np.array([])
+    starts = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
+    for j, ax in enumerate(axes):
+        for i in starts if len(starts) > 1 else []:
+            if i:
+                ax.axvline(i + 0.5, color=GREY, linestyle=":", linewidth=1)
+            if j == 0:
+                place = ax.get_xaxis_transform()
+                ax.text(i + 0.62, 1.0, str(stages[i]), transform=place, fontsize=8, color=GREY, va="bottom")
+
+
+def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
+    """The validation metric (above; its best epoch marked) and the losses (below) over the epochs.
+
+    `curves`: run name -> history, one row an epoch, with train_loss, val_loss, val_<metric> and stage. `ax` keeps the
+    metric and gives half of its place to a second Axes for the losses.
+    """
+    if ax is None:
+        ax = own_axes(7.5, 4.6)
+    below = _beside(ax)
+    for (name, history), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
+        epochs = np.arange(1, len(history) + 1)
+        if (score := history.get(f"val_{metric}")) is not None:
+            ax.plot(epochs, score, color=colour, marker=".", label=name)
+            if score.notna().any():
+                top = int(np.nanargmax(score.to_numpy(float)))
+                ax.plot(epochs[top], score.iloc[top], "o", color=colour, markersize=8, markerfacecolor="none")
+                ax.annotate(
+                    f"{score.iloc[top]:.3f}",
+                    (float(epochs[top]), score.iloc[top]),
+                    (0, -8),
+                    textcoords="offset points",
+                    ha="center",
+                    va="top",
+                    fontsize=8,
+                )
+        for column, line in (("train_loss", LINES[1]), ("val_loss", LINES[0])):
+            if column in history:
+                below.plot(epochs, history[column], color=colour, linestyle=line, marker="." if line == "-" else "")
+    _mark_stages((ax, below), next(iter(curves.values()), pd.DataFrame()))
+    ax.set_ylabel(f"{metric_name(metric)}\n(validation)")
+    below.set_ylabel("loss")
+    below.set_xlabel("epoch")
+    ax.set_xlim(0.5, max(map(len, curves.values()), default=1) + 0.5)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.tick_params(labelbottom=False)
+    lines = [
+        Line2D([], [], color=GREY, linestyle=s, label=t) for t, s in (("training", LINES[1]), ("validation", LINES[0]))
+    ]
+    below.legend(handles=lines, fontsize=8, frameon=False)
+    for one, title in ((ax, ""), (below, "")):
+        tidy(one, title)
+    ax.set_title(
+        "Learning curves" + (f": {next(iter(curves))}" if len(curves) == 1 else ""), loc="left", fontsize=11, pad=16
+    )
+    if len(curves) > 1:
+        ax.legend(fontsize=8, frameon=False)
+    return finish(ax, below)
+
+
+def _legend(ax: Axes, handles: list[Line2D], own: bool, title: str | None = None) -> None:
+    """Right of the picture in a figure of our own; in a caller's, where there would be no room, inside."""
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if own else {"loc": "best"}
+    ax.legend(handles=handles, fontsize=8, frameon=not own, framealpha=0.6, title=title, title_fontsize=8, **place)
+
+
+def _cycle(count: int) -> list[str]:
+    return [PALETTE[i % len(PALETTE)] for i in range(count)]
+
+
+def all_curves(
+    curves: Mapping[str, pd.DataFrame], runs: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None
+) -> Axes:
+    """The validation metric of all runs of a sweep over the epochs: colour = frozen blocks, line = optimizer.
+
+    `curves`: run name -> history; `runs`: one row a run with name, freeze_through, optimizer.
+    """
+    own = ax is None
+    ax = ax or own_axes(8, 4.2)
+    runs = runs.dropna(subset=["freeze_through", "optimizer"])  # a run that failed may not know its own
+    depths, optimizers = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
+    runs = runs[runs["name"].isin(list(curves))]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, max(len(depths), 1)))
+    colour = dict(zip(depths, shades, strict=True))
+    style = {name: LINES[i % len(LINES)] for i, name in enumerate(optimizers)}
+    for run in runs.itertuples():
+        history = curves[str(run.name)]
+        if f"val_{metric}" in history:
+            epochs = np.arange(1, len(history) + 1)
+            look = {"color": colour[run.freeze_through], "linestyle": style[run.optimizer]}
+            ax.plot(epochs, history[f"val_{metric}"], linewidth=1.3, alpha=0.85, **look)
+    handles = [Line2D([], [], color=colour[d], linewidth=3, label=frozen_name(d)) for d in depths]
+    handles += [Line2D([], [], color=GREY, linestyle=style[o], label=o) for o in optimizers]
+    _legend(ax, handles, own, title="frozen, optimizer")
+    ax.set_xlim(0.5, max(map(len, curves.values()), default=1) + 0.5)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(f"{metric_name(metric)} (validation)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    tidy(ax, f"All {len(runs)} runs")
+    return finish(ax)
+
+
+def _interval_bars(value: Any, low: Any, high: Any) -> np.ndarray:
+    """(2, n) lengths below and above the values; 0 where a bound is missing."""
+    value, low, high = (np.asarray(v, float) for v in (value, low, high))
+    return np.nan_to_num(np.maximum(np.stack([value - low, high - value]), 0))
+
+
+def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) -> Axes:
+    """Horizontal bars of shares 0..1 by name, the largest on top, the explained class in the colour of what speaks for it."""
+    values = values.sort_values()
+    ax = ax if ax is not None else own_axes(5.0, 0.8 + 0.3 * len(values))
+    colours = [GREEN if name == explained else GREY for name in values.index]
+    places = range(len(values))
+    bars = ax.barh(places, values.to_numpy(), color=colours)
+    ax.set_yticks(places, [str(name) for name in values.index])
+    ax.bar_label(bars, labels=[f"{value:.0%}" for value in values], padding=3)
+    ax.set_xlim(0, 1.2 * max(float(values.max()), 0.1))
+    ax.set_xticks([])
+    tidy(ax, "Share of the positive superpixel weight", grid="x")
+    return finish(ax)
+
+
+def evidence(
+    table: pd.DataFrame,
+    freeze_through: int,
+    votes: Mapping[int, float],
+    *,
+    measure: str = "score",
+    ax: Axes | None = None,
+) -> Axes:
+    """The score of each block with its 95 % interval, the advised one marked, and how often each was chosen.
+
+    `table`: index block, columns score, low, high. `votes`: block -> share 0..1 of the resamples that chose it.
+    """
+    if ax is None:
+        ax = own_axes(6.6, 3.6)
+    blocks = [int(b) for b in table.index]
+    missing = pd.Series(np.nan, index=table.index)
+    low, high = table.get("low", missing), table.get("high", missing)
+    bars = _interval_bars(table["score"], low, high)
+    colours = [VERMILION if b == freeze_through else BLUE for b in blocks]
+    ax.plot(blocks, table["score"], color="#b9c6cf", linewidth=1, zorder=1)
+    for i, block in enumerate(blocks):
+        ax.errorbar(
+            block,
+            table["score"].iloc[i],
+            yerr=bars[:, i : i + 1],
+            color=colours[i],
+            fmt=MARKERS[block == freeze_through],
+            capsize=4,
+            markersize=9 if block == freeze_through else 7,
+            linewidth=1.8,
+        )
+    if freeze_through in blocks:
+        where = blocks.index(freeze_through)
+        top = float(table["score"].iloc[where] + bars[1, where])
+        ax.annotate(
+            "advised",
+            (freeze_through, top),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color=VERMILION,
+        )
+    ax.set_xticks(blocks, [f"{frozen_name(b)}\nchosen {votes.get(b, 0):.0%}" for b in blocks])
+    ax.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)
+    ax.margins(y=0.18)
+    ax.set_ylabel(wrap(measure, 2.6, 10))
+    ax.set_xlabel("frozen (share of resamples that choose it)")
+    tidy(ax, "Evidence for each freezing point, 95 % intervals")
+    return finish(ax)
+
+
+_AGAINST = {  # what `block_scores` draws: against what, and score -> its name
+    "against the masks": {
+        "average_precision": "average precision",
+        "mass_inside": "mass inside",
+        "pointing_game": "pointing game",
+        "best_iou": "best IoU",
+    },
+    "against the model": {
+        "insertion": "insertion",
+        "road": "ROAD",
+        "stability": "stability",
+        "deletion": "deletion (low is good)",
+        "average_drop": "average drop (low is good)",
+    },
+}
+
+
+def block_scores(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Mean scores of the heatmaps at each block with 95 % intervals: against masks above, against the model below.
+
+    `summary`: columns block, score, mean, low, high. What is not there is not drawn; 'mask_area' is the dashed line of
+    chance. `ax` keeps the first and gives half of its place to a second Axes where there are both. Raises InputError
+    where there is nothing to draw.
+    """
+    table = summary.dropna(subset=["mean"])
+    drawn = {title: [n for n in names if (table["score"] == n).any()] for title, names in _AGAINST.items()}
+    drawn = {title: names for title, names in drawn.items() if names}
+    if not drawn:
+        raise InputError(f"No scores to draw. Received: {', '.join(table['score'].unique()) or 'none'}.")
+    own = ax is None
+    ax = ax or own_axes(7.2, 0.9 + 2.3 * len(drawn))
+    axes = [ax, _beside(ax)] if len(drawn) > 1 else [ax]
+    blocks = sorted(table["block"].unique())
+    for one, (title, names) in zip(axes, drawn.items(), strict=True):
+        handles = [
+            _block_line(one, table, blocks, title, name, i - (len(names) - 1) / 2) for i, name in enumerate(names)
+        ]
+        if title == "against the masks" and (table["score"] == "mask_area").any():
+            look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
+            one.axhline(table.loc[table["score"] == "mask_area", "mean"].mean(), **look)
+            handles.append(Line2D([], [], label="chance (mask's area)", **look))
+        _legend(one, handles, own)
+        one.set_ylabel(title)
+        tidy(one)
+        one.tick_params(labelbottom=one is axes[-1])
+    ax.set_title("Scores of the heatmaps, mean and 95 % interval", loc="left", fontsize=11)
+    axes[-1].set_xticks(range(len(blocks)), [f"Block {b}" for b in blocks])
+    return finish(*axes)
+
+
+def _block_line(ax: Axes, table: pd.DataFrame, blocks: list[Any], title: str, name: str, shift: float) -> Line2D:
+    """One score over the blocks, `shift` tenths beside their place; returns its entry of the legend."""
+    rows = table[table["score"] == name].set_index("block").reindex(blocks)
+    number = list(_AGAINST[title]).index(name)
+    look: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number], "markersize": 5, "linewidth": 1}
+    bars = _interval_bars(rows["mean"], rows["low"], rows["high"])
+    ax.errorbar(np.arange(len(blocks)) + 0.1 * shift, rows["mean"], yerr=bars, capsize=2, **look)
+    return Line2D([], [], label=_AGAINST[title][name], **look)
+
+
+def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
+    """The test score of every cell with its 95 % interval, by frozen blocks (x) and optimizer (colour, marker).
+
+    `cells`: freeze_through, optimizer, validation, test, low, high, and if there equals (filled marker: cannot be told
+    from the best) and scores (one small dot a seed). The cell that is best on validation has a ring.
+    """
+    depths, optimizers = sorted(cells["freeze_through"].unique()), list(dict.fromkeys(cells["optimizer"]))
+    own = ax is None
+    ax = ax or own_axes(max(6.5, 1.3 * len(depths) + 1.5), 4)
+    step = 0.7 / max(len(optimizers), 1)
+    place = {d: i for i, d in enumerate(depths)}
+    shift = {name: (i - (len(optimizers) - 1) / 2) * step for i, name in enumerate(optimizers)}
+    look = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(optimizers)}
+    for cell in cells.to_dict("records"):
+        x = place[cell["freeze_through"]] + shift[cell["optimizer"]]
+        colour, marker = look[cell["optimizer"]]
+        fill = colour if cell.get("equals", True) else "white"
+        if np.isfinite(cell["test"]):
+            bars = _interval_bars([cell["test"]], [cell["low"]], [cell["high"]])
+            ax.errorbar(x, cell["test"], yerr=bars, color=colour, fmt=marker, markerfacecolor=fill, capsize=3)
+        scores = cell.get("scores")
+        if isinstance(scores, list | tuple | np.ndarray) and len(scores) > 1:
+            ax.plot(np.full(len(scores), x + 0.22 * step), scores, ".", color=colour, alpha=0.55, markersize=5)
+    handles = [Line2D([], [], color=look[o][0], marker=look[o][1], label=o) for o in optimizers]
+    finite = cells[cells["validation"].notna() & cells["test"].notna()]
+    if len(finite):
+        best = finite.loc[finite["validation"].idxmax()]
+        x = place[best["freeze_through"]] + shift[best["optimizer"]]
+        ax.plot(x, best["test"], "o", markersize=15, markerfacecolor="none", markeredgecolor=BLACK, markeredgewidth=1.5)
+        handles.append(_marker("best on validation", markersize=12, markerfacecolor="none"))
+    if "equals" in cells:
+        handles.append(_marker("filled: equals the best", markersize=6, markerfacecolor=GREY))
+    if "scores" in cells and cells["seeds"].max() > 1 if "seeds" in cells else False:
+        handles.append(_marker("one seed", markersize=3, markerfacecolor=GREY))
+    _legend(ax, handles, own)
+    ax.set_xticks(range(len(depths)), [frozen_name(d) for d in depths])
+    ax.set_xlim(-0.5, len(depths) - 0.5)
+    ax.set_xlabel("frozen")
+    ax.set_ylabel(f"{metric_name(metric)} (test)")
+    tidy(ax, "Every cell of the sweep, 95 % intervals over groups")
+    return finish(ax)
+
+
+def _marker(label: str, **look: Any) -> Line2D:
+    return Line2D([], [], linestyle="", marker="o", color=BLACK, label=label, **look)
+
+
+def difference(
+    value: float, low: float, high: float, *, margin: float = 0.01, label: str = "", ax: Axes | None = None
+) -> Axes:
+    """A difference of two scores with its 95 % interval in points, against zero and the margin.
+
+    All in score units (0.01 is one point); `label` is the verdict.
+    """
+    if ax is None:
+        ax = own_axes(6.6, 1.9)
+    value, low, high, margin = (100 * float(v) for v in (value, low, high, margin))
+    reach = 1.25 * float(np.nanmax(np.abs([low, high, value, 2 * margin, 1.0])))
+    ax.axvspan(-reach, 0, color=VERMILION, alpha=0.07, linewidth=0)
+    ax.axvspan(-margin, reach, color=BLUE, alpha=0.09, linewidth=0)
+    ax.axvline(0, color=BLACK, linewidth=1)
+    ax.axvline(-margin, color=GREY, linewidth=1, linestyle="--")
+    if np.isfinite(value):
+        ax.errorbar(
+            value, 0, xerr=_interval_bars([value], [low], [high]), fmt="o", color=BLACK, capsize=5, markersize=8
+        )
+        ax.annotate(
+            f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
+            (value, 0),
+            (0, 10),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5},
+        )
+    ax.set_xlim(-reach, reach)
+    ax.set_ylim(-0.6, 0.9)
+    ax.set_yticks([])
+    for x, side, text in (
+        (0.01, "left", "advised depth is worse"),
+        (0.99, "right", "advised depth is as good or better"),
+    ):
+        ax.text(x, 0.04, text, transform=ax.transAxes, ha=side, va="bottom", fontsize=8, color="#555555")
+    ax.set_xlabel(f"difference in points (dashed: the margin of {margin:g})")
+    tidy(ax, f"Verdict: {label}" if label else "", grid="x")
+    ax.spines["left"].set_visible(False)
+    return finish(ax)
