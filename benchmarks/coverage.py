@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaitune.stats import comparisons, metrics, resampling
 from xaitune.stats import intervals as stats
 
 ALIKE = 0.3  # correlation of the photographs of one thing
@@ -72,7 +73,7 @@ def second_model(
 @contextlib.contextmanager
 def resamples_kept() -> Iterator[list[np.ndarray]]:
     """A list of the scores that `stats` draws, for the plain percentiles beside its intervals."""
-    original, kept = stats._resampled, []
+    original, kept = resampling.resampled, []
 
     def resampled(true: Any, predicted: Any, groups: Any, weights: np.ndarray, metric: str) -> np.ndarray:
         scores = original(true, predicted, groups, weights, metric)
@@ -80,11 +81,11 @@ def resamples_kept() -> Iterator[list[np.ndarray]]:
             kept.append(scores)
         return scores
 
-    stats._resampled = resampled
+    resampling.resampled = resampled
     try:
         yield kept
     finally:
-        stats._resampled = original
+        resampling.resampled = original
 
 
 def simulate(classes: str, images: str, groups: int, sets: int, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -101,14 +102,14 @@ def simulate(classes: str, images: str, groups: int, sets: int, draws: int = 100
             for metric in METRICS:
                 drawn.clear()
                 alone = stats.bootstrap_interval(true, a, number, metric, draws=draws)
-                gap = stats.paired_bootstrap(a, b, true, number, metric, draws=draws)
+                gap = comparisons.paired_bootstrap(a, b, true, number, metric, draws=draws)
                 plain = [np.quantile(scores, (0.025, 0.975)) for scores in (drawn[0], drawn[1] - drawn[2])]
                 for of, interval, percentiles in (("score", alone, plain[0]), ("difference", gap, plain[1])):
                     row = (interval.low, interval.high, interval.reliable, *percentiles)
                     found.setdefault((metric, of), []).append(row)
     made = []
     for (metric, of), intervals in found.items():
-        score, other = (float(stats.scores_from_confusion(shares[:, None] * r, metric)) for r in (rows, both))
+        score, other = (float(metrics.scores_from_confusion(shares[:, None] * r, metric)) for r in (rows, both))
         truth = score if of == "score" else score - other
         low, high, reliable, first, last = np.array(intervals).T
         holds, sure = (low <= truth) & (truth <= high), reliable > 0
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.csv")
     args = parser.parse_args()
-    stats.bootstrap_weights = functools.cache(stats.bootstrap_weights)  # the same for every set of a size
+    resampling.bootstrap_weights = functools.cache(resampling.bootstrap_weights)  # the same for every set of a size
     start, tables = time.monotonic(), []
     for groups, classes, images in itertools.product(args.groups, CLASSES, IMAGES):
         tables.append(simulate(classes, images, groups, args.sets, args.draws))

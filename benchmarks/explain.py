@@ -32,13 +32,17 @@ import pandas as pd
 import xaitune as xt
 from xaitune.advise.probe import choose_images
 from xaitune.explain.api import explainer
-from xaitune.explain.classifier import Subject, open_subject
-from xaitune.explain.lime.explain import lime_superpixels, predict_masked, probability_function
-from xaitune.explain.lime.fit import fit_package, jaccard, package_masks, spearman
+from xaitune.explain.classifier import Classifier, open_classifier
+from xaitune.explain.lime.explain import lime_superpixels
+from xaitune.explain.lime.fit import fit_package, jaccard, spearman
+from xaitune.explain.lime.masks import package_masks
+from xaitune.explain.lime.predict import predict_masked
 from xaitune.explain.lime.segments import segment
-from xaitune.models import backend as device
+from xaitune.explain.probabilities import Probabilities
 from xaitune.models import ncnn as winograd
-from xaitune.models.vgg import BLOCKS
+from xaitune.models.blocks import BLOCKS
+from xaitune.models.precision import describe, resolve_precision, with_precision
+from xaitune.models.predict import Predictor
 
 SIZE, PEER_BATCH = (224, 224), 8
 TORCH_IMAGES = 8  # it is the slowest; its time is scaled to all images
@@ -60,7 +64,7 @@ def record(part: str, what: str, values: Any, unit: str) -> None:
 
 def machine() -> str:
     """Processor, cores, precision that 'auto' takes, and versions."""
-    about = device.describe(device.resolve_precision()[0])
+    about = describe(resolve_precision()[0])
     versions = {**about["versions"]}
     for name in ("tf-keras-vis", "grad-cam", "torch", "lime", "ncnn"):
         with contextlib.suppress(Exception):
@@ -82,25 +86,25 @@ def timed(work: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, fl
 # ---- the model and the images
 
 
-def trained(args: argparse.Namespace, work: Path) -> tuple[Subject, np.ndarray, np.ndarray]:
+def trained(args: argparse.Namespace, work: Path) -> tuple[Classifier, np.ndarray, np.ndarray]:
     """(VGG16 at 224 px with a trained head, test images uint8, their groups' order is classes in turn)."""
     data = xt.ImageData.from_folder(args.images_dir, groups=args.groups, image_size=SIZE)
     run = xt.train_model(data, weights=args.weights, freeze_through=5, name="head", runs_dir=work)
     print(f"head: test macro F1 {run.score('test'):.3f} over {len(data.indices('test'))} images", flush=True)
     rows = choose_images(data, data.indices("test"), args.images)
     rows = np.random.default_rng(0).permutation(rows)  # so that the first few are of every class
-    return open_subject(run), data.load(rows), data.labels[rows]
+    return open_classifier(run), data.load(rows), data.labels[rows]
 
 
 # ---- (a), (b) five blocks
 
 
-def keras_vis(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+def keras_vis(classifier: Classifier) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
     """tf-keras-vis, once a block, without its enlarging."""
     from tf_keras_vis.gradcam import Gradcam
     from tf_keras_vis.utils.scores import CategoricalScore
 
-    tool = Gradcam(subject.model, clone=True)
+    tool = Gradcam(classifier.model, clone=True)
 
     def maps(images: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
         found = []
@@ -121,7 +125,7 @@ def keras_vis(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.nd
     return maps
 
 
-def torch_cam(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+def torch_cam(classifier: Classifier) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
     """pytorch-grad-cam, once a block, on the same network in torch."""
     import torch
     from pytorch_grad_cam import GradCAM
@@ -129,10 +133,10 @@ def torch_cam(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.nd
 
     torch.set_num_threads(os.cpu_count() or 1)
     layers, last = [], {}
-    preprocess = subject.model.get_layer("preprocess").get_config()
+    preprocess = classifier.model.get_layer("preprocess").get_config()
     for block, names in BLOCKS.items():
         for name in names:
-            kernel, bias = subject.model.get_layer(name).get_weights()
+            kernel, bias = classifier.model.get_layer(name).get_weights()
             conv = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
             conv.weight.data = torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
             conv.bias.data = torch.from_numpy(bias)
@@ -140,7 +144,7 @@ def torch_cam(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.nd
         last[block] = layers[-1]
         if block < 5:
             layers.append(torch.nn.MaxPool2d(2))
-    kernel, bias = subject.model.get_layer("logits").get_weights()
+    kernel, bias = classifier.model.get_layer("logits").get_weights()
     dense = torch.nn.Linear(*kernel.shape)
     dense.weight.data, dense.bias.data = torch.from_numpy(kernel.T.copy()), torch.from_numpy(bias)
     model = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), dense).eval()
@@ -160,19 +164,21 @@ def torch_cam(subject: Subject) -> Callable[[np.ndarray, np.ndarray], list[np.nd
     return maps
 
 
-def five_blocks(subject: Subject, images: np.ndarray, labels: np.ndarray, repeats: int) -> None:
+def five_blocks(classifier: Classifier, images: np.ndarray, labels: np.ndarray, repeats: int) -> None:
     """Parts (a) and (b)."""
     images = images.astype(np.float32)
-    auto = device.resolve_precision()[0]
-    classes = probability_function(subject)(images).argmax(axis=1)
-    peers = {"tf-keras-vis": keras_vis(subject)}
+    auto = resolve_precision()[0]
+    classes = Probabilities(classifier)(images).argmax(axis=1)
+    peers = {"tf-keras-vis": keras_vis(classifier)}
     with contextlib.suppress(ImportError):
-        peers["pytorch-grad-cam"] = torch_cam(subject)
+        peers["pytorch-grad-cam"] = torch_cam(classifier)
     precisions = list(dict.fromkeys(["float32", auto]))
-    models = {p: subject.model if p == "float32" else device.with_precision(subject.model, p) for p in precisions}
-    forward = {p: device.predictor(model) for p, model in models.items()}
+    models = {p: classifier.model if p == "float32" else with_precision(classifier.model, p) for p in precisions}
+    forward = {p: Predictor(model) for p, model in models.items()}
     names = tuple(map(str, range(len(images))))
-    tools = {p: explainer(subject, "gradcam", precision=p) for p in precisions}  # made once, as the peers' objects are
+    tools = {
+        p: explainer(classifier, "gradcam", precision=p) for p in precisions
+    }  # made once, as the peers' objects are
     exact, theirs = tools["float32"](images[:8], names[:8]), peers["tf-keras-vis"](images[:8], classes[:8])
     apart = [
         np.abs(np.maximum(exact.raw[b], 0) - t).max() / max(np.abs(t).max(), 1e-12)
@@ -224,11 +230,11 @@ def agreement(weights: list[np.ndarray]) -> tuple[float, float]:
     return spearman(stacked[one], stacked[two]), jaccard(stacked[one], stacked[two])
 
 
-def lime_part(subject: Subject, images: np.ndarray, minutes: float, samples: int) -> pd.DataFrame:
+def lime_part(classifier: Classifier, images: np.ndarray, minutes: float, samples: int) -> pd.DataFrame:
     """Part (c): one row an image."""
-    auto = device.resolve_precision()[0]
+    auto = resolve_precision()[0]
     precisions = list(dict.fromkeys(["float32", auto]))
-    predict, quick = keras_only(subject), probability_function(subject, "float32")
+    predict, quick = keras_only(classifier), Probabilities(classifier, "float32")
     predict(images[:10].astype(np.float32))  # the first call compiles
     start, rows = time.perf_counter(), []
     for image in images:
@@ -239,11 +245,11 @@ def lime_part(subject: Subject, images: np.ndarray, minutes: float, samples: int
         row, drawn = package_row(predict, quick, image, explained, samples)
         for precision in precisions:
             alone_too = precision == "float32" and len(rows) < 2
-            row |= own_row(subject, image, explained, precision, pooled(drawn, explained), alone_too)
+            row |= own_row(classifier, image, explained, precision, pooled(drawn, explained), alone_too)
         equal = int(min(row["xaitune float32 samples"], samples))
         fits = [fit_package(m[:equal], t[:equal], 0).weights[explained] for m, t in drawn]
         row["lime at equal calls Spearman"], row["lime at equal calls Jaccard"] = agreement(fits)
-        rows.append({"image": len(rows), "class": subject.class_names[explained], **row})
+        rows.append({"image": len(rows), "class": classifier.class_names[explained], **row})
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     table = pd.DataFrame(rows)
     for column in [c for c in table if c.split()[-1] in ("Spearman", "Jaccard", "samples", "R2", "s")]:
@@ -294,19 +300,19 @@ def pooled(drawn: list[tuple[np.ndarray, np.ndarray]], explained: int) -> np.nda
 
 
 def own_row(
-    subject: Subject, image: np.ndarray, explained: int, precision: str, limit: np.ndarray, alone_too: bool
+    classifier: Classifier, image: np.ndarray, explained: int, precision: str, limit: np.ndarray, alone_too: bool
 ) -> dict[str, Any]:
     """Time (median of the draws, segmentation included) and agreement of xaitune's draws, among them and with the limit."""
-    options = {"class_name": subject.class_names[explained], "precision": precision, "num_samples": CEILING}
-    lime_superpixels(subject, image[None], **(options | {"num_samples": 64}))  # the first call compiles
-    runs = [timed(lime_superpixels, subject, image[None], seed=seed, **options) for seed in OWN_SEEDS]
+    options = {"class_name": classifier.class_names[explained], "precision": precision, "num_samples": CEILING}
+    lime_superpixels(classifier, image[None], **(options | {"num_samples": 64}))  # the first call compiles
+    runs = [timed(lime_superpixels, classifier, image[None], seed=seed, **options) for seed in OWN_SEEDS]
     made, key = [m for m, _ in runs], f"xaitune {precision}"
     close, top = agreement([m.weights[0] for m in made])
     alone = {}
     if alone_too and winograd.library():  # the same without ncnn
         with mock.patch.dict(os.environ, {winograd.SWITCH: "0"}):
-            lime_superpixels(subject, image[None], **(options | {"num_samples": 64}))
-            alone[f"{key} by Keras alone s"] = timed(lime_superpixels, subject, image[None], seed=0, **options)[1]
+            lime_superpixels(classifier, image[None], **(options | {"num_samples": 64}))
+            alone[f"{key} by Keras alone s"] = timed(lime_superpixels, classifier, image[None], seed=0, **options)[1]
     return alone | {
         f"{key} s": float(np.median([took for _, took in runs])),
         f"{key} samples": float(np.mean([m.samples[0] for m in made])),
@@ -319,11 +325,11 @@ def own_row(
     }
 
 
-def keras_only(subject: Subject) -> Any:
+def keras_only(classifier: Classifier) -> Any:
     """Softmax probabilities in float32 through Keras alone, as a user of the lime package has them."""
     from scipy.special import softmax
 
-    logits = device.predictor(subject.model)
+    logits = Predictor(classifier.model)
     return lambda images: softmax(logits(np.asarray(images, np.float32)).astype(np.float64), axis=1)
 
 
@@ -333,19 +339,19 @@ MEMORY = """
 import os, sys
 from pathlib import Path
 from xaitune import explainers
-from xaitune.subjects import open_subject
+from xaitune.classifiers import open_classifier
 from xaitune.vgg import build_vgg16
-subject = open_subject(build_vgg16(6, image_size=(64, 64), weights=sys.argv[1]))
+classifier = open_classifier(build_vgg16(6, image_size=(64, 64), weights=sys.argv[1]))
 paths = sorted(p for p in Path(sys.argv[2]).rglob("*") if p.suffix in (".jpg", ".png"))
 paths = (paths * 2000)[:2000]
-make = explainers.explainer(subject, "gradcam")
+make = explainers.explainer(classifier, "gradcam")
 
 def resident():  # MiB
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
-with explainers.ExplanationWriter(Path(sys.argv[3]), {"method": "gradcam", "rule": "gradcam"}) as writer:
-    for i, made in enumerate(explainers.iter_explanations(subject, paths, make), 1):
+with ExplanationWriter(Path(sys.argv[3]), {"method": "gradcam", "rule": "gradcam"}) as writer:
+    for i, made in enumerate(explainers.iter_explanations(classifier, paths, make), 1):
         writer.add(made)
         if i % 6 == 0:
             print(min(i * explainers.CHUNK, 2000), resident(), flush=True)
@@ -384,11 +390,11 @@ def main() -> None:
     print(machine(), flush=True)
     work = Path(args.work or tempfile.mkdtemp())
     if set(args.parts) & set("abc"):
-        subject, images, labels = trained(args, work)
+        classifier, images, labels = trained(args, work)
     if set(args.parts) & set("ab"):
-        five_blocks(subject, images, labels, args.repeats)
+        five_blocks(classifier, images, labels, args.repeats)
     if "c" in args.parts:
-        table = lime_part(subject, images, args.minutes, args.lime_samples)
+        table = lime_part(classifier, images, args.minutes, args.lime_samples)
         if args.out:
             table.to_csv(Path(args.out).with_name(Path(args.out).stem + "-lime.csv"), index=False, float_format="%.4g")
     if "d" in args.parts:

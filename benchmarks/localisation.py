@@ -18,13 +18,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from xaitune import evaluate
+from xaitune._files import write_csv
 from xaitune.data.dataset import ImageData
-from xaitune.data.images import map_to_image
-from xaitune.evaluate import agreement as mapscores
-from xaitune.explain.gradcam import RULES, rules_mapper
-from xaitune.results import unit_view
+from xaitune.data.geometry import map_to_image
+from xaitune.evaluate import maps
+from xaitune.explain.gradcam import RULES, RulesMapper
+from xaitune.explain.heatmaps import unit_view
 from xaitune.stats import intervals as stats
-from xaitune.training.folder import load_run, write_csv
+from xaitune.training.run import load_run
 
 REFERENCE = 3  # block
 MEAN = "mean of the runs"
@@ -39,10 +41,10 @@ def masked_rows(data: ImageData) -> np.ndarray:
 def measure(run: Any, data: ImageData, rows: np.ndarray, draws: int) -> np.ndarray:
     """(score and its null, SCORES, rules, blocks, images) of one run."""
     images, classes = data.load(rows).astype(np.float32), data.labels[rows].astype(np.int32)
-    raw, _ = rules_mapper(run.model, "all", tuple(RULES))(images, classes)
+    raw, _ = RulesMapper(run.model, "all", tuple(RULES))(images, classes)
     rng, start = np.random.default_rng(0), time.monotonic()
     views = [[unit_view(raw[rule][b]) for b in sorted(raw[rule])] for rule in RULES]
-    placed = [[[mapscores.random_like(v, rng) for v in blocks] for blocks in views] for _ in range(draws)]
+    placed = [[[maps.random_like(v, rng) for v in blocks] for blocks in views] for _ in range(draws)]
     out = np.zeros((2, len(SCORES), len(views), len(views[0]), len(rows)))
     for i, row in enumerate(rows):
         mask = data.mask(int(row))
@@ -53,7 +55,7 @@ def measure(run: Any, data: ImageData, rows: np.ndarray, draws: int) -> np.ndarr
                     maps = np.stack(
                         [map_to_image(v[i], mask.shape, data.image_size, data.config.resize) for v in blocks]
                     )
-                    out[kind, :, rule, :, i] += np.stack(mapscores.localise(maps, mask)) / len(versions)
+                    out[kind, :, rule, :, i] += np.stack(evaluate.localise(maps, mask)) / len(versions)
     print(f"{run.name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return out
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xaitune.comparison import sweep
+from xaitune.comparison import grid
 from xaitune.comparison.engines.local import _Crew
 from xaitune.config.schema import SweepConfig, TrainConfig
 from xaitune.demo.scans import make_demo_data
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures here, as CSV")
     args = parser.parse_args()
     base = TrainConfig(weights="slim", head_epochs=1, epochs=args.epochs, precision="float32")
-    configs = sweep.grid(SweepConfig(seeds=-(-args.runs // 15)), base)[: args.runs]
+    configs = grid.grid(SweepConfig(seeds=-(-args.runs // 15)), base)[: args.runs]
     rows = []
     with tempfile.TemporaryDirectory() as work:
         data = make_demo_data(Path(work) / "data", scale=0.01, image_size=(32, 32))

@@ -25,6 +25,8 @@ import pandas as pd
 from xaitune.data.dataset import ImageData
 from xaitune.data.splits import SPLITS
 from xaitune.models import vgg
+from xaitune.models.blocks import freeze_blocks, multiply_adds
+from xaitune.models.precision import processor_name, resolve_precision
 from xaitune.stats import intervals as stats
 
 SIZE = (96, 96)
@@ -102,7 +104,7 @@ def child(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
 
 def macs(train: int, validation: int, test: int) -> tuple[float, float]:
     """Multiply-adds of (all trainings with every prefix computed once, the same with prefixes computed each time)."""
-    blocks = vgg.multiply_adds(SIZE)
+    blocks = multiply_adds(SIZE)
     whole = sum(blocks.values())
     everything = train + validation + test
     once, anew = whole * everything, 0.0
@@ -161,11 +163,10 @@ def part(args: argparse.Namespace) -> None:
 
 def measured_rates() -> dict[str, Any]:
     """Multiply-adds a second of large matrix products, by precision."""
-    from xaitune.models import backend as device
     from xaitune.models.backend import keras
 
-    auto = device.resolve_precision()[0]
-    made: dict[str, Any] = {"auto": auto, "processor": device.processor_name()}
+    auto = resolve_precision()[0]
+    made: dict[str, Any] = {"auto": auto, "processor": processor_name()}
     for precision in dict.fromkeys(["float32", auto]):
         a = keras.ops.cast(keras.random.normal((2048, 2048)), precision)
         took = []
@@ -181,7 +182,7 @@ def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path) -> dict[s
     """xaitune's sweep in a precision."""
     from xaitune.comparison.sweep import sweep_freeze
     from xaitune.config.schema import SweepConfig, TrainConfig
-    from xaitune.training.folder import load_run
+    from xaitune.training.run import load_run
 
     options: dict[str, Any] = {"head_epochs": HEAD_EPOCHS, "epochs": EPOCHS, "patience": EPOCHS, "batch_size": BATCH}
     train = TrainConfig(weights=args.weights, precision=args.part, **options)
@@ -210,7 +211,7 @@ def scored(freeze: int, optimizer: str, true: np.ndarray, predicted: np.ndarray,
 
 def plain_loop(data: ImageData, weights: str) -> dict[str, Any]:
     """What one would write: for each depth and optimizer build, freeze, compile, fit, predict."""
-    from xaitune.config.schema import OPTIMIZERS as TABLE
+    from xaitune.config.choices import OPTIMIZERS as TABLE
     from xaitune.models.backend import keras
 
     images = data.load().astype(np.float32)
@@ -224,10 +225,10 @@ def plain_loop(data: ImageData, weights: str) -> dict[str, Any]:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             kind, options, rate = TABLE[name]
             fit = {"batch_size": BATCH, "validation_data": (images[validation], data.labels[validation]), "verbose": 0}
-            vgg.freeze_blocks(model, 5)
+            freeze_blocks(model, 5)
             model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=False)
             model.fit(images[train], data.labels[train], epochs=HEAD_EPOCHS, **fit)
-            vgg.freeze_blocks(model, depth)
+            freeze_blocks(model, depth)
             optimizer = getattr(keras.optimizers, kind)(learning_rate=rate, global_clipnorm=3.0, **options)
             model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
             best = keras.callbacks.EarlyStopping("val_accuracy", patience=EPOCHS, restore_best_weights=True)

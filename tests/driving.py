@@ -114,10 +114,10 @@ def wait_for(condition, seconds=120):
 
 def results(folder):
     """predictions.csv of every run, as bytes, and its history but for the seconds."""
-    from xaitune.comparison.sweep import load_sweep
+    from xaitune.comparison.table import load_sweep
 
     table = load_sweep(folder)
-    histories = {name: table.histories(name).drop(columns="seconds").to_csv() for name in table.runs["name"]}
+    histories = {name: table.history(name).drop(columns="seconds").to_csv() for name in table.runs["name"]}
     return {n: ((folder / n / "predictions.csv").read_bytes(), histories[n]) for n in table.runs["name"]}
 
 

@@ -13,8 +13,26 @@ import xaitune
 PACKAGE = Path(xaitune.__file__).parent
 # The street of houses, in the order of the data: each folder (or file of the package itself) may import those before it.
 FOLDERS = [
-    *("errors", "_files", "_names", "config", "data", "stats", "plots", "models", "training", "explain", "evaluate"),
-    *("comparison", "advise", "report", "demo", "cli", "__main__"),
+    "errors",
+    "_files",
+    "_machine",
+    "_names",
+    "_progress",
+    "config",
+    "data",
+    "stats",
+    "plots",
+    "models",
+    "training",
+    "explain",
+    "evaluate",
+    "comparison",
+    "advise",
+    "report",
+    "demo",
+    "cli",
+    "__main__",
+    "mapscores",
 ]
 # These load no Keras until they are called: a terminal's --help must stay fast.
 LIGHT = [
@@ -46,9 +64,10 @@ def imported(nodes):
 
 
 def own_modules(names):
-    """The modules of the package that hold these imported names."""
+    """The modules of the package that hold these imported names; a folder's own names are its __init__'s."""
     parts = (name.split(".")[1:] for name in names if name.startswith("xaitune.") and not name.endswith("__version__"))
-    return {next(m for m in (".".join(p[:i]) for i in range(len(p), 0, -1)) if m in MODULES) for p in parts}
+    found = (next((m for m in (".".join(p[:i]) for i in range(len(p), 0, -1)) if m in MODULES), p[0]) for p in parts)
+    return set(found)
 
 
 def folder(module):
@@ -73,9 +92,9 @@ def test_imports_run_downward(module):
 
 def test_no_module_imports_itself_through_others():
     """Within a folder too the imports form no circle."""
-    above = {module: own_modules(imported(ast.walk(tree(module)))) for module in MODULES}
-    order = graphlib.TopologicalSorter(above).static_order()
-    assert set(order) == set(MODULES)
+    below = {module: own_modules(imported(ast.walk(tree(module)))) for module in MODULES}
+    order = graphlib.TopologicalSorter(below).static_order()  # raises CycleError
+    assert set(MODULES) <= set(order)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -116,9 +135,9 @@ def test_nothing_else_is_public():
 def test_no_function_shares_a_modules_name():
     names = {part for module in MODULES for part in module.split(".")}
     assert not set(xaitune.__all__) & names
-    functions = {n.name for module in MODULES for n in tree(module).body if isinstance(n, ast.FunctionDef)}
-    commands = {"demo", "explain", "train", "report"}  # named as a user types them
-    assert functions & names <= commands
+    for module in MODULES:
+        functions = {node.name for node in tree(module).body if isinstance(node, ast.FunctionDef)}
+        assert not functions & names or folder(module) == "cli", module  # commands are named as a user types them
 
 
 def test_version_is_the_packages():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,10 +11,16 @@ import pytest
 from matplotlib.axes import Axes
 from sklearn.metrics import f1_score
 
+from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.check import AdviceCheck
+from xaitune.comparison.table import SweepTable
 from xaitune.config.schema import DataConfig, TrainConfig
 from xaitune.errors import ModelError
-from xaitune.results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable, unit_view
-from xaitune.stats.intervals import Difference, classification_metrics
+from xaitune.explain.heatmaps import BlockHeatmaps, unit_view
+from xaitune.explain.lime.result import Superpixels
+from xaitune.stats.comparisons import Difference
+from xaitune.stats.metrics import classification_metrics
+from xaitune.training.run import Run
 
 CLASSES = ("<b>hole</b>", "균열", "no <defect>")
 
@@ -50,7 +57,6 @@ def run(tmp_path):
         metrics=metrics,
         predictions=pd.DataFrame({"true": true, "predicted": predicted}),
         metadata={},
-        loader=lambda path: ("loaded", path),
     )
     return made
 
@@ -104,7 +110,10 @@ def sweep(tmp_path):
         run = {"name": f"{name}-seed0", "freeze_through": k, "optimizer": o, "seed": 0, "state": "finished"}
         runs.append({**run, "validation": validation, "test": test, "seconds": seconds})
     curve = pd.DataFrame({"stage": "fine-tune", "epoch": [1, 2], "train_loss": [1, 0.5], "val_f1_macro": [0.4, 0.7]})
-    ends = (CLASSES, "f" * 16, "slim", 15, 30, lambda name: None, lambda name: curve)
+    for run in runs:
+        (tmp_path / run["name"]).mkdir()
+        curve.to_csv(tmp_path / run["name"] / "history.csv", index=False)
+    ends = (CLASSES, "f" * 16, "slim", 15, 30)
     return SweepTable(tmp_path, "f1_macro", pd.DataFrame(runs), pd.DataFrame(cells), *ends)
 
 
@@ -145,7 +154,9 @@ OWN_TAGS = {"b", "p", "div", "table", "thead", "tbody", "tr", "th", "td", "style
 
 def test_run(run):
     assert run.name == "a <i>run"
-    assert run.model == ("loaded", run.path)
+    with mock.patch("xaitune.models.weights.load_model", lambda path: ("loaded", path)):
+        assert run.model == ("loaded", run.path)
+    assert run.model == ("loaded", run.path)  # once
     wanted = f1_score(run.predictions["true"], run.predictions["predicted"], average="macro")
     assert run.score() == pytest.approx(wanted)
     frame = run.to_dataframe()

@@ -1,6 +1,10 @@
-from .advise.advice import advise_freeze, load_advice
-from .comparison.sweep import check_advice, load_sweep, sweep_freeze
-from .config.schema import Config, DataConfig, SweepConfig, TrainConfig, load_config
+from .advise.advice import FreezeAdvice, load_advice
+from .advise.check import AdviceCheck, check_advice
+from .advise.recommend import advise_freeze
+from .comparison.sweep import sweep_freeze
+from .comparison.table import SweepTable, load_sweep
+from .config.schema import Config, DataConfig, SweepConfig, TrainConfig
+from .config.toml import load_config
 from .data.dataset import ImageData
 from .demo.scans import make_demo_data
 from .errors import (
@@ -15,14 +19,17 @@ from .errors import (
 )
 from .evaluate.sanity import randomisation_check
 from .evaluate.table import score_maps
-from .explain.api import explain_images, load_heatmaps
+from .explain.api import explain_images
 from .explain.cam import class_activation_map
 from .explain.gradcam import gradcam_blocks
+from .explain.heatmaps import BlockHeatmaps
 from .explain.lime.explain import lime_superpixels
-from .models.vgg import build_vgg16, freeze_blocks
+from .explain.lime.result import Superpixels
+from .explain.store import load_heatmaps
+from .models.blocks import freeze_blocks
+from .models.vgg import build_vgg16
 from .report.page import write_report
-from .results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable
-from .training.folder import load_run
+from .training.run import Run, load_run
 from .training.train import train_model
 
 __version__: str

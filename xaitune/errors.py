@@ -3,7 +3,7 @@
     XaituneError              exit status 1: the work failed
     |-- RunError              a run, a sweep or its files failed
     |   `-- RunLockedError    another process is working in the folder
-    `-- InputError            exit status 2: the input or the call must be mended
+    `-- InputError            exit status 2: the input or the call must be fixed
         |-- ConfigError       an option, a key of xaitune.toml, a field of a configuration
         |-- ImageError        one image file
         |-- DataError         an image folder, a CSV, groups, masks, a split
@@ -14,7 +14,7 @@ A message is one or two lines: what was wrong, which file or value was received,
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class XaituneError(Exception):
@@ -32,7 +32,7 @@ class RunLockedError(RunError):
 
 
 class InputError(XaituneError, ValueError):
-    """The input or the call must be mended."""
+    """The input or the call must be fixed."""
 
     exit_status = 2
 
@@ -65,3 +65,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """' Did you mean X?' where a known name is near to `name`, else ''."""
     matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def unknown_class(class_name: str, known: Sequence[str]) -> ModelError:
+    """The error for a class that a model lacks, with the nearest of those it has."""
+    some = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
+    return ModelError(f"Unknown class {class_name!r}.{nearest(class_name, known)} The model's classes: {some}.")

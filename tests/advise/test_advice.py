@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from xaitune.advise import advice, probe
-from xaitune.advise.advice import advise_freeze, choose_block, find_advice, load_advice
+from xaitune import _files
+from xaitune.advise import advice, decision, probe, recommend
+from xaitune.advise.advice import find_advice, load_advice
+from xaitune.advise.decision import choose_block
+from xaitune.advise.recommend import advise_freeze
 from xaitune.config.schema import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError, DataError, RunError
-from xaitune.training import folder as runs
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=1, precision="float32")
 BLOCKS = range(1, 6)
@@ -85,8 +87,8 @@ def test_drawn_maps_with_masks_have_a_known_answer(demo, tmp_path, cache, monkey
 
         return maps
 
-    monkeypatch.setattr(probe, "block_mapper", mapper)
-    monkeypatch.setattr(advice, "block_mapper", mapper)
+    monkeypatch.setattr(probe, "BlockMapper", mapper)
+    monkeypatch.setattr(advice, "BlockMapper", mapper)
     made = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=2)
     assert made.freeze_through == block
     assert made.measure == "localisation"
@@ -106,8 +108,8 @@ def test_constant_maps_score_nothing_and_are_told(demo, tmp_path, cache, monkeyp
 
         return maps
 
-    monkeypatch.setattr(probe, "block_mapper", mapper)
-    monkeypatch.setattr(advice, "block_mapper", mapper)
+    monkeypatch.setattr(probe, "BlockMapper", mapper)
+    monkeypatch.setattr(advice, "BlockMapper", mapper)
     made = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
     np.testing.assert_allclose(made.evidence["score"], 0, atol=1e-9)
     assert list(made.evidence["empty_maps"]) == [1.0] * 5
@@ -142,7 +144,7 @@ def test_drawn_maps_without_masks_have_a_known_answer():
     assert mean[:3].min() > 2 * mean[3:].max()
     maps = probe.unit_maps(raw, (side, side))
     scores = {"faithfulness": found["faithfulness"], "agreement": probe._agreement(maps)}
-    scores["concentration"] = probe.mapscores.concentration(maps).gini
+    scores["concentration"] = probe.mapscores.map_concentration(maps).gini
     scores["stability"] = np.ones((count, 5))
     scores = {k: v[None] for k, v in scores.items()}  # one head
     scores |= {"score": probe._mean_rank(scores), "zero": np.zeros((1, count, 5))}
@@ -151,10 +153,10 @@ def test_drawn_maps_without_masks_have_a_known_answer():
 
 
 def decided(scores, groups, measure="mean rank"):
-    """What `_decide` makes of scores (seeds, images, blocks)."""
+    """What `decide` makes of scores (seeds, images, blocks)."""
     data = SimpleNamespace(fingerprint="f", image_size=(32, 32))
     probe = SimpleNamespace(seeds=tuple(range(scores["score"].shape[0])), weights="w")
-    return advice._decide(scores, groups, 99, measure, data, probe, "heatmap")
+    return decision.decide(scores, groups, 99, measure, data, probe, "heatmap")
 
 
 def scores_of(score):
@@ -221,7 +223,7 @@ def test_groups_count_and_not_images():
 def counted(monkeypatch):
     """Counts every image that goes through the network, forward or backward, before the pictures are drawn."""
     count = {"calls": 0, "stated": None}
-    real_mapper, real_predict, real_save = probe.block_mapper, probe.probability_function, advice._save
+    real_mapper, real_predict, real_save = probe.BlockMapper, probe.Probabilities, recommend.write_advice
 
     def mapper(*args):
         inner = real_mapper(*args)
@@ -245,10 +247,10 @@ def counted(monkeypatch):
         count["stated"] = count["calls"]
         return real_save(*args)
 
-    monkeypatch.setattr(probe, "block_mapper", mapper)
-    monkeypatch.setattr(advice, "block_mapper", mapper)
-    monkeypatch.setattr(probe, "probability_function", predict)
-    monkeypatch.setattr(advice, "_save", save)
+    monkeypatch.setattr(probe, "BlockMapper", mapper)
+    monkeypatch.setattr(advice, "BlockMapper", mapper)
+    monkeypatch.setattr(probe, "Probabilities", predict)
+    monkeypatch.setattr(advice, "write_advice", save)
     return count
 
 
@@ -352,7 +354,7 @@ def test_wrong_calls(demo, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match=r"advice\.json is missing"):
         load_advice(tmp_path)
-    runs.write_json(tmp_path / "advice.json", {"votes": {}})
+    _files.write_json(tmp_path / "advice.json", {"votes": {}})
     with pytest.raises(RunError, match="damaged"):
         load_advice(tmp_path)
 

@@ -16,6 +16,7 @@ import pytest
 from driving import alive, children, files, finish, start, xaitune
 from PIL import Image
 
+from xaitune import _files
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.backend import keras
@@ -30,7 +31,7 @@ def refused(answer, status, *words):
     assert len(answer.error.splitlines()) <= 2, answer.error
     for word in words:
         assert word in answer.error, (word, answer.error)
-    for noise in ("Traceback", "tensorflow", "TF_", "WARNING", "not foreseen"):
+    for noise in ("Traceback", "tensorflow", "TF_", "WARNING", "bug in xaitune"):
         assert noise not in answer.err, answer.err
 
 
@@ -117,8 +118,8 @@ def test_bad_options_of_explain_are_refused_before_a_model_is_loaded(place, monk
     def slow(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("xaitune.models.vgg.load_model", slow)
-    monkeypatch.setattr("xaitune.training.folder.load_model", slow)
+    monkeypatch.setattr("xaitune.models.weights.load_model", slow)
+    monkeypatch.setattr("xaitune.models.weights.load_model", slow)
     for arguments in (["--class", "crak"], ["--block", "7"], ["--method", "x"]):
         assert xaitune(place, "explain", "whole.jpg", *arguments).status == 2
 
@@ -342,7 +343,7 @@ def test_full_disk(place, monkeypatch):
 
 def test_writing_leaves_no_part_behind(tmp_path):
     def write(error):
-        with runs.writing(tmp_path / "a.json") as part:
+        with _files.writing(tmp_path / "a.json") as part:
             part.write_text("half")
             raise error
 
@@ -372,7 +373,10 @@ def test_an_error_that_nobody_foresaw(place, monkeypatch):
     monkeypatch.setattr("xaitune.report.gather.list_runs", burst)
     answer = xaitune(place, "runs")
     assert answer.status == 1
-    assert answer.error == "Error: ZeroDivisionError: division by zero\nThis was not foreseen: --debug shows where."
+    assert (
+        answer.error
+        == "Error: ZeroDivisionError: division by zero\nThis is a bug in xaitune: --debug shows where it happened."
+    )
 
 
 def wait_for(condition, seconds=120):

@@ -18,8 +18,9 @@ from rich.console import Console
 
 import xaitune as xt
 from xaitune.cli import console
-from xaitune.cli.options import HELP
-from xaitune.config.schema import load_config
+from xaitune.config.explaining import ExplainOptions, LimeOptions, ScoreOptions
+from xaitune.config.fields import PANELS, settings_of
+from xaitune.config.toml import load_config
 
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice"]
 COMMANDS += ["report", "runs", "demo"]
@@ -53,7 +54,7 @@ def test_help_lists_all_commands_without_tensorflow(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "0 []"
     for name in COMMANDS:
-        assert f"\n  {name} " in done.stdout
+        assert f"\n│ {name} " in done.stdout
     assert "..." not in done.stdout.partition("Commands:")[2]  # no description is cut off
     assert done.stderr == ""
 
@@ -67,7 +68,9 @@ def test_help_of_a_command(tmp_path, name):
 
 
 def test_every_field_has_a_help_text():
-    assert {f.name for c in (xt.DataConfig, xt.TrainConfig, xt.SweepConfig) for f in fields(c)} == set(HELP)
+    for table in (xt.DataConfig, xt.TrainConfig, xt.SweepConfig, ExplainOptions, LimeOptions, ScoreOptions):
+        assert [f.name for f in fields(table)] == list(settings_of(table))
+        assert all(about.help.endswith(".") and about.panel in PANELS for about in settings_of(table).values())
 
 
 def test_version_and_no_command(tmp_path):

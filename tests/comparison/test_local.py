@@ -1,4 +1,4 @@
-"""engine.py and _worker.py: what a killed worker or parent leaves behind, and that nothing of it shows in the results."""
+"""The local engine and its workers: what a killed worker or parent leaves behind, and that nothing of it shows in the results."""
 
 import dataclasses
 import json
@@ -16,8 +16,9 @@ from driving import alive, children, results, wait_for
 
 from xaitune.comparison.engines import local as engine
 from xaitune.comparison.engines import worker as _worker
+from xaitune.comparison.engines.task import End, Step, Task, event_from_json, event_to_json
 from xaitune.comparison.sweep import sweep_freeze
-from xaitune.config.schema import TrainConfig
+from xaitune.config.schema import DataConfig, TrainConfig
 from xaitune.errors import RunError
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
@@ -25,6 +26,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lo
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=3, patience=9, precision="float32")
 GRID = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1}
 NAMES = ("freeze4-nag-seed0", "freeze5-nag-seed0")
+
+TASK = Task("freeze3-nag-seed0", DataConfig("images"), "0" * 16, BASE, "runs", "cache", 1.0)
 
 
 def workers_of(pid):
@@ -103,9 +106,7 @@ def test_a_run_that_dies_twice_is_recorded_and_the_others_go_on(demo, cache, und
 
 def test_a_killed_parent_takes_its_workers_along_and_the_same_call_goes_on(demo, cache, undisturbed, tmp_path):
     code = f"""
-from xaitune.config import DataConfig, TrainConfig
-from xaitune.data import ImageData
-from xaitune.sweep import sweep_freeze
+from xaitune import DataConfig, ImageData, TrainConfig, sweep_freeze
 data = ImageData.from_config({demo.config!r})
 train = {BASE!r}
 sweep_freeze(data, train=train, runs_dir={str(tmp_path)!r}, cache_dir={str(cache)!r}, workers=1, **{GRID!r})
@@ -193,7 +194,7 @@ def test_a_broken_worker_says_why():
     worker = engine._Worker(1)
     worker.process.send_signal(signal.SIGTERM)
     with pytest.raises(RunError, match="ended by SIGTERM"):
-        worker.do({"kind": "run"}, lambda task, event: None)
+        worker.do(TASK, lambda task, step: None)
     worker.close()
 
 
@@ -207,3 +208,13 @@ def test_each_worker_has_a_card_of_its_own(monkeypatch):
     assert crew.take() is second
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert engine._Crew(1).take().card is None
+
+
+def test_tasks_and_events_are_the_same_behind_json():
+    features = dataclasses.replace(TASK, depths=(3, 5))
+    assert TASK.is_run
+    assert not features.is_run
+    for task in (TASK, features):
+        assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    for event in (Step(3, 12, "fine-tune 2/8"), End("finished", memory=7), End("failed", "memory ran out")):
+        assert event_from_json(json.loads(json.dumps(event_to_json(event)))) == event

@@ -11,7 +11,8 @@ import pytest
 from driving import finish, results, start, wait_for, xaitune
 
 from xaitune.comparison.engines import ray as rayengine
-from xaitune.comparison.sweep import load_sweep, sweep_freeze
+from xaitune.comparison.sweep import sweep_freeze
+from xaitune.comparison.table import load_sweep
 from xaitune.config.schema import SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError
 
@@ -74,7 +75,7 @@ def test_a_sweep_on_ray_killed_and_gone_on_with_by_the_local_engine(demo, cluste
         answer = finish(process)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
     assert 3 <= len(before) < 8, answer.err
-    assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs a run" in answer.out
+    assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs per run" in answer.out
     wait_for(lambda: not ray_tasks(), seconds=60)
     workers = str(len(os.sched_getaffinity(0)))
     assert xaitune(tmp_path, *command, "--engine", "local", "--workers", workers).status == 0
@@ -99,7 +100,7 @@ def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
     table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, progress=progress, notes=notes.append, **grid)
     assert killed
     assert list(table.runs["state"]) == ["finished"]
-    assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs a run" in notes
+    assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs per run" in notes
     assert not ray.is_initialized()
 
 

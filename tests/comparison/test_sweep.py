@@ -7,13 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xaitune import _files
+from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.check import check_advice, save_check
 from xaitune.comparison import sweep
-from xaitune.comparison.sweep import check_advice, find_sweep, grid, load_sweep, sweep_freeze
+from xaitune.comparison.grid import base_config, grid_runs, unfinished
+from xaitune.comparison.sweep import sweep_freeze
+from xaitune.comparison.table import best_run, find_sweep, load_sweep
+from xaitune.comparison.verdict import images_needed
 from xaitune.config.schema import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, DataError, RunError
-from xaitune.results import FreezeAdvice
+from xaitune.stats import comparisons
 from xaitune.stats import intervals as stats
-from xaitune.stats.intervals import classification_metrics
+from xaitune.stats.metrics import classification_metrics
 from xaitune.training import folder as runs
 
 NAMES = ("crack", "dent", "hole")
@@ -49,18 +55,18 @@ def write_run(folder, config, validation_wrong, test_predicted, test_true, test_
     path = folder / runs.run_name(config, with_rate=config.learning_rate is not None)
     identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS, "learning_rate": config.rate}
     contents = {"identity": identity, "train": dataclasses.asdict(config), "data": dataclasses.asdict(DataConfig())}
-    runs.write_json(path / "config.json", contents | {"class_names": NAMES})
-    runs.write_json(path / "metadata.json", {"precision": "float32", "weights_digest": WEIGHTS})
-    runs.write_csv(path / "history.csv", pd.DataFrame({"stage": ["fine-tune"], "epoch": [1], "seconds": [seconds]}))
-    runs.write_csv(path / "predictions.csv", pd.concat(rows, ignore_index=True))
-    runs.write_json(path / runs.RESULT, {"state": "finished", "metrics": metrics, "seconds": seconds})
+    _files.write_json(path / "config.json", contents | {"class_names": NAMES})
+    _files.write_json(path / "metadata.json", {"precision": "float32", "weights_digest": WEIGHTS})
+    _files.write_csv(path / "history.csv", pd.DataFrame({"stage": ["fine-tune"], "epoch": [1], "seconds": [seconds]}))
+    _files.write_csv(path / "predictions.csv", pd.concat(rows, ignore_index=True))
+    _files.write_json(path / runs.RESULT, {"state": "finished", "metrics": metrics, "seconds": seconds})
 
 
 def write_sweep(folder, cells, count=60, groups=20, started="2026-01-02T00:00:00+00:00", metric="f1_macro"):
     """A sweep: (depth, optimizer) -> (wrong on validation, [predictions on test, one a seed], seconds)."""
     true, names = images(count, groups, 2)
     identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
-    runs.write_json(folder / "config.json", {"identity": identity, "started": started, "class_names": NAMES})
+    _files.write_json(folder / "config.json", {"identity": identity, "started": started, "class_names": NAMES})
     for (depth, optimizer), (wrong, predicted, seconds) in cells.items():
         for seed, answer in enumerate(predicted):
             config = dataclasses.replace(BASE, freeze_through=depth, optimizer=optimizer, seed=seed, metric=metric)
@@ -128,7 +134,7 @@ def test_equals_are_the_cells_whose_interval_reaches_zero(table):
         names = table.runs.query("freeze_through == @row.freeze_through and optimizer == @row.optimizer")["name"]
         predicted = np.stack([table.predictions(n).query("split == 'test'")["predicted"] for n in names])
         numbers = np.vectorize(NAMES.index)(predicted)
-        gap = stats.paired_bootstrap(numbers, best, TRUE, GROUPS, "f1_macro")
+        gap = comparisons.paired_bootstrap(numbers, best, TRUE, GROUPS, "f1_macro")
         assert (row.difference, row.diff_low, row.diff_high) == pytest.approx((gap.difference, gap.low, gap.high))
         if gap.high >= 0:
             equal.add(row.name)
@@ -145,7 +151,7 @@ def test_confirmed(table):
     assert (check.verdict, check.advised, check.rival) == ("confirmed", 3, 4)
     assert check.optimizers == {3: "nag", 4: "nag"}  # for each depth the one that is best on validation
     a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((3, 5), (4, 5)))
-    gap = stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    gap = comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert check.difference == gap
     assert check.interval[0] > -0.01
     ones = [[classification_metrics(TRUE, np.eye(3)[p], NAMES)["f1_macro"] for p in x] for x in (a, b)]
@@ -167,9 +173,9 @@ def test_contradicted(table):
     assert check.optimizers == {5: "sgd", 3: "nag"}  # sgd is the better one of depth 5 on validation
     assert check.interval[1] < 0
     a, b = np.stack([answers(TRUE, 44)] * 2), np.stack([answers(TRUE, 3), answers(TRUE, 5)])
-    assert check.difference == stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    assert check.difference == comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert "contradicts" in check.sentence()
-    p = [stats.mcnemar_exact(answers(TRUE, 44) == TRUE, answers(TRUE, wrong) == TRUE) for wrong in (3, 5)]
+    p = [comparisons.mcnemar_exact(answers(TRUE, 44) == TRUE, answers(TRUE, wrong) == TRUE) for wrong in (3, 5)]
     assert [row["p"] for row in check.mcnemar] == p
     assert [row["rival_only"] for row in check.mcnemar] == [41, 39]
 
@@ -186,7 +192,7 @@ def test_cannot_tell(tmp_path):
     assert check.difference.difference == pytest.approx(0)
     low, high = check.interval
     assert low < -0.01 < 0 < high
-    assert check.test_images_needed == stats.images_needed(0.0, (high - low) / 2, 60)
+    assert check.test_images_needed == images_needed(0.0, (high - low) / 2, 60)
     assert check.test_images_needed > 60
     assert f"About {check.test_images_needed} test images" in check.sentence()
     assert check.cheapest["name"] == "freeze4-nag"
@@ -219,7 +225,7 @@ def test_advice_that_was_made_after_the_sweep_is_flagged(table):
 
 def test_check_json(table):
     check = check_advice(advice(3), table)
-    sweep.save_check(check, table.path)
+    save_check(check, table.path)
     kept = json.loads((table.path / "check.json").read_text(encoding="utf-8"))
     assert kept["verdict"] == "confirmed"
     assert kept["sentence"] == check.sentence()
@@ -234,7 +240,7 @@ def write_rates(folder, cells):
     """A sweep: (depth, rate) -> [(wrong on validation, wrong on test), one a seed]."""
     identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
     contents = {"identity": identity, "started": "2026-01-02T00:00:00+00:00", "class_names": NAMES}
-    runs.write_json(folder / "config.json", contents)
+    _files.write_json(folder / "config.json", contents)
     for (depth, rate), seeds in cells.items():
         for seed, (validation, test) in enumerate(seeds):
             config = dataclasses.replace(BASE, freeze_through=depth, learning_rate=rate, seed=seed)
@@ -260,16 +266,16 @@ def test_a_cell_keeps_the_rate_that_is_best_on_validation(rated):
     cell = rated.cell(3, "nag")
     assert (cell["test"], cell["low"], cell["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
     assert list(rated.cell_runs(3, "nag")["name"]) == ["freeze3-nag-lr1e-05-seed0", "freeze3-nag-lr1e-05-seed1"]
-    assert sweep.best_run(rated).config.learning_rate == 1e-5
+    assert best_run(rated).config.learning_rate == 1e-5
 
 
 def test_the_verdict_compares_the_rates_that_were_kept(rated):
     check = check_advice(advice(3), rated)
     a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((20, 22), (9, 9)))
-    assert check.difference == stats.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    assert check.difference == comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert check.learning_rates == {3: 1e-5, 4: 1e-3}
     assert "Block 1-3 (nag at 1e-05) against Block 1-4 (nag at 0.001)" in check.sentence()
-    sweep.save_check(check, rated.path)
+    save_check(check, rated.path)
     assert json.loads((rated.path / "check.json").read_text())["learning_rates"] == {"3": 1e-5, "4": 1e-3}
 
 
@@ -277,7 +283,7 @@ def test_a_rate_that_diverged_or_lacks_a_seed_is_not_kept(tmp_path):
     folder = tmp_path / "sweep"
     write_rates(folder, {(3, 1e-3): [(0, 9)], (3, 1e-4): [(4, 9), (4, 9)], (3, 1e-2): [(0, 9), (0, 9)]})
     lost = folder / "freeze3-nag-lr0.01-seed1"
-    runs.write_json(lost / runs.RESULT, {"state": "diverged", "metrics": {}, "seconds": 1.0})
+    _files.write_json(lost / runs.RESULT, {"state": "diverged", "metrics": {}, "seconds": 1.0})
     (lost / "predictions.csv").unlink()
     cell = load_sweep(folder).cell(3, "nag")
     assert (cell["learning_rate"], cell["rates"], cell["seeds"]) == (1e-4, 3, 2)
@@ -286,23 +292,23 @@ def test_a_rate_that_diverged_or_lacks_a_seed_is_not_kept(tmp_path):
 def test_the_grid_of_several_rates_and_what_of_it_is_unfinished(tmp_path):
     several = SweepConfig(freeze_through=(3, 4), optimizers="nag", seeds=1, learning_rates="1e-2,1e-3")
     notes = []
-    base = sweep.base_config(dataclasses.replace(BASE, learning_rate=0.5, final_epochs=2), several, notes.append)
+    base = base_config(dataclasses.replace(BASE, learning_rate=0.5, final_epochs=2), several, notes.append)
     assert (base.learning_rate, base.final_epochs) == (None, 0)
     assert notes[1] == "learning_rate is left out: each cell tries learning_rates."
-    made = grid(several, base)
+    made = grid_runs(several, base)
     assert [(c.freeze_through, c.learning_rate) for c in made] == [(4, 1e-2), (4, 1e-3), (3, 1e-2), (3, 1e-3)]
     assert [runs.run_name(c, with_rate=True) for c in made][-1] == "freeze3-nag-lr0.001-seed0"
     # A sweep without the option is as it was: its names carry no rate, and its runs at that rate are not run again.
     plain = dataclasses.replace(several, learning_rates=None)
-    assert grid(plain, BASE)[0] == dataclasses.replace(BASE, freeze_through=4, optimizer="nag", seed=0)
+    assert grid_runs(plain, BASE)[0] == dataclasses.replace(BASE, freeze_through=4, optimizer="nag", seed=0)
     write_sweep(tmp_path / "a", {(3, "nag"): (1, [TRUE], 1.0)})  # at the table's 1e-3
-    assert [(c.freeze_through, c.rate) for c in sweep.unfinished(tmp_path / "a", several, base)] == [
+    assert [(c.freeze_through, c.rate) for c in unfinished(tmp_path / "a", several, base)] == [
         (4, 1e-2),
         (4, 1e-3),
         (3, 1e-2),
     ]
     write_rates(tmp_path / "b", {(3, 1e-3): [(1, 1)], (4, 1e-2): [(1, 1)]})
-    assert [c.freeze_through for c in sweep.unfinished(tmp_path / "b", plain, BASE)] == [4]
+    assert [c.freeze_through for c in unfinished(tmp_path / "b", plain, BASE)] == [4]
 
 
 # ---- the folder
@@ -320,9 +326,9 @@ def test_diverged_and_failed_runs_are_listed_beside_the_cells(tmp_path):
     folder = tmp_path / "sweep"
     write_sweep(folder, {(3, "nag"): (1, [TRUE], 1.0), (4, "nag"): (1, [TRUE, TRUE], 1.0)})
     result = folder / "freeze4-nag-seed1" / runs.RESULT
-    runs.write_json(result, {"state": "diverged", "metrics": {}, "seconds": 1.0})
+    _files.write_json(result, {"state": "diverged", "metrics": {}, "seconds": 1.0})
     (result.parent / "predictions.csv").unlink()
-    runs.write_json(folder / "sweep.json", {"grid": {}, "failures": {"freeze5-nag-seed0": "memory ran out"}})
+    _files.write_json(folder / "sweep.json", {"grid": {}, "failures": {"freeze5-nag-seed0": "memory ran out"}})
     made = load_sweep(folder)
     states = dict(zip(made.runs["name"], made.runs["state"], strict=True))
     assert states["freeze4-nag-seed1"] == "diverged"
@@ -334,7 +340,7 @@ def test_diverged_and_failed_runs_are_listed_beside_the_cells(tmp_path):
 def test_no_sweep_and_an_empty_one(tmp_path):
     with pytest.raises(RunError, match="missing or damaged"):
         load_sweep(tmp_path)
-    runs.write_json(tmp_path / "sweep/config.json", {"identity": {}, "started": "2026"})
+    _files.write_json(tmp_path / "sweep/config.json", {"identity": {}, "started": "2026"})
     with pytest.raises(RunError, match="no finished run yet"):
         load_sweep(tmp_path / "sweep")
     assert find_sweep(tmp_path) is None
@@ -347,12 +353,12 @@ def test_find_sweep_takes_the_newest_on_that_data(table):
 
 
 def test_best_run_is_the_best_seed_of_the_best_cell(table):
-    run = sweep.best_run(table)
+    run = best_run(table)
     assert (run.config.freeze_through, run.config.optimizer) == (3, "nag")
 
 
 def test_grid_order():
-    made = grid(SweepConfig(freeze_through=(1, 5), optimizers=("sgd", "nag"), seeds=2), BASE)
+    made = grid_runs(SweepConfig(freeze_through=(1, 5), optimizers=("sgd", "nag"), seeds=2), BASE)
     assert [(c.seed, c.freeze_through, c.optimizer) for c in made[:4]] == [
         (0, 5, "sgd"),
         (0, 5, "nag"),

@@ -4,19 +4,10 @@ import dataclasses
 
 import pytest
 
-from xaitune.config.schema import (
-    OPTIMIZERS,
-    Config,
-    DataConfig,
-    SweepConfig,
-    TrainConfig,
-    config_text,
-    load_config,
-    parse_block_rates,
-    parse_blocks,
-    parse_image_size,
-    replace_fields,
-)
+from xaitune.config.choices import OPTIMIZERS
+from xaitune.config.parse import parse_block_rates, parse_blocks, parse_image_size
+from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
+from xaitune.config.toml import config_text, load_config
 from xaitune.errors import ConfigError, InputError, XaituneError
 
 
@@ -332,7 +323,7 @@ def test_missing_unreadable_and_foreign_files(tmp_path):
 def test_a_path_may_be_a_path(tmp_path):
     assert TrainConfig(weights=tmp_path).weights == str(tmp_path)
     assert DataConfig(path=tmp_path, groups=tmp_path / "g.csv").groups == str(tmp_path / "g.csv")
-    with pytest.raises(ConfigError, match=r"weights must be text\. Received: weights=3\."):
+    with pytest.raises(ConfigError, match=r"weights must be a name or a path\. Received: weights=3\."):
         TrainConfig(weights=3)
     with pytest.raises(ConfigError, match=r"weights must be a name or a path\. Received: weights=None\."):
         TrainConfig(weights=None)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from xaitune.config.schema import DataConfig
 from xaitune.data.dataset import ImageData
-from xaitune.data.listing import DECODE_LIMIT, scan_files
+from xaitune.data.scan import DECODE_LIMIT, scan_files
 from xaitune.data.splits import SPLITS, split_groups
 from xaitune.errors import ConfigError, DataError
 
@@ -212,7 +212,7 @@ def test_few_unreadable_images_are_skipped_and_many_refused(root):
 def test_large_sets_find_cut_files_by_their_end(root, monkeypatch):
     data = (root / "crack" / "000.png").read_bytes()
     (root / "crack" / "cut.png").write_bytes(data[:-200])
-    monkeypatch.setattr("xaitune.data.listing.DECODE_LIMIT", 0)
+    monkeypatch.setattr("xaitune.data.scan.DECODE_LIMIT", 0)
     assert [bool(s.reason) for s in scan_files(root, ["crack/000.png", "crack/cut.png"])] == [False, True]
     assert DECODE_LIMIT > 1000
 
@@ -227,7 +227,7 @@ def test_sixteen_bit_sets_load_as_float(root):
 
 def test_progress_is_called_in_order(root):
     seen = []
-    ImageData.from_folder(root, image_size=(32, 32)).load(progress=lambda done, count: seen.append((done, count)))
+    ImageData.from_folder(root, image_size=(32, 32)).load(progress=lambda done, count, what: seen.append((done, count)))
     assert seen == [(i, 35) for i in range(1, 36)]
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from xaitune.config.schema import load_config
+from xaitune.config.toml import load_config
 from xaitune.demo import run as demo
 from xaitune.demo.scans import make_demo_data
 

@@ -4,8 +4,9 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from sklearn.metrics import average_precision_score
 
+from xaitune import evaluate as ms
 from xaitune.errors import InputError
-from xaitune.evaluate import agreement as ms
+from xaitune.evaluate import agreement
 from xaitune.evaluate import maps as maparrays
 
 # Ranking from the top: 8 in, 7 out, 6 in, 5 out, then zeros of which one is in the mask.
@@ -125,52 +126,52 @@ def test_f1_at_iou_by_hand():
 
 def test_concentration_by_hand():
     single, uniform = np.array([[0.0, 0.0, 5.0, 0.0]]), np.ones((1, 4))
-    assert ms.concentration(single) == (pytest.approx(1), pytest.approx(0))
-    assert ms.concentration(uniform) == (pytest.approx(0), pytest.approx(1))
-    assert ms.concentration(np.zeros((1, 4))) == (pytest.approx(0), pytest.approx(1))
+    assert ms.map_concentration(single) == (pytest.approx(1), pytest.approx(0))
+    assert ms.map_concentration(uniform) == (pytest.approx(0), pytest.approx(1))
+    assert ms.map_concentration(np.zeros((1, 4))) == (pytest.approx(0), pytest.approx(1))
     # 1, 1, 2, 4 of 8: Gini = (-3*1 - 1*1 + 1*2 + 3*4) / (3*8); entropy (1/8*3*2 + 1/4*2 + 1/2*1) bits of 2 bits
-    found = ms.concentration(np.array([[1.0, 4.0], [2.0, 1.0]]))
+    found = ms.map_concentration(np.array([[1.0, 4.0], [2.0, 1.0]]))
     assert found.gini == pytest.approx(10 / 24)
     assert found.entropy == pytest.approx(1.75 / 2)
     # two of four pixels: a negative value counts as 0, so half the entropy of four
-    assert ms.concentration([[3.0, 3.0, 0.0, -7.0]]) == (pytest.approx(2 / 3), pytest.approx(0.5))
-    assert np.isnan(ms.concentration([[1.0]]).gini)
-    assert ms.concentration(np.ones((3, 5, 2, 2))).gini.shape == (3, 5)
+    assert ms.map_concentration([[3.0, 3.0, 0.0, -7.0]]) == (pytest.approx(2 / 3), pytest.approx(0.5))
+    assert np.isnan(ms.map_concentration([[1.0]]).gini)
+    assert ms.map_concentration(np.ones((3, 5, 2, 2))).gini.shape == (3, 5)
 
 
 def test_agreement_by_hand():
     a = np.array([[1.0, 2.0, 3.0, 4.0, 5.0]])
     b = np.array([[1.0, 2.0, 3.0, 5.0, 4.0]])
-    found = ms.agreement(a, b, top=0.4)
+    found = ms.map_agreement(a, b, top=0.4)
     assert found.spearman == pytest.approx(1 - 6 * 2 / (5 * 24))  # two ranks differ by 1
     assert found.top_iou == 1.0  # both hold the last two pixels
-    assert ms.agreement(a, b, top=0.2).top_iou == 0.0
-    assert ms.agreement(a, np.exp(a))[:2] == (pytest.approx(1), 1.0)
-    assert ms.agreement(a, -a).spearman == pytest.approx(-1)
+    assert ms.map_agreement(a, b, top=0.2).top_iou == 0.0
+    assert ms.map_agreement(a, np.exp(a))[:2] == (pytest.approx(1), 1.0)
+    assert ms.map_agreement(a, -a).spearman == pytest.approx(-1)
     # top 2 of [3, 1, 1, 0]: 1, 1/2, 1/2, 0 against 1, 1, 0, 0: minima 1.5, maxima 2.5
-    assert ms.agreement([[3.0, 1.0, 1.0, 0.0]], [[9.0, 8.0, 0.0, 0.0]], top=0.5).top_iou == pytest.approx(1.5 / 2.5)
+    assert ms.map_agreement([[3.0, 1.0, 1.0, 0.0]], [[9.0, 8.0, 0.0, 0.0]], top=0.5).top_iou == pytest.approx(1.5 / 2.5)
 
 
 def test_agreement_equals_scipy_with_ties_and_is_nan_for_a_constant_map():
     rng = np.random.default_rng(2)
     a, b = rng.integers(0, 5, (2, 6, 4, 5)).astype(float)
     expected = [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(ms.agreement(a, b).spearman, expected)
-    assert np.isnan(ms.agreement(a[0], np.ones((4, 5)))).all()
+    np.testing.assert_allclose(ms.map_agreement(a, b).spearman, expected)
+    assert np.isnan(ms.map_agreement(a[0], np.ones((4, 5)))).all()
     with pytest.raises(InputError, match="same shape"):
-        ms.agreement(a, b[0])
+        ms.map_agreement(a, b[0])
 
 
 def test_ssim_by_hand_and_where_there_is_none():
     spot, other = np.zeros((2, 3, 3))
     spot[1, 1], other[0, 0] = 5.0, 2.0  # either becomes a 1 among zeros, in the one window of 3x3
     # means 1/9, variances (1/9 - 1/81) 9/8 = 1/9, covariance -1/81 * 9/8 = -1/72; the means' factor cancels
-    assert ms.agreement(spot, other).ssim == pytest.approx((-1 / 36 + 9e-4) / (2 / 9 + 9e-4))
-    assert ms.agreement(spot, 3 * spot - 7).ssim == pytest.approx(1)  # minimum and maximum are brought to 0 and 1
-    assert np.isnan(ms.agreement(spot, np.ones((3, 3))).ssim)
-    found = ms.agreement([[1.0, 2.0]], [[1.0, 2.0]])  # no window fits
+    assert ms.map_agreement(spot, other).ssim == pytest.approx((-1 / 36 + 9e-4) / (2 / 9 + 9e-4))
+    assert ms.map_agreement(spot, 3 * spot - 7).ssim == pytest.approx(1)  # minimum and maximum are brought to 0 and 1
+    assert np.isnan(ms.map_agreement(spot, np.ones((3, 3))).ssim)
+    found = ms.map_agreement([[1.0, 2.0]], [[1.0, 2.0]])  # no window fits
     assert (found.spearman, np.isnan(found.ssim)) == (pytest.approx(1), True)
-    assert np.isnan(ms.agreement([[3.0]], [[3.0]])).all()  # one pixel is constant
+    assert np.isnan(ms.map_agreement([[3.0]], [[3.0]])).all()  # one pixel is constant
 
 
 @pytest.mark.parametrize("size", [(7, 7), (16, 21), (5, 9), (4, 30)])
@@ -178,22 +179,24 @@ def test_ssim_equals_scikit_image(size):
     rng = np.random.default_rng(8)
     a, b = rng.random((2, 6, *size))
     b = 0.6 * a + 0.4 * b
-    a, b = (ms._stretched(x.reshape(6, -1)).reshape(x.shape) for x in (a, b))
+    a, b = (agreement._stretched(x.reshape(6, -1)).reshape(x.shape) for x in (a, b))
     window = min(7, (min(size) - 1) // 2 * 2 + 1)
     expected = [structural_similarity(x, y, win_size=window, data_range=1) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(ms.agreement(a, b).ssim, expected)
-    np.testing.assert_allclose(ms.agreement(a.reshape(2, 3, *size), b.reshape(2, 3, *size)).ssim.ravel(), expected)
+    np.testing.assert_allclose(ms.map_agreement(a, b).ssim, expected)
+    np.testing.assert_allclose(ms.map_agreement(a.reshape(2, 3, *size), b.reshape(2, 3, *size)).ssim.ravel(), expected)
 
 
 def test_stability_by_hand():
     a = np.array([[1.0, 2.0, 3.0, 4.0]])
-    assert ms.stability(a, np.stack([a, 2 * a, -a])) == pytest.approx((1 + 1 - 1) / 3)
-    assert ms.stability(a, np.stack([a, np.zeros_like(a)])) == pytest.approx(1 / 2)  # a map that vanished kept nothing
-    assert np.isnan(ms.stability(np.ones((1, 4)), a[None]))
+    assert ms.map_stability(a, np.stack([a, 2 * a, -a])) == pytest.approx((1 + 1 - 1) / 3)
+    assert ms.map_stability(a, np.stack([a, np.zeros_like(a)])) == pytest.approx(
+        1 / 2
+    )  # a map that vanished kept nothing
+    assert np.isnan(ms.map_stability(np.ones((1, 4)), a[None]))
     maps = np.random.default_rng(3).normal(size=(2, 5, 4, 4))
-    np.testing.assert_allclose(ms.stability(maps, np.stack([maps, maps])), np.ones((2, 5)))
+    np.testing.assert_allclose(ms.map_stability(maps, np.stack([maps, maps])), np.ones((2, 5)))
     with pytest.raises(InputError, match="changed must be"):
-        ms.stability(maps, maps)
+        ms.map_stability(maps, maps)
 
 
 def test_input_stability_by_hand():

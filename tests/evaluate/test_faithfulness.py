@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from xaitune import evaluate as ms
 from xaitune.errors import InputError
-from xaitune.evaluate import agreement as ms
 from xaitune.evaluate.road import fill_linear
 
 # ---- deletion and insertion
@@ -197,26 +197,26 @@ def test_filling_equals_the_dense_system_and_keeps_a_slope(monkeypatch):
 
 def test_road_by_hand():
     image = np.repeat(GREY[None, ..., None], 3, -1)
-    found = ms.road(brightness, image, WEIGHTS[None], [1], percentages=(25,), noise=0)
+    found = ms.road_scores(brightness, image, WEIGHTS[None], [1], percentages=(25,), noise=0)
     most = (0.4 * 68 + 0.3 * 100 + 0.2 * 60 + 0.1 * 20) / 255  # the 200 becomes 340 / 5
     least = (0.4 * 200 + 0.3 * 100 + 0.2 * 60 + 0.1 * 104) / 255  # the 20 becomes (2 * 100 + 2 * 60 + 200) / 5
     assert found.most.tolist() == [pytest.approx([most])]
     assert found.least.tolist() == [pytest.approx([least])]
     assert found.score.tolist() == pytest.approx([(least - most) / 2])
     assert found.calls == 2
-    worst = ms.road(brightness, image, -WEIGHTS[None], [1], percentages=(25,), noise=0)
+    worst = ms.road_scores(brightness, image, -WEIGHTS[None], [1], percentages=(25,), noise=0)
     assert worst.score.tolist() == pytest.approx([(most - least) / 2])
-    curve = ms.road(brightness, image, WEIGHTS[None], [1], percentages=(25, 50, 75), noise=0)
+    curve = ms.road_scores(brightness, image, WEIGHTS[None], [1], percentages=(25, 50, 75), noise=0)
     assert curve.most[0, 2] == pytest.approx(20 / 255)  # three pixels at the value of the fourth
     assert curve.score[0] == pytest.approx((curve.least - curve.most).mean() / 2)
 
 
 def test_road_ties_go_from_the_top_left_in_both_orders_and_a_constant_map_scores_0():
     image = np.repeat(GREY[None, ..., None], 3, -1)
-    flat = ms.road(brightness, image, np.zeros((1, 2, 2)), [1], percentages=(25,), noise=0)
+    flat = ms.road_scores(brightness, image, np.zeros((1, 2, 2)), [1], percentages=(25,), noise=0)
     assert flat.most == flat.least == pytest.approx((0.4 * 68 + 0.3 * 100 + 0.2 * 60 + 0.1 * 20) / 255)
     assert flat.score.tolist() == [0]
-    one = ms.road(lambda x: x.reshape(-1, 3)[:, :2] / 255, image[:, :1, :1], [[[1.0]]], [0], noise=0)
+    one = ms.road_scores(lambda x: x.reshape(-1, 3)[:, :2] / 255, image[:, :1, :1], [[[1.0]]], [0], noise=0)
     assert one.most[0].tolist() == pytest.approx([200 / 255] * 5)  # the last pixel is kept
 
 
@@ -229,7 +229,7 @@ def test_roads_noise_is_seeded_and_on_filled_pixels_alone():
 
     image, ramp = np.full((1, 64, 64, 3), 100.0), np.arange(4096.0).reshape(1, 64, 64)
     for seed in (0, 0, 1):
-        ms.road(predict, image, ramp, [0], percentages=(50,), seed=seed)
+        ms.road_scores(predict, image, ramp, [0], percentages=(50,), seed=seed)
     most, least = seen[0]
     assert (most[:32] == 100).all()
     assert (least[32:] == 100).all()
@@ -249,11 +249,11 @@ def test_road_in_batches_equals_single_maps():
         share = (batch.mean(-1) / 255 * weights).sum((1, 2))
         return np.stack([1 - share, share], -1)
 
-    found = ms.road(predict, images, maps, classes, batch_size=7)
+    found = ms.road_scores(predict, images, maps, classes, batch_size=7)
     assert (found.score.shape, found.most.shape, found.calls) == ((3, 2), (3, 2, 5), 3 * 2 * 2 * 5)
     for i in range(3):
         for b in range(2):
-            one = ms.road(predict, images[[i]], maps[[i], b], classes[[i]])
+            one = ms.road_scores(predict, images[[i]], maps[[i], b], classes[[i]])
             np.testing.assert_allclose(found.most[i, b], one.most[0], atol=1e-6)
             np.testing.assert_allclose(found.score[i, b], one.score[0], atol=1e-6)
 
@@ -270,4 +270,4 @@ def test_road_in_batches_equals_single_maps():
 )
 def test_what_road_cannot_take_is_named(change, message):
     with pytest.raises(InputError, match=message):
-        ms.road(brightness, WHITE, WEIGHTS[None], [1], **change)
+        ms.road_scores(brightness, WHITE, WEIGHTS[None], [1], **change)

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 import xaitune as xt
-from xaitune.data.images import map_to_image
+from xaitune import evaluate as mapscores
+from xaitune.data.geometry import map_to_image
 from xaitune.errors import InputError
-from xaitune.evaluate import agreement as mapscores
 from xaitune.evaluate import table as scores
 from xaitune.evaluate.table import Scorer, draw_images, plan_effort, printable, score_maps, summarise
-from xaitune.results import BlockHeatmaps, unit_view
+from xaitune.explain.heatmaps import BlockHeatmaps, unit_view
 
 LOCAL = ["mass_inside", "pointing_game", "average_precision", "best_iou", "iou_at_0.5"]
 ASKED = ["stability", "average_drop", "increase", "deletion", "insertion", "road"]
@@ -98,7 +98,7 @@ def test_what_asks_the_model_equals_mapscores(run, maps, data):
     table = score_maps(maps, masks=data[1], model=run, steps=3)
     assert table[ASKED].notna().all(axis=None)
     stacked = np.stack([maps.upsampled(b) for b in maps.blocks], 1)
-    predict = scores.probability_function(scores.open_subject(run))
+    predict = scores.Probabilities(scores.open_classifier(run))
     images = maps.images.astype(np.float32)
     areas = mapscores.deletion_insertion(predict, images, stacked, maps.classes, steps=3)
     drop = mapscores.average_drop_increase(predict, images, stacked, maps.classes)
@@ -121,7 +121,7 @@ def test_only_the_chosen_images_ask_the_model_and_chunks_change_nothing(run, map
         part = slice(start, {0: 1, 1: 4, 4: 6}[start])
         made = xt.gradcam_blocks(run, data[0][part], blocks=[3, 5])
         scorer.add(made, data[1][part], list("aabbcc")[part])
-    found = scorer.finish(scores.open_subject(run), 2, lambda *p: told.append(p))
+    found = scorer.finish(scores.open_classifier(run), 2, lambda *p: told.append(p))
     pd.testing.assert_frame_equal(found, whole, rtol=1e-3, atol=1e-3)
     assert told[-1][:2] == (3, 3)
     assert scorer.calls == 2 * 3 + 2 * 6 + (3 + 6) + 2 * 6 * 3 + 2 * 3
@@ -151,7 +151,7 @@ def test_a_model_of_another_size_is_named(run):
 
 
 def test_wrong_lengths_and_steps_are_named():
-    with pytest.raises(InputError, match=r"masks must hold one entry an image \(2\). Received: 1"):
+    with pytest.raises(InputError, match=r"masks must hold one entry per image \(2\). Received: 1"):
         score_maps(TWO, masks=[None])
     with pytest.raises(InputError, match="groups must hold"):
         score_maps(TWO, groups=["a"])
@@ -198,7 +198,7 @@ def test_effort_counts_the_filling_and_refuses_nonsense():
 
 
 def test_a_measured_call_costs_something(run, maps):
-    cost = scores.measure_costs(scores.open_subject(run), maps.images[:2])
+    cost = scores.measure_costs(scores.open_classifier(run), maps.images[:2])
     assert all(0 < c < 1 for c in cost)
 
 

@@ -7,20 +7,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xaitune.config.schema import METHODS
+from xaitune.config.choices import METHODS
+from xaitune.config.explaining import ExplainOptions, LimeOptions
 from xaitune.errors import ConfigError, ImageError, ModelError, RunError
-from xaitune.explain.api import ExplanationWriter, explain_images, explainer, iter_explanations, load_heatmaps
-from xaitune.explain.classifier import Subject, open_subject
-from xaitune.models.vgg import build_vgg16, freeze_blocks
-from xaitune.results import BlockHeatmaps
+from xaitune.explain.api import explain_images, iter_explanations, make_explainer
+from xaitune.explain.classifier import Classifier, open_classifier
+from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.store import ExplanationWriter, load_heatmaps
+from xaitune.models.blocks import freeze_blocks
+from xaitune.models.vgg import build_vgg16
 
 CLASSES = ("균열", "hole", "no defect")
 FAST = {"num_samples": 30, "segmenter": "slic"}
 
 
 @pytest.fixture(scope="module")
-def subject():
-    return Subject(build_vgg16(3, image_size=(32, 64), weights="slim", seed=3), CLASSES)
+def classifier():
+    return Classifier(build_vgg16(3, image_size=(32, 64), weights="slim", seed=3), CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +55,8 @@ def equal(a, b, atol=1e-5):
 @pytest.mark.parametrize("method", METHODS)
 class TestEveryMethod:
     @pytest.mark.parametrize("name", ["grey", "rgb", "palette", "rgba"])
-    def test_files_of_every_kind(self, subject, files, method, name):
-        made = explain_images(subject, files / f"{name}.png", method=method, **FAST)
+    def test_files_of_every_kind(self, classifier, files, method, name):
+        made = explain_images(classifier, files / f"{name}.png", method=method, **FAST)
         assert len(made) == 1
         assert made.method == method
         assert made.images.shape == (1, 32, 64, 3)
@@ -65,55 +68,57 @@ class TestEveryMethod:
             assert np.isfinite(array).all()
             assert array.std() > 0
 
-    def test_a_grey_file_equals_itself_in_rgb(self, subject, files, method, tmp_path):
+    def test_a_grey_file_equals_itself_in_rgb(self, classifier, files, method, tmp_path):
         grey = Image.open(files / "grey.png")
         grey.convert("RGB").save(tmp_path / "grey.png")
-        one = explain_images(subject, files / "grey.png", method=method, **FAST)
-        two = explain_images(subject, tmp_path / "grey.png", method=method, **FAST)
+        one = explain_images(classifier, files / "grey.png", method=method, **FAST)
+        two = explain_images(classifier, tmp_path / "grey.png", method=method, **FAST)
         equal(numbers(one)[0], numbers(two)[0], 0)
 
-    def test_a_batch_equals_its_images(self, subject, files, method):
-        every = explain_images(subject, files, method=method, **FAST)
+    def test_a_batch_equals_its_images(self, classifier, files, method):
+        every = explain_images(classifier, files, method=method, **FAST)
         assert [file.rsplit("/", 1)[-1] for file in every.files] == ["grey.png", "palette.png", "rgb.png", "rgba.png"]
         for i, file in enumerate(every.files):
-            equal(numbers(every)[i], numbers(explain_images(subject, file, method=method, **FAST))[0])
+            equal(numbers(every)[i], numbers(explain_images(classifier, file, method=method, **FAST))[0])
 
-    def test_array_and_file_are_one_thing(self, subject, files, method):
-        made = explain_images(subject, files / "rgb.png", method=method, **FAST)
-        array = subject.read(files / "rgb.png")[0]
-        equal(numbers(explain_images(subject, array, method=method, **FAST))[0], numbers(made)[0])
-        equal(numbers(explain_images(subject.model, array[0], method=method, **FAST))[0], numbers(made)[0])
+    def test_array_and_file_are_one_thing(self, classifier, files, method):
+        made = explain_images(classifier, files / "rgb.png", method=method, **FAST)
+        array = classifier.read(files / "rgb.png")[0]
+        equal(numbers(explain_images(classifier, array, method=method, **FAST))[0], numbers(made)[0])
+        equal(numbers(explain_images(classifier.model, array[0], method=method, **FAST))[0], numbers(made)[0])
 
-    def test_class_name(self, subject, files, method):
-        made = explain_images(subject, files, method=method, class_name="균열", **FAST)
+    def test_class_name(self, classifier, files, method):
+        made = explain_images(classifier, files, method=method, class_name="균열", **FAST)
         assert made.classes.tolist() == [0] * 4
-        other = explain_images(subject, files, method=method, class_name="hole", **FAST)
+        other = explain_images(classifier, files, method=method, class_name="hole", **FAST)
         shown = [(made.weights, other.weights)] if method == "lime" else [(made.raw[5], other.raw[5])]
         assert not np.allclose(shown[0][0][0], shown[0][1][0], atol=1e-9)
         with pytest.raises(ModelError, match=r"Unknown class 'hol'\. Did you mean 'hole'\?"):
-            explain_images(subject, files, method=method, class_name="hol", **FAST)
+            explain_images(classifier, files, method=method, class_name="hol", **FAST)
 
     @pytest.mark.parametrize("through", [3, 5])
-    def test_a_frozen_model_explains_the_same_and_stays(self, subject, files, method, through):
-        model = subject.model
-        free = explain_images(subject, files / "rgb.png", method=method, **FAST)
+    def test_a_frozen_model_explains_the_same_and_stays(self, classifier, files, method, through):
+        model = classifier.model
+        free = explain_images(classifier, files / "rgb.png", method=method, **FAST)
         try:
             freeze_blocks(model, through)
             before = [w.copy() for w in model.get_weights()], [layer.trainable for layer in model.layers]
-            frozen = explain_images(subject, files / "rgb.png", method=method, **FAST)
+            frozen = explain_images(classifier, files / "rgb.png", method=method, **FAST)
             assert all(np.array_equal(a, b) for a, b in zip(before[0], model.get_weights(), strict=True))
             assert [layer.trainable for layer in model.layers] == before[1]
         finally:
             freeze_blocks(model, 0)
         equal(numbers(frozen)[0], numbers(free)[0])
 
-    def test_written_and_read_again(self, subject, files, method, tmp_path):
+    def test_written_and_read_again(self, classifier, files, method, tmp_path):
         folder = tmp_path / "설명"
-        explain = explainer(subject, method, class_name="균열", **FAST)
+        explain = make_explainer(
+            classifier, ExplainOptions(method, class_name="균열"), LimeOptions(num_samples=FAST["num_samples"])
+        )
         about = {"method": method, "class_names": list(CLASSES), "rule": "gradcam"}
         made = []
         with ExplanationWriter(folder, about) as writer:
-            for part in iter_explanations(subject, sorted(files.iterdir()), explain, size=3):  # two batches
+            for part in iter_explanations(classifier, sorted(files.iterdir()), explain, size=3):  # two batches
                 writer.add(part)
                 made.append(part)
             written = writer.close()
@@ -145,26 +150,26 @@ class TestEveryMethod:
                 np.testing.assert_array_equal(again.raw[b], np.concatenate([m.raw[b] for m in made]))
             np.testing.assert_array_equal(again.images, np.concatenate([m.images for m in made]))
 
-    def test_one_picture_has_no_sheet(self, subject, files, method, tmp_path):
+    def test_one_picture_has_no_sheet(self, classifier, files, method, tmp_path):
         about = {"method": method, "class_names": list(CLASSES), "rule": "gradcam"}
         with ExplanationWriter(tmp_path, about) as writer:
-            writer.add(explain_images(subject, files / "rgb.png", method=method, **FAST))
+            writer.add(explain_images(classifier, files / "rgb.png", method=method, **FAST))
             assert "contact_sheet" not in writer.close()
         assert not (tmp_path / "contact-sheet.png").exists()
 
-    def test_unreadable_files_are_named(self, subject, method, tmp_path):
+    def test_unreadable_files_are_named(self, classifier, method, tmp_path):
         (tmp_path / "text.png").write_text("no image")
         with pytest.raises(ImageError, match=r"text\.png"):
-            explain_images(subject, tmp_path / "text.png", method=method, **FAST)
+            explain_images(classifier, tmp_path / "text.png", method=method, **FAST)
         with pytest.raises(ImageError, match=r"none\.png"):
-            explain_images(subject, tmp_path / "none.png", method=method, **FAST)
+            explain_images(classifier, tmp_path / "none.png", method=method, **FAST)
 
 
-def test_files_of_one_name_keep_their_own_picture(subject, files, tmp_path):
+def test_files_of_one_name_keep_their_own_picture(classifier, files, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes((files / "rgb.png").read_bytes())
-    made = explain_images(subject, [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"], blocks=5, class_name="hole")
+    made = explain_images(classifier, [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"], blocks=5, class_name="hole")
     with ExplanationWriter(
         tmp_path / "out", {"method": "gradcam", "class_names": CLASSES, "rule": "gradcam"}
     ) as writer:
@@ -175,24 +180,24 @@ def test_files_of_one_name_keep_their_own_picture(subject, files, tmp_path):
 
 def test_a_class_name_is_no_path(files, tmp_path):
     names = ("../up", "a/b", "..")
-    subject = Subject(build_vgg16(3, image_size=(32, 32), weights="slim"), names)
+    classifier = Classifier(build_vgg16(3, image_size=(32, 32), weights="slim"), names)
     with ExplanationWriter(tmp_path / "out", {"method": "cam", "class_names": names, "rule": "gradcam"}) as writer:
         for name in names:
-            writer.add(explain_images(subject, files / "rgb.png", method="cam", class_name=name))
+            writer.add(explain_images(classifier, files / "rgb.png", method="cam", class_name=name))
         writer.close()
     folders = {p.parent.name for p in (tmp_path / "out").rglob("rgb*.png")}
     assert folders == {"_up", "a_b", "_"}
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_work_that_fails_leaves_the_old_result(subject, files, tmp_path):
+def test_work_that_fails_leaves_the_old_result(classifier, files, tmp_path):
     about = {"method": "cam", "class_names": CLASSES, "rule": "gradcam"}
-    made = explain_images(subject, files, method="cam")
+    made = explain_images(classifier, files, method="cam")
     with ExplanationWriter(tmp_path, about) as writer:
         writer.add(made)
         writer.close()
     with ExplanationWriter(tmp_path, about) as writer:  # left before close(), as by an error or Ctrl-C
-        writer.add(explain_images(subject, files / "rgb.png", method="cam"))
+        writer.add(explain_images(classifier, files / "rgb.png", method="cam"))
     assert load_heatmaps(tmp_path).files == made.files
     assert not list(tmp_path.glob(".*"))
 
@@ -209,25 +214,25 @@ def test_damaged_folders(tmp_path):
             load_heatmaps(tmp_path)
 
 
-def test_wrong_methods_and_options(subject, files):
+def test_wrong_methods_and_options(classifier, files):
     with pytest.raises(ConfigError, match=r"method must be one of gradcam, cam, lime\. .* Did you mean 'gradcam'\?"):
-        explain_images(subject, files, method="gradcan")
+        explain_images(classifier, files, method="gradcan")
     with pytest.raises(ConfigError, match=r"block must be 1\.\.5"):
-        explain_images(subject, files, blocks=7)
+        explain_images(classifier, files, blocks=7)
     with pytest.raises(ConfigError, match="num_samples must be at least 2"):
-        explain_images(subject, files, method="lime", num_samples=1)
+        explain_images(classifier, files, method="lime", num_samples=1)
     with pytest.raises(ConfigError, match=r"Did you mean 'slic'\?"):
-        explain_images(subject, files, method="lime", segmenter="slick")
+        explain_images(classifier, files, method="lime", segmenter="slick")
     with pytest.raises(ConfigError, match=r"CAM is made at Block 5 alone"):
-        explain_images(subject, files, method="cam", blocks=3)
+        explain_images(classifier, files, method="cam", blocks=3)
     with pytest.raises(TypeError):
-        explain_images(subject, files, blok=3)  # a misspelled option is not swallowed
+        explain_images(classifier, files, blok=3)  # a misspelled option is not swallowed
 
 
-def test_plain_keras_models_number_their_classes(subject):
-    assert open_subject(subject.model).class_names == ("class 0", "class 1", "class 2")
-    assert open_subject(subject) is subject
-    assert subject.image_size == (32, 64)
+def test_plain_keras_models_number_their_classes(classifier):
+    assert open_classifier(classifier.model).class_names == ("class 0", "class 1", "class 2")
+    assert open_classifier(classifier) is classifier
+    assert classifier.image_size == (32, 64)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -236,4 +241,4 @@ def test_a_model_that_has_diverged(files, method):
     kernel = model.get_layer("logits").get_weights()[0]
     model.get_layer("logits").set_weights([kernel, np.array([0, np.nan, 0])])
     with pytest.raises(ModelError, match=r"run 7 answers with NaN or infinity\. It has diverged: train it again"):
-        explain_images(Subject(model, CLASSES, name="run 7"), files, method=method, **FAST)
+        explain_images(Classifier(model, CLASSES, name="run 7"), files, method=method, **FAST)

@@ -11,8 +11,10 @@ from scipy.special import softmax
 from xaitune.errors import ConfigError, ImageError, ModelError
 from xaitune.explain.cam import class_activation_map
 from xaitune.explain.gradcam import RULES, gradcam_blocks
-from xaitune.models.backend import activation_gradients, keras
-from xaitune.models.vgg import BLOCKS, build_vgg16, freeze_blocks
+from xaitune.models.backend import keras
+from xaitune.models.blocks import BLOCKS, freeze_blocks
+from xaitune.models.gradients import ActivationGradients
+from xaitune.models.vgg import build_vgg16
 
 IMAGE = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
 
@@ -41,7 +43,7 @@ def hand_net(trainable=True):
 def test_gradients_and_maps_by_hand(trainable):
     """Frozen layers give the same gradients of activations, and the same maps."""
     x = IMAGE[0, :, :, 0]
-    passes = activation_gradients(hand_net(trainable), ["first", "second"])
+    passes = ActivationGradients(hand_net(trainable), ["first", "second"])
     ((a1, g1), (a2, g2)), logits = passes(IMAGE, np.array([0]))
     np.testing.assert_allclose(a1[0], np.stack([x, 2 * x], -1))
     np.testing.assert_allclose(a2[0], np.stack([np.maximum(x - 3, 0), np.maximum(8 - x, 0)], -1))
@@ -57,7 +59,7 @@ def test_gradients_and_maps_by_hand(trainable):
 
 
 def test_top_class_stands_for_minus_one():
-    passes = activation_gradients(hand_net(), ["second"])
+    passes = ActivationGradients(hand_net(), ["second"])
     batch = np.concatenate([IMAGE, IMAGE * 0])  # classes 0 and 1 win: logits (120, 36) and (-128, 128)
     [(_, top)], logits = passes(batch, np.array([-1, -1]))
     assert logits.argmax(axis=1).tolist() == [0, 1]
@@ -114,7 +116,7 @@ def test_one_block_alone_equals_all_at_once(model, images):
 def test_gradient_is_the_logits(model, images, block):
     """The mean gradient that weighs a channel, by a finite difference of the logit through the rest of the net."""
     name = BLOCKS[block][-1]
-    [(a, g)], logits = activation_gradients(model, [name])(images[:1], np.array([2]))
+    [(a, g)], logits = ActivationGradients(model, [name])(images[:1], np.array([2]))
     rest = keras.Model(model.get_layer(name).output, model.output)
     np.testing.assert_allclose(rest.predict_on_batch(a), logits, atol=1e-5)
     direction = g * (a > 0)  # where two zeros meet in a pooling window there is no derivative
@@ -259,7 +261,7 @@ def test_a_second_call_builds_nothing_and_follows_the_weights(images):
     for precision in ("float32", "bfloat16"):
         before = gradcam_blocks(model, images, class_name="class 1", precision=precision)
         kernel, bias = model.get_layer("logits").get_weights()
-        with mock.patch("xaitune.models.backend.activation_gradients", side_effect=AssertionError("built again")):
+        with mock.patch("xaitune.models.gradients.ActivationGradients", side_effect=AssertionError("built again")):
             model.get_layer("logits").set_weights([2 * kernel, bias])
             after = gradcam_blocks(model, images, class_name="class 1", precision=precision)
         model.get_layer("logits").set_weights([kernel, bias])

@@ -8,12 +8,14 @@ from scipy.stats import spearmanr
 
 from xaitune.errors import ConfigError
 from xaitune.explain.api import explain_images
-from xaitune.explain.classifier import open_subject
-from xaitune.explain.gradcam import RULES, computing_model, gradcam_blocks, rules_mapper
+from xaitune.explain.classifier import open_classifier
+from xaitune.explain.gradcam import RULES, RulesMapper, computing_model, gradcam_blocks
 from xaitune.models import backend as device
-from xaitune.models.backend import activation_gradients, keras
+from xaitune.models.backend import keras
+from xaitune.models.blocks import freeze_blocks
 from xaitune.models.flatten import find_stages
-from xaitune.models.vgg import build_vgg16, freeze_blocks
+from xaitune.models.gradients import ActivationGradients
+from xaitune.models.vgg import build_vgg16
 
 SIZE = (32, 48)
 TOP = -1
@@ -75,13 +77,13 @@ def passes(situation):
     """(block -> (activations, gradients)), as they come out whole, and rule -> block -> maps."""
     keras.utils.set_random_seed(0)
     given, images = SITUATIONS[situation]()
-    model = open_subject(given).model
+    model = open_classifier(given).model
     stages = find_stages(model)
     top = np.full(len(images), TOP, np.int32)
-    pairs, _ = activation_gradients(model, list(stages.values()))(images, top)
+    pairs, _ = ActivationGradients(model, list(stages.values()))(images, top)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "images_at_once", lambda *size: 2)
-        maps, logits = rules_mapper(model)(images, top)
+        maps, logits = RulesMapper(model)(images, top)
     assert len(logits) == len(images)
     return dict(zip(stages, pairs, strict=True)), maps
 
@@ -156,7 +158,7 @@ def test_an_unknown_precision_is_refused(method):
 @pytest.fixture(scope="module")
 def ours():
     model, images = slim(), drawn(3)
-    maps, _ = rules_mapper(model)(images, np.full(3, 2, np.int32))
+    maps, _ = RulesMapper(model)(images, np.full(3, 2, np.int32))
     return model, images, maps
 
 

@@ -6,11 +6,12 @@ from scipy.special import softmax
 
 from xaitune.errors import ConfigError, ModelError
 from xaitune.explain.cam import class_activation_map
-from xaitune.explain.classifier import open_subject
+from xaitune.explain.classifier import open_classifier
 from xaitune.explain.gradcam import gradcam_blocks
 from xaitune.models.backend import keras
+from xaitune.models.blocks import BLOCKS
 from xaitune.models.flatten import as_classifier, find_stages
-from xaitune.models.vgg import BLOCKS, build_vgg16
+from xaitune.models.vgg import build_vgg16
 
 layers = keras.layers
 SHAPE = (32, 48, 3)
@@ -218,7 +219,7 @@ def test_what_cannot_be_unwrapped(images):
 
     def refused(x):
         with pytest.raises(ModelError) as excinfo:
-            open_subject(keras.Model(inputs, chain(x, head()), name="mine"))
+            open_classifier(keras.Model(inputs, chain(x, head()), name="mine"))
         return str(excinfo.value)
 
     twice = backbone(shape=(None, None, 3))(layers.Conv2D(3, 1, name="block1_conv1")(inputs))
@@ -231,9 +232,9 @@ def test_what_cannot_be_unwrapped(images):
     step.factor = 3.0
     assert "gives other outputs: a layer keeps state outside its weights" in refused(step(backbone()(inputs)))
     with pytest.raises(ModelError, match=r"Build a subclassed model as keras\.Model\(inputs, outputs\)"):
-        open_subject(Hidden())
+        open_classifier(Hidden())
     with pytest.raises(ModelError, match=r"begin a Sequential with keras\.Input"):
-        open_subject(keras.Sequential(head()))
+        open_classifier(keras.Sequential(head()))
 
 
 # ---- a final softmax
@@ -284,9 +285,9 @@ def test_other_endings_are_refused(activation):
     with pytest.raises(
         ModelError, match=rf"^mine: It ends in 'scores' with {activation}, .* activation=None \(logits\)"
     ):
-        open_subject(model)
+        open_classifier(model)
     with pytest.raises(ModelError, match=f"with {activation}"):
-        open_subject(keras.Model(inputs, chain(inputs, [*convolutions(), *head(), getattr(keras.ops, activation)])))
+        open_classifier(keras.Model(inputs, chain(inputs, [*convolutions(), *head(), getattr(keras.ops, activation)])))
 
 
 def test_a_softmax_over_a_lambda_is_refused():
@@ -295,7 +296,7 @@ def test_a_softmax_over_a_lambda_is_refused():
     with pytest.raises(
         ModelError, match=r"with softmax and cannot be copied without it \(.*activation=None \(logits\)"
     ):
-        open_subject(keras.Model(inputs, chain(x, convolutions() + head("softmax"))))
+        open_classifier(keras.Model(inputs, chain(x, convolutions() + head("softmax"))))
     assert gradcam_blocks(keras.Model(inputs, chain(x, convolutions() + head())), np.zeros((1, *SHAPE))).blocks == (
         1,
         2,

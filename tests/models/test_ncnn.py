@@ -8,12 +8,15 @@ import pytest
 from scipy.special import softmax
 
 from xaitune.errors import ConfigError, ModelError, XaituneError
-from xaitune.explain.classifier import open_subject
+from xaitune.explain.classifier import open_classifier
 from xaitune.explain.lime import explain as superpixels
-from xaitune.explain.lime.explain import lime_superpixels, probability_function
+from xaitune.explain.lime.explain import lime_superpixels
+from xaitune.explain.probabilities import Probabilities
 from xaitune.models import backend as device
 from xaitune.models import ncnn as winograd
+from xaitune.models import precision
 from xaitune.models.backend import keras
+from xaitune.models.predict import Predictor
 from xaitune.models.vgg import build_vgg16
 
 ncnn = pytest.importorskip("ncnn", reason="ncnn is not installed: pip install 'xaitune[fast]'")
@@ -45,7 +48,7 @@ def chain(*steps, size=SIZE):
 
 
 def agree(model, images):
-    wanted = device.predictor(model)(images)
+    wanted = Predictor(model)(images)
     made = winograd.forward(model)(images)
     assert made.dtype == np.float32
     assert made.shape == wanted.shape
@@ -186,7 +189,7 @@ def test_models_that_are_no_chain():
 
 
 def test_other_models_and_small_images():
-    assert winograd.forward(device.with_precision(vgg(), "bfloat16")) is None
+    assert winograd.forward(precision.with_precision(vgg(), "bfloat16")) is None
     assert winograd.forward(vgg(size=(96, 95))) is None
 
 
@@ -282,12 +285,12 @@ def test_probabilities_are_keras_softmax(model, monkeypatch):
     used = []
     real = winograd.forward
     monkeypatch.setattr(superpixels.winograd, "forward", lambda m: used.append(real(m)) or used[-1])
-    subject = open_subject(model)
-    np.testing.assert_allclose(probability_function(subject, "float32")(images), wanted, rtol=1e-5)
+    classifier = open_classifier(model)
+    np.testing.assert_allclose(Probabilities(classifier, "float32")(images), wanted, rtol=1e-5)
     assert used[0] is not None
-    np.testing.assert_allclose(probability_function(subject, "bfloat16")(images), wanted, atol=0.05)
+    np.testing.assert_allclose(Probabilities(classifier, "bfloat16")(images), wanted, atol=0.05)
     assert used[1:] == [None]
-    np.testing.assert_allclose(probability_function(subject, "float32", exact=True)(images), wanted, rtol=1e-5)
+    np.testing.assert_allclose(Probabilities(classifier, "float32", exact=True)(images), wanted, rtol=1e-5)
     assert len(used) == 2
 
 

@@ -9,14 +9,14 @@ import pytest
 from driving import python
 
 from xaitune.explain.gradcam import gradcam_blocks
-from xaitune.training.folder import load_run
+from xaitune.training.run import load_run
 
 SCRIPT = """
 import json, sys
 import numpy as np
 import xaitune as xt
-from xaitune import device
-from xaitune.config import DataConfig
+from xaitune import DataConfig
+from xaitune.models.backend import BACKEND
 
 data, folder = xt.ImageData.from_config(DataConfig(**json.loads(sys.argv[1]))), sys.argv[2]
 options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32"}
@@ -41,7 +41,7 @@ np.savez(folder + "/maps.npz", probabilities=maps.probabilities, **{f"block{b}":
 lime = xt.lime_superpixels(plain, data.paths([0]), num_samples=64)
 advice = xt.advise_freeze(data, runs_dir=folder, **options)
 print(json.dumps({
-    "backend": device.BACKEND, "resumed": float(apart),
+    "backend": BACKEND, "resumed": float(apart),
     "rates": list(whole.history["learning_rate"]), "advice": advice.freeze_through, "lime": len(lime.weights[0]),
     "losses": list(plain.history["train_loss"]), "state": [whole.state, plain.state],
 }))

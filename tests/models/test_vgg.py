@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from xaitune.errors import ConfigError, ModelError, WeightsError
-from xaitune.models import vgg
+from xaitune.models import vgg, weights
 from xaitune.models.backend import keras
-from xaitune.models.vgg import BLOCKS, CHANNELS, build_vgg16, freeze_blocks, load_backbone
+from xaitune.models.blocks import BLOCKS, CHANNELS, convolution_shapes, freeze_blocks, multiply_adds, require_blocks
+from xaitune.models.vgg import build_vgg16
+from xaitune.models.weights import load_backbone
 
 SLIM = (16, 32, 64, 128, 128)
 SIZE = (32, 48)
@@ -52,13 +54,13 @@ def base_output(model, images):
 
 def test_blocks_are_vgg16s():
     assert [len(names) for names in BLOCKS.values()] == [2, 2, 3, 3, 3]
-    shapes = vgg.convolution_shapes()
+    shapes = convolution_shapes()
     assert sum(9 * i * o + o for i, o in shapes) == 14_714_688  # VGG16 without its top, Simonyan and Zisserman 2015
     assert shapes[0] == (3, 64)
 
 
 def test_multiply_adds_by_formula():
-    found = vgg.multiply_adds((224, 224))
+    found = multiply_adds((224, 224))
     assert found[1] == 224 * 224 * 9 * (3 * 64 + 64 * 64)
     assert found[5] == 14 * 14 * 9 * 3 * 512 * 512
     assert sum(found.values()) == pytest.approx(15.35e9, rel=0.002)  # the 15.3 billion usually stated
@@ -70,7 +72,7 @@ def test_freezing(slim, through):
     for block, names in BLOCKS.items():
         assert [slim.get_layer(name).trainable for name in names] == [block > through] * len(names)
     assert slim.get_layer("logits").trainable
-    shapes, blocks = vgg.convolution_shapes(SLIM), [b for b, names in BLOCKS.items() for _ in names]
+    shapes, blocks = convolution_shapes(SLIM), [b for b, names in BLOCKS.items() for _ in names]
     free = sum(9 * i * o + o for (i, o), block in zip(shapes, blocks, strict=True) if block > through)
     assert sum(int(np.prod(v.shape)) for v in slim.trainable_variables) == free + 128 * 3 + 3
     kept = sum(9 * i * o + o for i, o in shapes) - free
@@ -184,12 +186,12 @@ def check_against(model, reference):
 def test_h5_without_an_attribute_is_vggs_own_and_slim_keeps_its_order(tmp_path):
     arrays = tiny_arrays()
     plain = load_backbone(write_h5(tmp_path / "plain.h5", arrays))
-    assert plain.preprocessing == vgg.PREPROCESSING["imagenet"]
+    assert plain.preprocessing == weights.PREPROCESSING["imagenet"]
     assert plain.channels == (4, 4, 6, 6, 8)
     np.testing.assert_array_equal(plain.arrays["block1_conv1"][0], arrays["block1_conv1"][0][:, :, ::-1])
     named = load_backbone(write_h5(tmp_path / "named.h5", arrays, preprocessing="slim"))
     np.testing.assert_array_equal(named.arrays["block1_conv1"][0], arrays["block1_conv1"][0])
-    assert named.preprocessing == vgg.PREPROCESSING["slim"]
+    assert named.preprocessing == weights.PREPROCESSING["slim"]
     assert named.digest != plain.digest
     assert load_backbone(tmp_path / "plain.h5").digest == plain.digest
     with pytest.raises(WeightsError, match=r"names an unknown preprocessing 'own'\. Known: imagenet, slim, random\."):
@@ -271,7 +273,7 @@ def test_a_keras_model_that_is_not_ours(tmp_path):
     with pytest.raises(ModelError, match=r"Not a VGG16 with named blocks: layer 'block1_conv1' is missing"):
         freeze_blocks(other, 3)
     with pytest.raises(ModelError, match=r"No model at .*Give a finished run's folder or a \.keras file"):
-        vgg.load_model(tmp_path / "none")
+        weights.load_model(tmp_path / "none")
 
 
 def test_nested_backbone_is_named():
@@ -279,7 +281,7 @@ def test_nested_backbone_is_named():
     inputs = keras.Input((32, 32, 3))
     nested = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(backbone(inputs))))
     with pytest.raises(ModelError, match=r"Its layers are inside 'vgg16': build it flat, from the backbone's output\."):
-        vgg.require_blocks(nested)
+        require_blocks(nested)
 
 
 def test_imagenet_without_a_network_names_the_other_ways(monkeypatch):
@@ -303,5 +305,5 @@ def test_imagenet_download_equals_the_file(monkeypatch, tmp_path):
     base = load_backbone("imagenet")
     kernel = source.get_layer("block1_conv1").get_weights()[0]
     np.testing.assert_array_equal(base.arrays["block1_conv1"][0], kernel[:, :, ::-1])
-    assert base.preprocessing == vgg.PREPROCESSING["imagenet"]
+    assert base.preprocessing == weights.PREPROCESSING["imagenet"]
     assert base.channels == CHANNELS

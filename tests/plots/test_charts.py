@@ -17,8 +17,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 from xaitune.errors import InputError, RunError
-from xaitune.plots import charts as plots
-from xaitune.plots import figures, overlays
+from xaitune.plots import charts, figures, overlays, pictures
 
 KOREAN = "균열 (crack)"
 needs_font = pytest.mark.skipif(
@@ -59,17 +58,17 @@ def every_plot():
     runs = cells()[["name", "freeze_through", "optimizer"]]
     image = np.full((64, 48, 3), 90)
     return {
-        "class_frequencies": lambda ax: plots.class_frequencies(counts, ax=ax),
-        "confusion_matrix": lambda ax: plots.confusion_matrix([[3, 1], [0, 5]], [KOREAN, "b"], ax=ax),
-        "learning_curves": lambda ax: plots.learning_curves({"a": history(), "b": history(fault=True)}, ax=ax),
-        "all_curves": lambda ax: plots.all_curves({n: history() for n in runs["name"]}, runs, ax=ax),
-        "evidence": lambda ax: plots.evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
-        "sweep_cells": lambda ax: plots.sweep_cells(cells(), ax=ax),
-        "block_scores": lambda ax: plots.block_scores(block_summary(), ax=ax),
-        "shares": lambda ax: plots.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
-        "difference": lambda ax: plots.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),
-        "panels": lambda ax: plots.panels([image, image], ["image", "Block 1"], caption=KOREAN, ax=ax),
-        "contact_sheet": lambda ax: plots.contact_sheet([image, image], [KOREAN, "b"], titles=["image"], ax=ax),
+        "class_frequencies": lambda ax: charts.class_frequencies(counts, ax=ax),
+        "confusion_matrix": lambda ax: charts.confusion_matrix([[3, 1], [0, 5]], [KOREAN, "b"], ax=ax),
+        "learning_curves": lambda ax: charts.learning_curves({"a": history(), "b": history(fault=True)}, ax=ax),
+        "all_curves": lambda ax: charts.all_curves({n: history() for n in runs["name"]}, runs, ax=ax),
+        "evidence": lambda ax: charts.evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
+        "sweep_cells": lambda ax: charts.sweep_cells(cells(), ax=ax),
+        "block_scores": lambda ax: charts.block_scores(block_summary(), ax=ax),
+        "shares": lambda ax: charts.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
+        "difference": lambda ax: charts.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),
+        "panels": lambda ax: pictures.panels([image, image], ["image", "Block 1"], caption=KOREAN, ax=ax),
+        "contact_sheet": lambda ax: pictures.contact_sheet([image, image], [KOREAN, "b"], titles=["image"], ax=ax),
     }
 
 
@@ -99,9 +98,9 @@ def test_overlay_blends_by_value_on_a_fixed_scale():
 
 def test_signed_overlay_colours_by_sign_and_one_scale():
     out = overlays.signed_overlay(np.full((1, 4), 100.0), np.array([[2.0, -2.0, 1.0, 0.0]]), alpha=1.0)[0]
-    assert tuple(out[0]) == plots.POSITIVE
-    assert tuple(out[1]) == plots.NEGATIVE
-    assert np.array_equal(out[2], np.rint(50 + np.array(plots.POSITIVE) / 2))
+    assert tuple(out[0]) == charts.POSITIVE
+    assert tuple(out[1]) == charts.NEGATIVE
+    assert np.array_equal(out[2], np.rint(50 + np.array(charts.POSITIVE) / 2))
     assert tuple(out[3]) == (100, 100, 100)
     assert np.array_equal(overlays.signed_overlay(np.full((2, 2), 7), np.zeros((2, 2))), np.full((2, 2, 3), 7))
 
@@ -179,7 +178,7 @@ def test_the_font_is_found_without_importing_its_package():
 
 
 def test_latin_text_keeps_the_fonts_of_the_caller():
-    ax = plots.confusion_matrix([[1, 0], [0, 1]], ["crack", "hole"])
+    ax = charts.confusion_matrix([[1, 0], [0, 1]], ["crack", "hole"])
     assert {tuple(t.get_fontfamily()) for t in ax.findobj(Text)} == {tuple(matplotlib.rcParams["font.family"])}
 
 
@@ -191,7 +190,7 @@ def test_a_name_with_dollars_is_no_formula():
 
 def test_confusion_matrix_prints_every_count():
     counts = np.arange(1, 401).reshape(20, 20)
-    ax = plots.confusion_matrix(counts, [f"class {i}" for i in range(20)])
+    ax = charts.confusion_matrix(counts, [f"class {i}" for i in range(20)])
     assert set(map(str, range(1, 401))) <= set(texts(ax))
     sizes = {t.get_fontsize() for t in ax.texts}
     assert min(sizes) >= 7
@@ -200,16 +199,16 @@ def test_confusion_matrix_prints_every_count():
 
 
 def test_confusion_matrix_with_a_class_without_images_and_a_wrong_shape():
-    ax = plots.confusion_matrix([[3, 1], [0, 0]], ["a", "b"])
+    ax = charts.confusion_matrix([[3, 1], [0, 0]], ["a", "b"])
     assert np.array_equal(ax.images[0].get_array(), [[0.75, 0.25], [0, 0]])
     with pytest.raises(InputError, match="2x2"):
-        plots.confusion_matrix(np.zeros((3, 3)), ["a", "b"])
+        charts.confusion_matrix(np.zeros((3, 3)), ["a", "b"])
 
 
 @pytest.mark.parametrize("number", [2, 11, 20])
 def test_no_label_is_cut_off(number):
     names = [f"a rather long name of a defect class {i}" for i in range(number)]
-    ax = plots.confusion_matrix(np.eye(number), names)
+    ax = charts.confusion_matrix(np.eye(number), names)
     ax.figure.draw_without_rendering()
     whole = ax.figure.bbox.padded(2)
     for text in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title):
@@ -220,7 +219,7 @@ def test_no_label_is_cut_off(number):
 
 def test_panel_titles_do_not_overlap():
     images = [np.zeros((64, 64))] * 6
-    ax = plots.panels(images, ["image"] + [f"Block {b} (no positive evidence)" for b in range(1, 6)], caption="x")
+    ax = pictures.panels(images, ["image"] + [f"Block {b} (no positive evidence)" for b in range(1, 6)], caption="x")
     ax.figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in ax.texts[:6]]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
@@ -230,8 +229,8 @@ def test_captions_are_drawn():
     image, heights = np.zeros((64, 64)), {}
     for caption in ("", "a caption"):
         for ax in (
-            plots.panels([image], ["a"], caption=caption),
-            plots.contact_sheet([image] * 2, ["a", "b"], caption=caption),
+            pictures.panels([image], ["a"], caption=caption),
+            pictures.contact_sheet([image] * 2, ["a", "b"], caption=caption),
         ):
             content = np.frombuffer(figures.png_bytes(ax, dpi=80), np.uint8)
             dark = (cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) < 128).any(axis=1)
@@ -243,41 +242,41 @@ def test_captions_are_drawn():
 
 def test_class_frequencies_are_sorted_with_totals_and_shares():
     counts = pd.DataFrame({"train": [1, 6], "validation": [0, 2], "test": [0, 1]}, index=["rare", "common"])
-    ax = plots.class_frequencies(counts)
+    ax = charts.class_frequencies(counts)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["common", "rare"]
     assert {"9 (90.0%)", "1 (10.0%)"} <= set(texts(ax))
     assert [p.get_width() for p in ax.patches] == [6, 1, 2, 0, 1, 0]
 
 
 def test_learning_curves_mark_the_best_epoch_and_the_stages():
-    ax = plots.learning_curves({"run": history()}, metric="f1_macro")
+    ax = charts.learning_curves({"run": history()}, metric="f1_macro")
     assert {"0.800", "head", "fine-tune", "epoch", "loss"} <= set(texts(ax))
     assert len(ax.figure.axes) == 2
 
 
 def test_all_curves_has_one_line_a_run():
     runs = cells()[["name", "freeze_through", "optimizer"]]
-    ax = plots.all_curves({n: history() for n in runs["name"][:4]}, runs)
+    ax = charts.all_curves({n: history() for n in runs["name"][:4]}, runs)
     assert len(ax.lines) == 4
     assert {"nothing", "Block 1", "sgd", "nag"} <= set(texts(ax))
 
 
 def test_evidence_names_the_advised_block_and_the_votes():
     table = pd.DataFrame({"score": [0.2, 0.5, np.nan]}, index=[1, 2, 3])
-    assert {"advised", "Block 1-2\nchosen 70%", "Block 1\nchosen 0%"} <= set(texts(plots.evidence(table, 2, {2: 0.7})))
+    assert {"advised", "Block 1-2\nchosen 70%", "Block 1\nchosen 0%"} <= set(texts(charts.evidence(table, 2, {2: 0.7})))
 
 
 def test_sweep_cells_rings_the_best_on_validation_not_on_test():
     table = cells()
     table.loc[0, "validation"] = 0.99
-    ax = plots.sweep_cells(table)
+    ax = charts.sweep_cells(table)
     ring = next(line for line in ax.lines if line.get_markersize() == 15)
     assert ring.get_ydata() == table.loc[0, "test"]
-    plots.sweep_cells(table.assign(test=np.nan, validation=np.nan))  # all diverged: drawn without a ring
+    charts.sweep_cells(table.assign(test=np.nan, validation=np.nan))  # all diverged: drawn without a ring
 
 
 def test_block_scores_against_masks_and_model_or_one_of_them():
-    both = plots.block_scores(block_summary())
+    both = charts.block_scores(block_summary())
     upper, lower = both.figure.axes
     assert {"average precision", "best IoU", "chance (mask's area)", "deletion (low is good)"} <= set(texts(both))
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("against the masks", "against the model")
@@ -285,13 +284,13 @@ def test_block_scores_against_masks_and_model_or_one_of_them():
     dashed = [line for line in upper.get_lines() if line.get_linestyle() == "--"]
     assert dashed[0].get_ydata()[0] == pytest.approx(0.2)  # the mean of both blocks' rows
     asked = block_summary().query("score in ('insertion', 'gini')")
-    assert len(plots.block_scores(asked).figure.axes) == 1
+    assert len(charts.block_scores(asked).figure.axes) == 1
     with pytest.raises(InputError, match=r"No scores to draw\. Received: gini"):
-        plots.block_scores(asked.query("score == 'gini'"))
+        charts.block_scores(asked.query("score == 'gini'"))
 
 
 def test_difference_is_in_points():
-    assert "+1.3 [-0.4, +3.0]" in texts(plots.difference(0.013, -0.004, 0.03, margin=0.01))
+    assert "+1.3 [-0.4, +3.0]" in texts(charts.difference(0.013, -0.004, 0.03, margin=0.01))
 
 
 def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
@@ -301,10 +300,10 @@ def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
     old = path.read_bytes()
 
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "The disk is full on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(RunError, match="No space left"):
+    with pytest.raises(RunError, match="The disk is full"):
         figures.save(every_plot()["evidence"](None), path, dpi=50)
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["d.png"]

@@ -11,13 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.check import AdviceCheck
+from xaitune.comparison.table import SweepTable
 from xaitune.config.schema import DataConfig, TrainConfig
 from xaitune.errors import InputError, RunError
+from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.lime.result import Superpixels
 from xaitune.report import page as report
 from xaitune.report.page import write_report
-from xaitune.results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable
 from xaitune.stats import intervals as stats
-from xaitune.stats.intervals import Difference
+from xaitune.stats.comparisons import Difference
+from xaitune.training.run import Run
 
 CLASSES = ("<b>hole</b>", "균열", "no defect")
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
@@ -51,7 +56,7 @@ def make_run(path, state="finished"):
     metadata |= {"precision": "float32", "skipped": [["bad.png", "not an image"]]}
     config, data = TrainConfig(weights="slim", freeze_through=3), DataConfig(path="images")
     shown = history() if state == "finished" else pd.DataFrame()
-    return Run(path, config, data, "f1ngerpr1nt", CLASSES, state, shown, {}, table, metadata, lambda _: None)
+    return Run(path, config, data, "f1ngerpr1nt", CLASSES, state, shown, {}, table, metadata)
 
 
 def make_sweep(path, diverged=()):
@@ -84,7 +89,11 @@ def make_sweep(path, diverged=()):
     (folder / "metadata.json").write_text(json.dumps(about))
     (folder / "config.json").write_text(json.dumps({"train": {"batch_size": 32}, "data": {"image_size": [64, 64]}}))
     tables = (pd.DataFrame(runs), pd.DataFrame(cells))
-    ends = (CLASSES, "f1ngerpr1nt", "slim", 15, 30, lambda _: predictions(), lambda name: history(hash(name) % 97))
+    for number, name in enumerate(tables[0]["name"]):
+        (path / name).mkdir(exist_ok=True)
+        predictions().to_csv(path / name / "predictions.csv", index=False)
+        history(number).to_csv(path / name / "history.csv", index=False)
+    ends = (CLASSES, "f1ngerpr1nt", "slim", 15, 30)
     return SweepTable(path, "f1_macro", *tables, *ends)
 
 

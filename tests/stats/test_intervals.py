@@ -11,8 +11,10 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn import metrics as sk
 
-from xaitune.config.schema import METRICS
+from xaitune.comparison import verdict
+from xaitune.config.choices import METRICS
 from xaitune.errors import InputError
+from xaitune.stats import comparisons, metrics, resampling
 from xaitune.stats import intervals as stats
 
 COVERAGE = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
@@ -33,7 +35,7 @@ def one_hot(labels, classes):
 
 
 def test_confusion_has_true_classes_in_rows():
-    assert stats.confusion(TRUE, PREDICTED, 3).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert metrics.confusion(TRUE, PREDICTED, 3).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -47,30 +49,30 @@ def test_confusion_has_true_classes_in_rows():
     ],
 )
 def test_scores_by_hand(metric, expected):
-    matrix = stats.confusion(TRUE, PREDICTED, 3)
-    assert stats.scores_from_confusion(matrix, metric) == pytest.approx(expected, abs=1e-12)
+    matrix = metrics.confusion(TRUE, PREDICTED, 3)
+    assert metrics.scores_from_confusion(matrix, metric) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_scores_equal_scikit_learn_also_where_classes_are_missing(metric):
     rng = np.random.default_rng(0)
     pairs = [(rng.integers(0, 6, n), rng.integers(0, 6, n)) for n in (1, 2, 3, 5, 8, 40) for _ in range(20)]
-    matrices = np.stack([stats.confusion(t, p, 6) for t, p in pairs])
+    matrices = np.stack([metrics.confusion(t, p, 6) for t, p in pairs])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns of a predicted class that does not occur
         expected = [SKLEARN[metric](t, p) for t, p in pairs]
-    np.testing.assert_allclose(stats.scores_from_confusion(matrices, metric), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.scores_from_confusion(matrices, metric), expected, atol=1e-12)
 
 
 def test_a_matrix_without_images_scores_nan_and_an_unknown_metric_is_named():
-    assert np.isnan(stats.scores_from_confusion(np.zeros((2, 3, 3)), "f1_macro")).all()
+    assert np.isnan(metrics.scores_from_confusion(np.zeros((2, 3, 3)), "f1_macro")).all()
     with pytest.raises(InputError, match="Did you mean 'f1_macro'"):
-        stats.scores_from_confusion(np.eye(2), "f1macro")
+        metrics.scores_from_confusion(np.eye(2), "f1macro")
 
 
 def test_classification_metrics_by_hand_and_as_json():
     probabilities = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0], [0.1, 0.7, 0.2]])
-    found = stats.classification_metrics([0, 1, 1], probabilities, ["a", "b", "c"])
+    found = metrics.classification_metrics([0, 1, 1], probabilities, ["a", "b", "c"])
     assert found["loss"] == pytest.approx(-(math.log(0.5) + math.log(0.75) + math.log(0.7)) / 3)
     assert found["accuracy"] == 1.0
     assert found["per_class"]["b"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
@@ -84,7 +86,7 @@ def test_classification_metrics_equal_scikit_learn():
     true = rng.integers(0, 4, 30)
     probabilities = rng.dirichlet(np.ones(5), 30)  # class 4 may be predicted but never occurs
     predicted = probabilities.argmax(1)
-    found = stats.classification_metrics(true, probabilities, list("abcde"))
+    found = metrics.classification_metrics(true, probabilities, list("abcde"))
     for average in ("macro", "weighted"):
         precision, recall, f1, _ = sk.precision_recall_fscore_support(true, predicted, average=average, zero_division=0)
         assert found[f"precision_{average}"] == pytest.approx(precision)
@@ -94,10 +96,10 @@ def test_classification_metrics_equal_scikit_learn():
 
 
 def test_a_probability_of_zero_costs_a_finite_loss_and_nan_is_refused():
-    found = stats.classification_metrics([0], [[0.0, 1.0]], ["a", "b"])
+    found = metrics.classification_metrics([0], [[0.0, 1.0]], ["a", "b"])
     assert found["loss"] == pytest.approx(-math.log(1e-15))
     with pytest.raises(InputError, match="diverged"):
-        stats.classification_metrics([0], [[np.nan, 1.0]], ["a", "b"])
+        metrics.classification_metrics([0], [[np.nan, 1.0]], ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -105,14 +107,14 @@ def test_a_probability_of_zero_costs_a_finite_loss_and_nan_is_refused():
     [
         ([0, 3], [0, 0], r"true must be class numbers 0\.\.2. Received: 0\.\.3"),
         ([0, 1], [0, -1], r"predicted must be class numbers"),
-        ([0, 1], [0], "one entry an image"),
+        ([0, 1], [0], "one entry per image"),
         ([0.0, 1.0], [0, 1], "dtype float64"),
         (np.zeros(0, int), np.zeros(0, int), "no image"),
     ],
 )
 def test_bad_labels_are_named(true, predicted, message):
     with pytest.raises(InputError, match=message):
-        stats.confusion(true, predicted, 3)
+        metrics.confusion(true, predicted, 3)
 
 
 def test_wilson_interval_by_its_closed_form():
@@ -130,20 +132,20 @@ def test_wilson_interval_by_its_closed_form():
 
 def test_group_confusions_by_hand_and_their_sum():
     groups = np.array(["y", "y", "x", "x", "y", "z"])
-    found = stats.group_confusions(TRUE, PREDICTED, groups, 3)
+    found = resampling.group_confusions(TRUE, PREDICTED, groups, 3)
     assert found[0].tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]  # x
     assert found[1].tolist() == [[2, 0, 0], [0, 0, 1], [0, 0, 0]]  # y
-    assert (found.sum(0) == stats.confusion(TRUE, PREDICTED, 3)).all()
-    assert len(stats.group_confusions(TRUE, PREDICTED, None, 3)) == 6
+    assert (found.sum(0) == metrics.confusion(TRUE, PREDICTED, 3)).all()
+    assert len(resampling.group_confusions(TRUE, PREDICTED, None, 3)) == 6
 
 
 def test_bootstrap_weights_draw_g_of_g_groups_and_repeat():
-    weights = stats.bootstrap_weights(7, draws=500, seed=3)
+    weights = resampling.bootstrap_weights(7, draws=500, seed=3)
     assert weights.shape == (500, 7)
     assert (weights.sum(1) == 7).all()
     assert weights.mean() == 1.0
-    assert (weights == stats.bootstrap_weights(7, draws=500, seed=3)).all()
-    assert (weights != stats.bootstrap_weights(7, draws=500, seed=4)).any()
+    assert (weights == resampling.bootstrap_weights(7, draws=500, seed=3)).all()
+    assert (weights != resampling.bootstrap_weights(7, draws=500, seed=4)).any()
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -152,7 +154,7 @@ def test_bootstrap_equals_resampling_the_images_one_by_one(metric):
     true, predicted = rng.integers(0, 3, 24), rng.integers(0, 3, (2, 24))
     groups = np.repeat(np.arange(8), 3)
     scores = []
-    for row in stats.bootstrap_weights(8, 200, 9):
+    for row in resampling.bootstrap_weights(8, 200, 9):
         images = np.concatenate([np.flatnonzero(groups == g) for g in np.repeat(np.arange(8), row)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -199,9 +201,11 @@ def test_what_there_is_too_little_of_is_said():
     assert (sure.low, sure.high, sure.few) == (1, 1, "0 groups with a mistake")
     other = predicted.copy()
     other[0] = 0
-    gap = stats.paired_bootstrap(predicted, other, true, None, "accuracy", draws=50)
+    gap = comparisons.paired_bootstrap(predicted, other, true, None, "accuracy", draws=50)
     assert (gap.few, gap.reliable) == ("1 group on which the two differ", False)
-    both = stats.paired_bootstrap(np.stack([predicted, true]), np.stack([true, predicted]), true, None, "accuracy")
+    both = comparisons.paired_bootstrap(
+        np.stack([predicted, true]), np.stack([true, predicted]), true, None, "accuracy"
+    )
     assert (both.difference, both.few) == (0, "0 groups on which the two differ")
 
 
@@ -209,7 +213,7 @@ def test_few_draws_at_once_give_the_same_interval(monkeypatch):
     rng = np.random.default_rng(6)
     true, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
     whole = stats.bootstrap_interval(true, predicted, draws=100)
-    monkeypatch.setattr(stats, "_CHUNK", 100)
+    monkeypatch.setattr(resampling, "CHUNK", 100)
     assert stats.bootstrap_interval(true, predicted, draws=100) == whole
 
 
@@ -243,7 +247,7 @@ def test_intervals_hold_a_known_truth(classes, images, groups, monkeypatch):
     spec = importlib.util.spec_from_file_location("coverage_benchmark", COVERAGE)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    monkeypatch.setattr(stats, "bootstrap_weights", functools.cache(stats.bootstrap_weights))
+    monkeypatch.setattr(resampling, "bootstrap_weights", functools.cache(resampling.bootstrap_weights))
     found = benchmark.simulate(classes, images, groups, sets=300, draws=300)
     assert len(found) == 4  # accuracy and macro F1, of a score and of a difference
     # Of 300 at 95 %, fewer than 273 (91 %) or more than 297 (99 %) have a chance under 0.003 each.
@@ -254,7 +258,7 @@ def test_paired_difference_is_the_difference_of_seed_means():
     true = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     a = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]])  # 8/8, 7/8
     b = np.array([[0, 0, 0, 0, 1, 1, 0, 0]])  # 6/8
-    found = stats.paired_bootstrap(a, b, true, None, "accuracy", draws=500)
+    found = comparisons.paired_bootstrap(a, b, true, None, "accuracy", draws=500)
     assert found.difference == pytest.approx(7.5 / 8 - 6 / 8)
     assert found.low <= found.difference <= found.high
     assert (found.groups, found.images, found.reliable) == (8, 8, False)
@@ -262,16 +266,16 @@ def test_paired_difference_is_the_difference_of_seed_means():
     deviation = np.std([0, 0, 0, -0.5, 0, 0, 1, 1]) / math.sqrt(8)
     wanted = scipy_stats.t.ppf(0.975, 7) * math.sqrt(8 / 7) * deviation
     assert found.half_width == pytest.approx(wanted, rel=0.1)
-    swapped = stats.paired_bootstrap(b, a, true, None, "accuracy", draws=500)
+    swapped = comparisons.paired_bootstrap(b, a, true, None, "accuracy", draws=500)
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
-    alone = stats.paired_bootstrap(a, b, true, np.zeros(8, int), "accuracy", draws=5)
+    alone = comparisons.paired_bootstrap(a, b, true, np.zeros(8, int), "accuracy", draws=5)
     assert (alone.low, alone.high) == (-math.inf, math.inf)  # one group says nothing of others
 
 
 def test_the_same_predictions_differ_by_exactly_nothing():
     rng = np.random.default_rng(8)
     true, a = rng.integers(0, 5, 100), rng.integers(0, 5, (3, 100))
-    found = stats.paired_bootstrap(a, a, true, np.arange(100) // 4)
+    found = comparisons.paired_bootstrap(a, a, true, np.arange(100) // 4)
     assert (found.difference, found.low, found.high, found.half_width) == (0, 0, 0, 0)
     assert not found.reliable  # models that differ nowhere here may differ elsewhere
 
@@ -283,7 +287,7 @@ def test_pairing_narrows_the_interval_and_groups_widen_it():
     a, b = hard.astype(int), (hard | (rng.random(300) < 0.05)).astype(int)
     groups = np.repeat(np.arange(60), 5)
     alone = stats.bootstrap_interval(true, a, groups, "accuracy")
-    assert stats.paired_bootstrap(a, b, true, groups, "accuracy").half_width < (alone.high - alone.low) / 4
+    assert comparisons.paired_bootstrap(a, b, true, groups, "accuracy").half_width < (alone.high - alone.low) / 4
     by_image = stats.bootstrap_interval(true, a, None, "accuracy")
     assert alone.high - alone.low > 1.8 * (by_image.high - by_image.low)  # sqrt(5) = 2.2
 
@@ -303,7 +307,7 @@ def test_mean_intervals_by_hand():
     np.testing.assert_array_equal(low, [1, np.nan, np.nan])  # one group alone has no interval
     np.testing.assert_array_equal(high, [4, np.nan, np.nan])
     assert stats.mean_intervals(values, ["a", "a", "b"], level=0.2)[1][0] == 2
-    with pytest.raises(InputError, match="one entry an image"):
+    with pytest.raises(InputError, match="one entry per image"):
         stats.mean_intervals(values, ["a"])
 
 
@@ -314,12 +318,12 @@ def test_mean_intervals_of_single_images_near_the_normal_ones_and_by_chunk(monke
     np.testing.assert_allclose(mean, np.nanmean(values, axis=0))
     error = np.nanstd(values, axis=0) / np.sqrt([400, 200])
     np.testing.assert_allclose((high - low) / 2, 1.96 * error, rtol=0.08)
-    monkeypatch.setattr(stats, "_CHUNK", 400 * 7)
+    monkeypatch.setattr(resampling, "CHUNK", 400 * 7)
     np.testing.assert_allclose(stats.mean_intervals(values), (mean, low, high))
 
 
 def test_groups_of_the_wrong_length_are_refused():
-    with pytest.raises(InputError, match="groups must have one entry an image"):
+    with pytest.raises(InputError, match="groups must have one entry per image"):
         stats.bootstrap_interval(TRUE, PREDICTED, np.arange(5))
     with pytest.raises(InputError, match="level=95"):
         stats.bootstrap_interval(TRUE, PREDICTED, level=95)
@@ -328,12 +332,14 @@ def test_groups_of_the_wrong_length_are_refused():
 def test_mcnemar_by_hand():
     a = np.array([1] * 5 + [0] + [1] * 10, bool)
     b = np.array([0] * 5 + [1] + [1] * 10, bool)
-    assert stats.mcnemar_exact(a, b) == pytest.approx(2 * (1 + 6) / 2**6)  # 5 against 1: P(0 or 1 of 6), two-sided
-    assert stats.mcnemar_exact(b, a) == stats.mcnemar_exact(a, b)
-    assert stats.mcnemar_exact(a, a) == 1.0
-    assert stats.mcnemar_exact([True], [False]) == 1.0
-    with pytest.raises(InputError, match="one entry an image"):
-        stats.mcnemar_exact([True], [True, False])
+    assert comparisons.mcnemar_exact(a, b) == pytest.approx(
+        2 * (1 + 6) / 2**6
+    )  # 5 against 1: P(0 or 1 of 6), two-sided
+    assert comparisons.mcnemar_exact(b, a) == comparisons.mcnemar_exact(a, b)
+    assert comparisons.mcnemar_exact(a, a) == 1.0
+    assert comparisons.mcnemar_exact([True], [False]) == 1.0
+    with pytest.raises(InputError, match="one entry per image"):
+        comparisons.mcnemar_exact([True], [True, False])
 
 
 @pytest.mark.parametrize(
@@ -350,28 +356,28 @@ def test_mcnemar_by_hand():
     ],
 )
 def test_the_verdict_follows_its_rule(interval, expected):
-    assert stats.verdict(*interval) == expected
-    assert expected in stats.VERDICTS
+    assert verdict.verdict_of(*interval) == expected
+    assert expected in verdict.VERDICTS
 
 
 def test_images_needed_by_hand():
     # 2 points ahead, +-6 on 72: confirming needs a half width below 3 points, twice as narrow: 4 times the images.
-    assert stats.images_needed(0.02, 0.06, 72, 0.01) == pytest.approx(288, abs=1)
+    assert verdict.images_needed(0.02, 0.06, 72, 0.01) == pytest.approx(288, abs=1)
     # 5 points behind, +-10: contradicting needs less than 5 points, 4 times the images.
-    assert stats.images_needed(-0.05, 0.10, 100, 0.01) == pytest.approx(400, abs=1)
+    assert verdict.images_needed(-0.05, 0.10, 100, 0.01) == pytest.approx(400, abs=1)
     # Half a point behind: either side needs half a point, the worst place to be.
-    assert stats.images_needed(-0.005, 0.05, 100, 0.01) == pytest.approx(10_000, abs=1)
-    assert stats.images_needed(0.05, 0.01, 100, 0.01) == 100  # decided already
-    assert stats.images_needed(0.0, 0.05, 100, 0.0) is None
-    assert stats.images_needed(math.nan, 0.05, 100) is None
+    assert verdict.images_needed(-0.005, 0.05, 100, 0.01) == pytest.approx(10_000, abs=1)
+    assert verdict.images_needed(0.05, 0.01, 100, 0.01) == 100  # decided already
+    assert verdict.images_needed(0.0, 0.05, 100, 0.0) is None
+    assert verdict.images_needed(math.nan, 0.05, 100) is None
 
 
 @pytest.mark.parametrize("difference", [-0.08, -0.011, -0.004, 0.0, 0.03])
 def test_images_needed_is_where_the_verdict_turns(difference):
     def told(images):
         half = 0.12 * math.sqrt(90 / images)
-        return stats.verdict(difference, difference - half, difference + half)
+        return verdict.verdict_of(difference, difference - half, difference + half)
 
-    needed = stats.images_needed(difference, 0.12, 90)
+    needed = verdict.images_needed(difference, 0.12, 90)
     assert told(90) == told(needed - 2) == "cannot tell"
     assert told(needed + 1) != "cannot tell"

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from xaitune.config.schema import AUGMENTATIONS, TrainConfig
+from xaitune.config.choices import AUGMENTATIONS
+from xaitune.config.schema import TrainConfig
 from xaitune.errors import ConfigError
 from xaitune.training.augment import Augmenter, View
 from xaitune.training.train import train_model

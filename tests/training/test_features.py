@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from xaitune.errors import RunError
-from xaitune.models.backend import keras, with_precision
+from xaitune.models.backend import keras
+from xaitune.models.precision import with_precision
 from xaitune.models.vgg import build_vgg16
 from xaitune.training import features
 from xaitune.training.features import FeatureCache, cache_key, cut_layer, pass_through, suffix_model

@@ -13,23 +13,22 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-from xaitune import device, training
-from xaitune.config import DataConfig
-from xaitune.data import ImageData
-from xaitune.training import train_model
+from xaitune import DataConfig, ImageData, train_model
+from xaitune.models import steps
+from xaitune.training import fit
 
 data = ImageData.from_config(DataConfig(**json.loads(sys.argv[1])))
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 made = []
 for cards in (1, 2):
-    device.gpus, device._strategy = (lambda: cards), (lambda: strategy)
-    assert device.training_scope().__class__.__name__ == ("nullcontext" if cards == 1 else "_CurrentDistributionContext")
+    steps.gpus, steps._strategy = (lambda: cards), (lambda: strategy)
+    assert steps.training_scope().__class__.__name__ == ("nullcontext" if cards == 1 else "_CurrentDistributionContext")
     options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32", "freeze_through": 3}
     # 33 images a batch: the two parts are never alike
-    training.CLIP_NORM = 0.05  # so that every step is clipped
+    fit.CLIP_NORM = 0.05  # so that every step is clipped
     run = train_model(data, runs_dir=f"{sys.argv[2]}/clipped{cards}", batch_size=33, **options)
     clipped = list(run.history["train_loss"])
-    training.CLIP_NORM = 3.0
+    fit.CLIP_NORM = 3.0
     run = train_model(data, runs_dir=f"{sys.argv[2]}/{cards}", batch_size=33, class_weight="balanced", **options)
     shown = [c for c in run.predictions if c.startswith("p(")]
     made.append({"clipped": clipped, "loss": list(run.history["train_loss"]), "p": run.predictions[shown].to_numpy().tolist(),

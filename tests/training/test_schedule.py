@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from xaitune.config.schema import OPTIMIZERS, TrainConfig
-from xaitune.models import vgg
+from xaitune.config.choices import OPTIMIZERS
+from xaitune.config.schema import TrainConfig
+from xaitune.models import blocks, vgg
 from xaitune.models.backend import keras
 from xaitune.training import schedule as rates
 from xaitune.training.schedule import block_factors, cuts_rate, epoch_rates, scaled
@@ -52,7 +53,7 @@ def test_a_plateau_is_every_second_epoch_without_a_better_score_after_the_warm_u
 
 def test_each_variable_has_the_factor_of_its_block():
     model = vgg.build_vgg16(3, image_size=(32, 32), weights="slim")
-    vgg.freeze_blocks(model, 3)
+    blocks.freeze_blocks(model, 3)
     assert block_factors(model, "1-4=0.1,head=10") == (0.1,) * 6 + (1.0,) * 6 + (10.0,) * 2
     assert set(block_factors(model, None)) == {1.0}
     assert scaled(keras.optimizers.SGD, (1.0, 1.0)) is keras.optimizers.SGD

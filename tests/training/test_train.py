@@ -11,15 +11,25 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from xaitune.config.schema import LATER_FIELDS, OPTIMIZERS, TrainConfig
+from xaitune import _files
+from xaitune.config.choices import OPTIMIZERS
+from xaitune.config.fields import later_defaults
+from xaitune.config.schema import TrainConfig
 from xaitune.errors import ConfigError, DataError, RunError, RunLockedError
 from xaitune.models.backend import keras
-from xaitune.models.vgg import BLOCKS, build_vgg16, freeze_blocks
+from xaitune.models.blocks import BLOCKS, freeze_blocks
+from xaitune.models.vgg import build_vgg16
+from xaitune.training import fit
 from xaitune.training import folder as runs
 from xaitune.training import train as training
-from xaitune.training.folder import Checkpoint, find_runs, load_run
-from xaitune.training.train import head_rate, train_model
+from xaitune.training.checkpoint import Checkpoint
+from xaitune.training.fit import CLIP_NORM, Fit
+from xaitune.training.folder import find_runs
+from xaitune.training.head import head_rate
+from xaitune.training.run import load_run
+from xaitune.training.train import train_model
 
+LATER = later_defaults(TrainConfig)
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32", freeze_through=4)
 
 
@@ -235,9 +245,9 @@ def test_a_diverged_run_is_recorded_and_not_retried(demo, tmp_path, cache, monke
     if seen == "the loss":
         options = {"learning_rate": 10.0, "optimizer": "adam", "freeze_through": 0, "epochs": 8}
     else:  # the validation images give numbers, one image elsewhere does not
-        real = training._logits
+        real = fit.logits_of
         options = {"epochs": 1, "freeze_through": 5}
-        monkeypatch.setattr(training, "_logits", lambda *a: real(*a) + (np.nan if len(a[2]) == len(demo) else 0.0))
+        monkeypatch.setattr(training, "logits_of", lambda *a: real(*a) + (np.nan if len(a[2]) == len(demo) else 0.0))
     made = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
     assert made.state == "diverged"
     last = made.history["train_loss"].iloc[-1] + made.history["val_loss"].iloc[-1]
@@ -357,7 +367,7 @@ def test_no_permission_to_write(demo, tmp_path):
     (tmp_path / "runs").write_text("a file, no folder")
     with pytest.raises(RunError, match="could not be written"):
         train_model(demo, BASE, runs_dir=tmp_path / "runs")
-    error = runs.disk_error(PermissionError(errno.EACCES, "Permission denied"), tmp_path)
+    error = _files.disk_error(PermissionError(errno.EACCES, "Permission denied"), tmp_path)
     assert str(error).startswith(f"No permission to write {tmp_path}. Choose another folder")
     assert "--runs-dir" in str(error)
 
@@ -391,7 +401,7 @@ def test_class_weights_weigh_the_loss(demo, tmp_path):
     inputs = np.zeros((len(demo), 4), np.float32)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
     config = dataclasses.replace(BASE, class_weight="balanced")
-    fit = training._Fit(model, inputs, demo, config, "head", "adam", 1e-3)
+    fit = Fit(model, inputs, demo, config, "head", "adam", 1e-3)
     from sklearn.utils.class_weight import compute_sample_weight
 
     rows = demo.indices("train")
@@ -421,7 +431,7 @@ def test_a_multiplier_moves_a_block_less(demo):
         freeze_blocks(model, 3)
         before = {layer.name: layer.get_weights() for layer in model.layers}
         config = dataclasses.replace(BASE, block_rates=rates, batch_size=len(demo))
-        training._Fit(model, demo.load(), demo, config, "fine-tune", "sgd", 0.5).epoch(0)
+        Fit(model, demo.load(), demo, config, "fine-tune", "sgd", 0.5).epoch(0)
         moved[rates] = {n: model.get_layer(n).get_weights()[0] - w[0] for n, w in before.items() if w}
     scale = np.abs(moved[None]["block4_conv2"]).max()
     np.testing.assert_allclose(moved["4=0.25"]["block4_conv2"], moved[None]["block4_conv2"] / 4, atol=2e-3 * scale)
@@ -430,15 +440,15 @@ def test_a_multiplier_moves_a_block_less(demo):
 
 
 def test_later_fields_leave_old_identities_as_they_were(base, demo):
-    identity = runs.read_json(base.path / "config.json")["identity"]
-    assert not set(LATER_FIELDS) & set(identity)
+    identity = _files.read_json(base.path / "config.json")["identity"]
+    assert not set(LATER) & set(identity)
     made = runs.run_identity(dataclasses.replace(BASE, label_smoothing=0.1), demo.config, demo.fingerprint, "w")
     assert made["label_smoothing"] == 0.1
     old = runs.run_identity(BASE, demo.config, demo.fingerprint, "w")
-    assert runs.difference(old, made) == "label_smoothing 0.0 -> 0.1"
-    assert runs.difference(made, old) == "label_smoothing 0.1 -> 0.0"
-    kept = runs.read_json(base.path / "config.json")["train"]
-    assert runs.train_config({k: v for k, v in kept.items() if k not in LATER_FIELDS}) == BASE
+    assert runs.identity_difference(old, made) == "label_smoothing 0.0 -> 0.1"
+    assert runs.identity_difference(made, old) == "label_smoothing 0.1 -> 0.0"
+    kept = _files.read_json(base.path / "config.json")["train"]
+    assert TrainConfig(**{k: v for k, v in kept.items() if k not in LATER}) == BASE
 
 
 @pytest.mark.parametrize(
@@ -456,7 +466,7 @@ def test_smoothed_and_focal_losses_by_their_formulas(demo, options, of):
     inputs = np.random.default_rng(0).normal(size=(len(demo), 4)).astype(np.float32)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
     p = softmax(model.predict(inputs, verbose=0).astype(np.float64), axis=1)
-    fit = training._Fit(model, inputs, demo, dataclasses.replace(BASE, **options), "head", "sgd", 1e-12)
+    fit = Fit(model, inputs, demo, dataclasses.replace(BASE, **options), "head", "sgd", 1e-12)
     rows, validation = demo.indices("train"), demo.indices("validation")
     row = fit.epoch(0)
     assert row["train_loss"] == pytest.approx(of(p[rows], demo.labels[rows]).mean(), rel=1e-4)
@@ -472,7 +482,7 @@ def test_losses_say_the_same(demo, tmp_path, loss):
     rows = demo.indices("train")
     p = softmax(model.predict(inputs, verbose=0).astype(np.float64), axis=1)
     wanted = -np.log(p[rows, demo.labels[rows]]).mean()
-    fit = training._Fit(model, inputs, demo, dataclasses.replace(BASE, loss=loss), "head", "sgd", 1e-12)
+    fit = Fit(model, inputs, demo, dataclasses.replace(BASE, loss=loss), "head", "sgd", 1e-12)
     row = fit.epoch(0)
     # every batch reports the mean over the epoch so far in Keras; ours must be the mean over the images
     assert row["train_loss"] == pytest.approx(wanted, rel=1e-4)
@@ -492,7 +502,7 @@ def test_optimizers_are_kerass(demo):
     inputs = np.zeros((len(demo), 4), np.float32)
     for name, (kind, options, rate) in OPTIMIZERS.items():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
-        fit = training._Fit(model, inputs, demo, BASE, "fine-tune", name, rate)
+        fit = Fit(model, inputs, demo, BASE, "fine-tune", name, rate)
         made = fit.optimizer.get_config()
         assert type(fit.optimizer).__name__ == kind
         assert made["learning_rate"] == pytest.approx(rate)
@@ -502,10 +512,10 @@ def test_optimizers_are_kerass(demo):
 def test_a_long_gradient_is_shortened(demo):
     """Plain SGD moves all weights together by rate * CLIP_NORM at most, and by less where the gradient is shorter."""
     rows = np.arange(8)
-    for size, moved in ((1e6, 0.5 * training.CLIP_NORM), (1e-6, 0.0)):
+    for size, moved in ((1e6, 0.5 * CLIP_NORM), (1e-6, 0.0)):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11, use_bias=False)])
         inputs = np.full((len(demo), 4), size, np.float32)
-        fit = training._Fit(model, inputs, demo, BASE, "fine-tune", "sgd", 0.5)
+        fit = Fit(model, inputs, demo, BASE, "fine-tune", "sgd", 0.5)
         before = fit.trained()[0]
         loss, accuracy = fit.step(inputs[rows], fit.targets[rows], fit.sample_weight[rows])
         assert np.linalg.norm(fit.trained()[0] - before) == pytest.approx(moved, rel=1e-4, abs=1e-5)

@@ -9,22 +9,25 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from xaitune import evaluate
+from xaitune._progress import Progress
 from xaitune.config.schema import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.data.images import map_to_image
+from xaitune.data.geometry import map_to_image
 from xaitune.errors import ConfigError, DataError
-from xaitune.evaluate import agreement as mapscores
+from xaitune.evaluate import maps
 from xaitune.evaluate.table import unit_maps
-from xaitune.explain.classifier import Subject, open_subject
-from xaitune.explain.gradcam import block_mapper
-from xaitune.explain.lime.explain import probability_function
-from xaitune.models import backend as device
-from xaitune.models import vgg
+from xaitune.explain.classifier import Classifier, open_classifier
+from xaitune.explain.gradcam import BlockMapper
+from xaitune.explain.heatmaps import unit_view
+from xaitune.explain.probabilities import Probabilities
+from xaitune.models import blocks, vgg, weights
 from xaitune.models.backend import keras
-from xaitune.results import unit_view
-from xaitune.training import folder as runs
-from xaitune.training.features import FeatureCache, Progress
-from xaitune.training.train import trained_head
+from xaitune.models.precision import resolve_precision
+from xaitune.training.features import FeatureCache
+from xaitune.training.folder import is_finished
+from xaitune.training.head import trained_head
+from xaitune.training.run import load_run
 
 BLOCK_NUMBERS = (1, 2, 3, 4, 5)
 MASKED_IMAGES = 120  # at most that many validation images with a mask
@@ -57,23 +60,23 @@ class Probe:
         self.seeds = tuple(range(head_seeds)) if self.trains else (0,)
         self.explained: str | None = None  # the given model's name
         if model is None:
-            self.backbone = vgg.load_backbone(config.weights)
+            self.backbone = weights.load_backbone(config.weights)
             self.weights = self.backbone.digest
-            self.subject = Subject(self._built(config.seed), data.class_names, data.config.resize, "probe")
+            self.classifier = Classifier(self._built(config.seed), data.class_names, data.config.resize, "probe")
         else:
-            self.subject = open_subject(model)
-            if self.subject.class_names != data.class_names or self.subject.image_size != tuple(data.image_size):
+            self.classifier = open_classifier(model)
+            if self.classifier.class_names != data.class_names or self.classifier.image_size != tuple(data.image_size):
                 raise DataError(
-                    f"The model's classes or input size {self.subject.image_size} are not those of the data "
+                    f"The model's classes or input size {self.classifier.image_size} are not those of the data "
                     f"({', '.join(data.class_names)}; {data.image_size}). Advise on the data it was trained on."
                 )
-            self.weights, self.explained = _base_weights(self.subject), self.subject.name
+            self.weights, self.explained = _base_weights(self.classifier), self.classifier.name
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of Block 1 to 5."""
-        model = self.subject.model
-        return tuple(model.get_layer(names[-1]).output.shape[-1] for names in vgg.require_blocks(model).values())
+        model = self.classifier.model
+        return tuple(model.get_layer(names[-1]).output.shape[-1] for names in blocks.require_blocks(model).values())
 
     def _built(self, seed: int) -> keras.Model:
         return vgg.build_vgg16(
@@ -89,21 +92,21 @@ class Probe:
         if not self.trains:
             return
         start = self._built(seed)
-        for layer in self.subject.model.layers:
+        for layer in self.classifier.model.layers:
             if isinstance(layer, keras.layers.Dense):
                 layer.set_weights(start.get_layer(layer.name).get_weights())
         config = replace_fields(self.config, {"seed": seed})
-        precision, _ = device.resolve_precision(config.precision)
-        head = trained_head(self.subject.model, self.data, config, precision, self.cache, report)
+        precision, _ = resolve_precision(config.precision)
+        head = trained_head(self.classifier.model, self.data, config, precision, self.cache, report)
         for layer, arrays in head["weights"].items():
-            self.subject.model.get_layer(layer).set_weights(arrays)
+            self.classifier.model.get_layer(layer).set_weights(arrays)
 
 
-def _base_weights(subject: Subject) -> str:
+def _base_weights(classifier: Classifier) -> str:
     """The digest of the pretrained weights that a run began with; another model's name."""
-    path = Path(subject.name)
+    path = Path(classifier.name)
     folder = path if path.is_dir() else path.parent
-    return str(runs.load_run(folder).metadata["weights_digest"]) if runs.is_finished(folder) else subject.name
+    return str(load_run(folder).metadata["weights_digest"]) if is_finished(folder) else classifier.name
 
 
 def measure_blocks(
@@ -117,7 +120,7 @@ def measure_blocks(
     limit = masked_limit if by_masks else unmasked
     rows = choose_images(data, np.array(masked) if by_masks else validation, limit)
     images, classes = data.load(rows).astype(np.float32), data.labels[rows]
-    mapper = block_mapper(probe.subject.model, BLOCK_NUMBERS)
+    mapper = BlockMapper(probe.classifier.model, BLOCK_NUMBERS)
     found: list[dict[str, np.ndarray]] = []
     calls = 0
     for step, seed in enumerate(probe.seeds):
@@ -127,11 +130,11 @@ def measure_blocks(
         maps = unit_maps(raw, data.image_size)  # (n, 5, h, w)
         scores = {
             "zero": (maps.max(axis=(2, 3)) <= 0).astype(float),
-            "concentration": mapscores.concentration(maps).gini,
+            "concentration": evaluate.map_concentration(maps).gini,
         }
         scores["agreement"] = _agreement(maps)
         rng = np.random.default_rng([seed, 11])
-        stable = mapscores.input_stability(
+        stable = evaluate.input_stability(
             lambda x: unit_maps(mapper(x, classes)[0], data.image_size), images, rng, maps=maps
         )
         scores["stability"] = np.nan_to_num(stable)
@@ -140,7 +143,7 @@ def measure_blocks(
         if by_masks:
             scores |= _localisation(raw, data, rows, rng)
         else:
-            predict = probability_function(probe.subject)
+            predict = Probabilities(probe.classifier)
             faithful, used = _faithfulness(predict, images, raw, classes, rng)
             scores |= faithful
             calls += used
@@ -158,7 +161,7 @@ def image_limits(data: ImageData, channels: Sequence[int], seeds: int, max_calls
     By default about 3e13 multiply-adds, within 2,400 and 8,000 calls. Raises ConfigError where that is not enough for MIN_IMAGES.
     """
     if max_calls is None:
-        per_image = sum(vgg.multiply_adds(data.image_size, channels).values())
+        per_image = sum(blocks.multiply_adds(data.image_size, channels).values())
         max_calls = int(np.clip(3e13 / per_image, 2400, 8000))
     # An image's maps (forward and backward, three times), its two ends, and the steps between of ten maps, both ways.
     per_image_calls = seeds * (MAP_CALLS + 2 + 2 * len(BLOCK_NUMBERS) * 2 * (STEPS - 1))
@@ -192,7 +195,7 @@ def _agreement(maps: np.ndarray) -> np.ndarray:
     pairs = np.zeros((len(maps), len(blocks), len(blocks)))
     for a in blocks:
         for b in range(a):
-            pairs[:, a, b] = pairs[:, b, a] = np.nan_to_num(mapscores.agreement(maps[:, a], maps[:, b]).spearman)
+            pairs[:, a, b] = pairs[:, b, a] = np.nan_to_num(evaluate.map_agreement(maps[:, a], maps[:, b]).spearman)
     return pairs.sum(axis=2) / (len(blocks) - 1)
 
 
@@ -201,7 +204,7 @@ def _localisation(
 ) -> dict[str, np.ndarray]:
     """Average precision for the mask in the file's own geometry, less that of the same map put elsewhere."""
     view = {b: unit_view(raw[b]) for b in sorted(raw)}
-    placed = {b: mapscores.random_like(v, rng) for b, v in view.items()}
+    placed = {b: maps.random_like(v, rng) for b, v in view.items()}
     out = {key: np.zeros((len(rows), len(view))) for key in ("localisation", "average_precision", "mass_inside")}
     for i, row in enumerate(rows):
         mask = data.mask(int(row))
@@ -210,9 +213,9 @@ def _localisation(
         maps = np.stack([map_to_image(v[i], *where) for v in view.values()])
         nulls = np.stack([map_to_image(v[i], *where) for v in placed.values()])
         masks = np.broadcast_to(mask, maps.shape)
-        out["average_precision"][i] = mapscores.average_precision(maps, masks)
-        out["mass_inside"][i] = mapscores.mass_inside(maps, masks)
-        out["localisation"][i] = out["average_precision"][i] - mapscores.average_precision(nulls, masks)
+        out["average_precision"][i] = evaluate.average_precision(maps, masks)
+        out["mass_inside"][i] = evaluate.mass_inside(maps, masks)
+        out["localisation"][i] = out["average_precision"][i] - evaluate.average_precision(nulls, masks)
     return out
 
 
@@ -225,9 +228,9 @@ def _faithfulness(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Insertion minus deletion area of each block's map, less that of the same map put elsewhere; and the calls."""
     size = images.shape[1:3]
-    placed = {b: mapscores.random_like(unit_view(m), rng) for b, m in raw.items()}
+    placed = {b: maps.random_like(unit_view(m), rng) for b, m in raw.items()}
     both = np.concatenate([unit_maps(raw, size), unit_maps(placed, size)], axis=1)  # (n, 10, h, w)
-    made = mapscores.deletion_insertion(predict, images, both, classes, steps=STEPS)
+    made = evaluate.deletion_insertion(predict, images, both, classes, steps=STEPS)
     gain = np.asarray(made.insertion) - np.asarray(made.deletion)
     blocks = len(raw)
     found = {"faithfulness": gain[:, :blocks] - gain[:, blocks:]}

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from xaitune._files import disk_error
+from xaitune._names import duration
 from xaitune.errors import XaituneError
 
 PLAIN_WIDTH = 120  # characters, where there is no terminal to ask
@@ -75,23 +77,24 @@ class Ui:
             print(json.dumps(_strict(value), ensure_ascii=False, allow_nan=False), file=self.stdout, flush=True)
 
     @contextlib.contextmanager
-    def progress(self, what: str) -> Iterator["_Bars | _PlainProgress"]:
+    def progress(self, what: str, unit: str = "") -> Iterator["_Bars | _PlainProgress"]:
         """A function (done, total, text) that moves a bar with the time left, or prints lines without a terminal.
 
-        Its `part` (name, done, total, text) moves a bar of its own for each name; None without a terminal.
+        `unit`: what is counted, such as 'images'; without it the numbers are shares of the work, shown in percent. Its
+        `part` (name, done, total, text) moves a bar of its own for each name; None without a terminal.
         """
         if self.errors.is_terminal:
-            with self._bar(what) as report:
+            with self._bar(what, unit) as report:
                 self.live = self.errors
                 try:
                     yield report
                 finally:
                     self.live = None
         else:
-            yield _PlainProgress(self, what)
+            yield _PlainProgress(self, what, unit)
 
     @contextlib.contextmanager
-    def _bar(self, what: str) -> Iterator["_Bars"]:
+    def _bar(self, what: str, unit: str) -> Iterator["_Bars"]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(20),
@@ -102,18 +105,18 @@ class Ui:
             ),
         )
         with Progress(*columns, console=self.errors, transient=True) as bar:
-            yield _Bars(bar, what)
+            yield _Bars(bar, what, unit)
 
 
 class _Bars:
     """A bar for the whole, and one below it for each part that is under way."""
 
-    def __init__(self, bar: Progress, what: str) -> None:
-        self.bar, self.whole = bar, bar.add_task(what, total=None, text="")
+    def __init__(self, bar: Progress, what: str, unit: str) -> None:
+        self.bar, self.whole, self.unit = bar, bar.add_task(what, total=None, text=""), unit
         self.parts: dict[str, TaskID] = {}
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
-        self.bar.update(self.whole, completed=done, total=total, text=text)
+        self.bar.update(self.whole, completed=done, total=total, text=_counted(done, total, self.unit, text))
 
     def part(self, name: str, done: int, total: int, text: str) -> None:
         """Move the bar of a part; at its end it goes."""
@@ -131,8 +134,8 @@ class _PlainProgress:
 
     part = None
 
-    def __init__(self, ui: Ui, what: str) -> None:
-        self.ui, self.what = ui, what
+    def __init__(self, ui: Ui, what: str, unit: str) -> None:
+        self.ui, self.what, self.unit = ui, what, unit
         self.start = self.last = time.monotonic()
         self.first: int | None = None
 
@@ -145,14 +148,13 @@ class _PlainProgress:
         self.last = now
         moved = done - self.first
         left = f", about {duration((now - self.start) / moved * (total - done))} left" if moved > 0 else ""
-        self.ui.errors.print(f"{self.what}: {done}/{total}{left}{f' ({text})' if text else ''}", markup=False)
+        count = _counted(done, total, self.unit) or f"{done / max(total, 1):.0%}"
+        self.ui.errors.print(f"{self.what}: {count}{left}{f' ({text})' if text else ''}", markup=False)
 
 
-def duration(seconds: float) -> str:
-    """'45 s', '12 min' or '3.5 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _counted(done: int, total: int, unit: str, text: str = "") -> str:
+    """'3 of 12 images, text'; the text alone without a unit."""
+    return ", ".join(filter(None, (f"{done} of {total} {unit}" if unit else "", text)))
 
 
 def _cell(value: Any, digits: int) -> str:
@@ -182,25 +184,20 @@ def _console(stderr: bool) -> Console:
     return console
 
 
-def disk_size(size: float) -> str:
-    """'35 MB' or '1.2 GB'."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{math.ceil(size / 1e6)} MB"
-
-
-def told(error: BaseException) -> tuple[int, str]:
-    """(exit status, message) of an error: ours, the command line parser's, the system's, or one nobody foresaw."""
+def error_report(error: BaseException) -> tuple[int, str]:
+    """(exit status, message) of an error: ours, the command line parser's, the system's, or an unexpected one."""
     if isinstance(error, XaituneError):
         return error.exit_status, str(error)
     if hasattr(error, "format_message"):
         return 2, _usage(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return 1, "The disk is full. Free some space and give the same command again."
+        return 1, str(disk_error(error))
     if isinstance(error, PermissionError):
         return 2, f"No permission for {error.filename}. Choose another folder with --runs-dir, or change its rights."
     if isinstance(error, MemoryError):
         return 1, "Memory ran out. Use a smaller --image-size or --batch-size."
     first = str(error).splitlines()[0] if str(error) else ""
-    return 1, f"{type(error).__name__}: {first}\nThis was not foreseen: --debug shows where."
+    return 1, f"{type(error).__name__}: {first}\nThis is a bug in xaitune: --debug shows where it happened."
 
 
 def _usage(error: Any) -> str:

@@ -6,27 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from xaitune.cli.console import Ui, disk_size, duration
-from xaitune.cli.data import CacheGb, DataPath, Name, Overwrite, load_data
+from xaitune._names import disk_size, duration, frozen_name
+from xaitune.cli.console import Ui
+from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.explain import ModelPath
-from xaitune.cli.options import Job, command
+from xaitune.cli.options import Job, command, option
+from xaitune.cli.train import CacheGb, Name
+from xaitune.config.fields import settings_of
 from xaitune.config.schema import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError
 
-OF_FINE_TUNING = (
-    "freeze_through",
-    "optimizer",
-    "learning_rate",
-    "schedule",
-    "warmup_epochs",
-    "block_rates",
-    "augmentation",
-    "augment_classes",
-    "augmented_views",
-)
+# A probe's blocks stay frozen: of the fine-tuning it takes the epochs alone, which its head gets.
+UNUSED = tuple(n for n, about in settings_of(TrainConfig).items() if about.stage == "fine-tune" and n != "epochs")
 
 
-@command("advise", DataConfig, TrainConfig, skip=(*OF_FINE_TUNING, "seed"))
+@command("advise", DataConfig, TrainConfig, skip=(*UNUSED, "seed"))
 def advise(
     job: Job,
     data: DataPath = None,
@@ -34,43 +28,49 @@ def advise(
     name: Name = None,
     overwrite: Overwrite = False,
     max_calls: Annotated[
-        int | None, typer.Option("--max-calls", help="Most network calls, an image each [by its size].")
+        int | None,
+        option(
+            "--max-calls",
+            help="Maximum network calls: an image once forward or backward is one.",
+            default="by image size",
+            metavar="N",
+        ),
     ] = None,
     cache_gb: CacheGb = 20.0,
 ) -> None:
     """Recommend how many blocks to freeze, from heatmaps.
 
-    Of a probe's five blocks, on validation images.
+    The heatmaps are those of a probe at all five blocks, on validation images.
     """
     config, images = load_data(job, data)
     options = {"model": model, "name": name, "overwrite": overwrite, "max_calls": max_calls, "cache_gb": cache_gb}
-    found = _advise(job, config, images, **options)
+    advice = _advise(job, config, images, **options)
     job.ui.finish(
-        [found.path],
+        [advice.path],
         "xaitune sweep-freeze",
-        freeze_through=found.freeze_through,
-        confidence=found.confidence,
-        votes=found.votes,
-        reasons=found.reasons,
-        model_calls=found.model_calls,
+        freeze_through=advice.freeze_through,
+        confidence=advice.confidence,
+        votes=advice.votes,
+        reasons=advice.reasons,
+        model_calls=advice.model_calls,
     )
 
 
 def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
-    from xaitune.advise.advice import advise_freeze
+    from xaitune.advise.recommend import advise_freeze
 
     start = time.monotonic()
-    with job.ui.progress("advising") as report:
-        found = advise_freeze(images, config.train, runs_dir=job.runs_dir, progress=report, notes=job.ui.say, **options)
+    with job.ui.progress("advising", "heads") as report:
+        advice = advise_freeze(
+            images, config.train, runs_dir=job.runs_dir, progress=report, notes=job.ui.say, **options
+        )
     columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
-    job.ui.table(found.evidence[columns], f"Evidence (score: {found.measure})")
-    from xaitune.plots.figures import frozen_name
-
+    job.ui.table(advice.evidence[columns], f"Evidence (score: {advice.measure})")
     job.ui.say(
-        f"Advice: freeze {frozen_name(found.freeze_through)} (confidence {found.confidence:.0%}). {found.reasons}"
+        f"Advice: freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%}). {advice.reasons}"
     )
-    job.ui.say(f"{found.model_calls} network calls; this command took {duration(time.monotonic() - start)}")
-    return found
+    job.ui.say(f"{advice.model_calls} network calls; this command took {duration(time.monotonic() - start)}")
+    return advice
 
 
 @command("sweep-freeze", DataConfig, TrainConfig, SweepConfig, skip=("seed", "optimizer"))
@@ -78,7 +78,9 @@ def sweep_freeze(
     job: Job,
     data: DataPath = None,
     name: Name = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say runs, time and disk, and start nothing.")] = False,
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Print runs, time and disk space, and start nothing.", panel="Comparison")
+    ] = False,
     cache_gb: CacheGb = 20.0,
 ) -> None:
     """Train depth x optimizer x seed, and check the advice.
@@ -86,22 +88,25 @@ def sweep_freeze(
     Makes the advice first where there is none.
     """
     config, images = load_data(job, data)
-    from xaitune.comparison import plan as cost
-    from xaitune.comparison import sweep
+    from xaitune.comparison.cost import plan_cost
     from xaitune.comparison.engines.ray import check_ray
+    from xaitune.comparison.plan import plan_sweep
+    from xaitune.comparison.sweep import run_sweep
 
-    config.sweep.require_engine(job.given.get("sweep", {}))
+    config.sweep.require_engine(job.given.get(SweepConfig, {}))
     if config.sweep.engine == "ray":
         check_ray(config.sweep.ray_address)
-    plan = cost.plan(config, images, job.runs_dir, name)
+    plan = plan_sweep(images, config.sweep, config.train, name=name, runs_dir=job.runs_dir, notes=job.ui.say)
+    seconds, disk_bytes = plan_cost(plan, images)
     job.ui.say(
-        f"{plan['missing']} of {plan['runs']} runs to do, about {duration(plan['seconds'])} and "
-        f"{disk_size(plan['disk_bytes'])} of disk in {plan['folder']}"
+        f"{len(plan.missing)} of {len(plan.runs)} runs to do, about {duration(seconds)} and "
+        f"{disk_size(disk_bytes)} of disk in {plan.folder}"
     )
     if dry_run:
-        job.ui.finish([], "the same command without --dry-run", **plan)
+        counts = {"folder": str(plan.folder), "runs": len(plan.runs), "missing": len(plan.missing)}
+        job.ui.finish([], "the same command without --dry-run", **counts, seconds=seconds, disk_bytes=disk_bytes)
         return
-    advice = _known_advice(job, images, plan["weights"]) or _advise(job, config, images, cache_gb=cache_gb)
+    advice = _known_advice(job, images, plan.weights) or _advise(job, config, images, cache_gb=cache_gb)
     depths = config.sweep.freeze_through
     if advice.freeze_through not in depths or len(depths) < 2:
         job.ui.warn(
@@ -110,12 +115,10 @@ def sweep_freeze(
         )
     start = time.monotonic()
     with job.ui.progress("sweeping") as report:
-        table = sweep.sweep_freeze(
+        table = run_sweep(
+            plan,
             images,
-            config.sweep,
-            train=config.train,
-            name=name,
-            runs_dir=job.runs_dir,
+            cache_dir=job.runs_dir / "cache",
             cache_gb=cache_gb,
             progress=report,
             run_progress=report.part,
@@ -146,63 +149,63 @@ def _known_advice(job: Job, images: Any, weights: str) -> Any | None:
 
 def _say_verdict(ui: Ui, advice: Any, table: Any) -> tuple[list[Path], dict[str, Any]]:
     """Check the advice where the sweep can, and say so; returns the files written, and the verdict for the JSON object."""
-    from xaitune.comparison import sweep
+    from xaitune.advise.check import can_check, check_advice, save_check
 
     wrote = [table.path / "sweep.csv"]
-    if not sweep.can_check(advice, table):
+    if not can_check(advice, table):
         return wrote, {"verdict": None, "sentence": ""}
-    check = sweep.check_advice(advice, table)
-    sweep.save_check(check, table.path)
+    check = check_advice(advice, table)
+    save_check(check, table.path)
     ui.say(check.sentence())
     return [*wrote, table.path / "check.json"], {"verdict": check.verdict, "sentence": check.sentence()}
 
 
 def say_sweep(ui: Ui, table: Any) -> None:
-    shown = table.cells.copy()
-    best = table.best["name"]
-    shown["shown"] = [
+    """Print a sweep's cells as the table frozen blocks x optimizer, and what is to be known of it."""
+    cells, best = table.cells.copy(), table.best["name"]
+    cells["shown"] = [
         f"{r.test:.3f} [{r.low:.3f}, {r.high:.3f}]"
         + ("*" if r.name == best else "=" if r.equals else "")
         + (f" lr {r.learning_rate:g} of {r.rates}" if r.rates > 1 else "")
-        for r in shown.itertuples()
+        for r in cells.itertuples()
     ]
-    order = list(dict.fromkeys(shown["optimizer"]))
-    grid = (
-        shown.pivot(index="freeze_through", columns="optimizer", values="shown")[order]
-        .fillna("")
-        .sort_index(ascending=False)
-    )
-    grid.index = [f"Block 1-{k}" if k > 1 else "Block 1" if k else "nothing" for k in grid.index]
+    order = list(dict.fromkeys(cells["optimizer"]))
+    grid = cells.pivot(index="freeze_through", columns="optimizer", values="shown")[order].fillna("")
+    grid = grid.sort_index(ascending=False)
+    grid.index = [frozen_name(depth) for depth in grid.index]
     grid.index.name = "frozen"
     ui.table(
         grid,
         f"Test {table.metric}, mean over the seeds [95 % interval over {table.groups} groups, {table.images} images]",
     )
     ui.say(
-        f"* best on validation. = cannot be told from it; the cheapest of these to train is {table.equals.iloc[0]['name']}."
+        "* best on validation. = cannot be told apart from it; the cheapest of these to train is "
+        f"{table.equals.iloc[0]['name']}."
     )
-    lacks = dict.fromkeys(reason for few in shown["few"] if few for reason in few.split(", "))
+    lacks = dict.fromkeys(reason for few in cells["few"] if few for reason in few.split(", "))
     if lacks:
         ui.say(f"Too few to rely on the intervals: {', '.join(lacks)}.")
-    if (shown["rates"] > 1).any():
+    if (cells["rates"] > 1).any():
         ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
-    bad = table.runs[table.runs["state"] != "finished"]
-    for row in bad.itertuples():
+    for row in table.runs[table.runs["state"] != "finished"].itertuples():
         ui.warn(f"{row.name}: {row.state}")
 
 
 @command("check-advice")
-def check_advice(
+def check_again(
     job: Job,
-    sweep_path: Annotated[Path | None, typer.Argument(metavar="SWEEP", help="A sweep's folder [the newest].")] = None,
+    sweep: Annotated[
+        Path | None, typer.Argument(metavar="SWEEP", help="A sweep's folder (default: the newest).")
+    ] = None,
 ) -> None:
-    """Say again whether the sweep confirms the advice."""
-    from xaitune.comparison import sweep
+    """Check the advice against the sweep again."""
+    from xaitune.advise.check import check_advice, save_check
+    from xaitune.comparison.table import load_sweep
 
-    folder, advice = _sweep_and_advice(job, sweep_path)
-    table = sweep.load_sweep(folder)
-    check = sweep.check_advice(advice, table)
-    sweep.save_check(check, folder)
+    folder, advice = _sweep_and_advice(job, sweep)
+    table = load_sweep(folder)
+    check = check_advice(advice, table)
+    save_check(check, folder)
     say_sweep(job.ui, table)
     job.ui.say(check.sentence())
     job.ui.finish([folder / "check.json"], "xaitune report", verdict=check.verdict, sentence=check.sentence())
@@ -210,14 +213,16 @@ def check_advice(
 
 def _sweep_and_advice(job: Job, path: Path | None) -> tuple[Path, Any]:
     from xaitune.advise.advice import load_advice
-    from xaitune.comparison import sweep
+    from xaitune.advise.check import advice_for
+    from xaitune.comparison.table import find_sweep
+    from xaitune.training.folder import folder_kind
 
-    folder = path or sweep.find_sweep(job.runs_dir)
-    if folder is None or not sweep.is_sweep(folder):
+    folder = path or find_sweep(job.runs_dir)
+    if folder is None or folder_kind(folder) != "sweep":
         raise ConfigError(f"No sweep in {path or job.runs_dir}. Make one with 'xaitune sweep-freeze'.")
     job.ui.say(f"Sweep: {folder}")
-    found = sweep.advice_for(folder)
-    if found is None:
+    place = advice_for(folder)
+    if place is None:
         raise ConfigError(f"No advice on the data of {folder} in {job.runs_dir}. Make it with 'xaitune advise'.")
-    job.ui.say(f"Advice: {found}")
-    return folder, load_advice(found)
+    job.ui.say(f"Advice: {place}")
+    return folder, load_advice(place)

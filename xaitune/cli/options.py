@@ -1,4 +1,4 @@
-"""What all commands have: the app, options made from the fields of the configurations, and the configuration that they give."""
+"""What all commands share: the app, options made from the fields of the configurations, and the configuration they give."""
 
 import contextlib
 import dataclasses
@@ -13,24 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from xaitune.cli.console import Ui, told
-from xaitune.config.schema import (
-    AUGMENTATIONS,
-    CONFIG_FILE,
-    HEADS,
-    LOSSES,
-    METRICS,
-    OPTIMIZERS,
-    SCHEDULES,
-    Config,
-    DataConfig,
-    SweepConfig,
-    TrainConfig,
-    load_config,
-    parse_blocks,
-    replace_fields,
-)
+from xaitune.cli.console import Ui, error_report
+from xaitune.config.fields import PANELS, Setting, settings_of
+from xaitune.config.schema import Config, DataConfig, TrainConfig, replace_fields
+from xaitune.config.toml import CONFIG_FILE, TABLES, load_config
 from xaitune.errors import ConfigError, XaituneWarning
 
 app = typer.Typer(
@@ -39,61 +27,24 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
-HELP = {
-    "path": "",
-    "masks": "Folder with masks: <class>/<stem>.*, white where the defect is.",
-    "groups": "CSV file,group or a regular expression on the file name: images of one thing stay in one split.",
-    "image_size": "HEIGHTxWIDTH of the model's input, such as 96x96 [224x224].",
-    "split": "Shares of train, validation and test [0.6,0.2,0.2].",
-    "split_seed": "Seed of the split; every run of a comparison keeps it [0].",
-    "resize": "stretch, or pad to keep the aspect [stretch].",
-    "weights": "imagenet, an .h5 in Keras's no-top layout, a run's folder, slim or random [imagenet].",
-    "head": f"{' or '.join(HEADS)}: global average pooling (for CAM), or VGG's dense layers [gap].",
-    "freeze_through": "Freeze Block 1 to this one: 0 nothing .. 5 feature extraction.",
-    "optimizer": f"{', '.join(OPTIMIZERS)} [nag].",
-    "learning_rate": "Learning rate of the fine-tuning [the optimizer's own].",
-    "seed": "Initialisation and order; never the split [0].",
-    "head_epochs": "Epochs of the head alone [5].",
-    "epochs": "Most epochs of fine-tuning [20].",
-    "final_epochs": "Epochs of the whole network at a hundredth of the rate [0].",
-    "patience": "Stop after so many epochs without a better validation score [5].",
-    "batch_size": "Images a step [32].",
-    "metric": f"What decides: {', '.join(METRICS)} [f1_macro].",
-    "loss": f"{', '.join(LOSSES)} [categorical_crossentropy].",
-    "class_weight": "balanced: rare classes count more; none: all images alike [none].",
-    "label_smoothing": "Share of each target spread over all classes, 0 to below 1 [0].",
-    "schedule": f"{', '.join(SCHEDULES)}: how the learning rate goes on [constant].",
-    "warmup_epochs": "Epochs in which the learning rate rises from 0 [0].",
-    "block_rates": "Multipliers of the learning rate, such as 1-3=0.1,head=10 [all 1].",
-    "augmentation": f"Random changes of training images: {','.join(AUGMENTATIONS)} [none].",
-    "augment_classes": "Change images of these classes only [all].",
-    "augmented_views": "Changed copies of each image whose frozen features are kept; 0: each step draws anew [0].",
-    "precision": "auto, float32 or bfloat16 [auto].",
-    "optimizers": "Optimizers of the grid [sgd,momentum,nag].",
-    "seeds": "Seeds 0..n-1 of the grid [3].",
-    "learning_rates": "Rates such as 1e-2,1e-3: each cell keeps the one best on validation [the optimizer's own].",
-    "engine": "What runs the trainings: local, or ray: a cluster whose machines share a file system [local].",
-    "workers": "Worker processes; they share the processor's threads [one for two cores].",
-    "ray_address": "Of the Ray cluster [RAY_ADDRESS, else this machine].",
-    "run_cpus": "CPUs of each run, with --engine ray [2].",
-    "run_gpus": "GPUs of each run, with --engine ray; may be a share [0].",
-}
-NUMBERS = {"split_seed", "freeze_through", "seed", "head_epochs", "epochs", "final_epochs", "patience", "batch_size"}
-NUMBERS |= {"augmented_views", "warmup_epochs", "seeds", "workers", "run_cpus"}
-TABLE_OF = {DataConfig: "data", TrainConfig: "train", SweepConfig: "sweep"}
+OUTPUT = "Output"  # the last panel of every --help
+CHOICES_WIDTH = 24  # characters of names that --help shows instead of a metavar
 
 
 @dataclasses.dataclass
 class Job:
-    """One call of the command line: the screen, where runs are kept, and the configuration in force."""
+    """One call of the command line: the screen, where runs are kept, and the settings that were given.
+
+    `given`: configuration class -> field name -> value, for what was given as an option.
+    """
 
     ui: Ui
     runs_dir: Path
     config_file: Path | None
-    given: dict[str, dict[str, Any]]
-    fresh: bool = False  # leave an existing xaitune.toml out
+    given: dict[type, dict[str, Any]]
+    fresh: bool = False  # ignore an existing xaitune.toml
 
     def config(self, path: Path | None = None) -> Config:
         """xaitune.toml (or --config, also a run's config.json) with the given options on top."""
@@ -103,8 +54,10 @@ class Job:
             if not data.path or Path(data.path).resolve() != path.resolve():
                 data = dataclasses.replace(data, path=str(path), masks=None, groups=None)
             config = dataclasses.replace(config, data=data)
-        made = {table: replace_fields(getattr(config, table), values) for table, values in self.given.items()}
-        config = dataclasses.replace(config, **made)
+        tables = {
+            name: replace_fields(getattr(config, name), self.given.get(kind, {})) for name, kind in TABLES.items()
+        }
+        config = dataclasses.replace(config, **tables)
         if not config.data.path:
             raise ConfigError(
                 "No image folder. Give one (class folders or a .csv), or make xaitune.toml with 'xaitune init DATA'."
@@ -115,112 +68,139 @@ class Job:
         """What xaitune.toml, or the file of --config, says; the defaults where there is none."""
         file = self.config_file
         if file is not None and file.suffix == ".json":
-            try:
-                found = json.loads(file.read_text(encoding="utf-8"))
-                return Config(data=DataConfig(**found["data"]), train=TrainConfig(**found["train"]))
-            except FileNotFoundError:
-                raise ConfigError(f"No configuration at {file}. Give a xaitune.toml or a run's config.json.") from None
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{file} is not the config.json of a run ({type(error).__name__}: {error})."
-                ) from None
+            return _run_config(file)
         if file is None and not Path(CONFIG_FILE).is_file():
             return Config()
         return load_config(file or CONFIG_FILE)
+
+    def options(self, kind: type) -> Any:
+        """The given options of a class that xaitune.toml does not hold, such as LimeOptions."""
+        return kind(**self.given.get(kind, {}))
+
+
+def _run_config(file: Path) -> Config:
+    """The configuration in a run's config.json. Raises ConfigError."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return Config(data=DataConfig(**values["data"]), train=TrainConfig(**values["train"]))
+    except FileNotFoundError:
+        raise ConfigError(f"No configuration at {file}. Give a xaitune.toml or a run's config.json.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is not the config.json of a run ({type(error).__name__}: {error}).") from None
 
 
 def command(name: str, *tables: type, skip: tuple[str, ...] = ()) -> Callable[..., Any]:
     """Register a function (job, ...) as a command with the options of the given configurations, and the common ones.
 
-    `skip` names fields that get no option.
+    `skip` names fields that get no option. Where two configurations have a field of one name (freeze_through), the
+    later one's option stands.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "job"]
-        fields = [(t, f.name) for t in tables for f in dataclasses.fields(t) if f.name not in (*skip, "path")]
-        # Of two configurations with one field (freeze_through), the later table's option stands.
-        owner = {field: table for table, field in fields}
-        made = [_option(field) for field in owner]
-
-        @functools.wraps(function)
-        def call(**values: Any) -> None:
-            logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its remarks on retracing help no user
-            ui = Ui(values.pop("json_output"))
-            aside = contextlib.redirect_stdout(sys.stderr) if ui.json_only else contextlib.nullcontext()
-            try:
-                with aside, warnings.catch_warnings():
-                    warnings.simplefilter("always", XaituneWarning)
-                    warnings.showwarning = functools.partial(_say_warning, ui)
-                    work(ui, values)
-            except Exception as error:
-                ui.fail(*told(error))
-                raise
-
-        def work(ui: Ui, values: dict[str, Any]) -> None:
-            given: dict[str, dict[str, Any]] = {}
-            for field, table in owner.items():
-                value = values.pop(field)
-                if value is not None:
-                    given.setdefault(TABLE_OF[table], {})[field] = _parsed(table, field, value)
-            values.pop("debug")
-            job = Job(ui, values.pop("runs_dir"), values.pop("config"), given)
-            function(job, **values)
-
-        parameters = own + [p for p in made + COMMON if p.name not in {q.name for q in own}]
-        call.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(name)(call)
+        runner = _Command(function, [(t, n) for t in tables for n in settings_of(t) if n not in (*skip, "path")])
+        app.command(name)(runner.typed())
         return function
 
     return register
 
 
-def _say_warning(ui: Ui, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+class _Command:
+    """A command: what typer calls with the values that it has read."""
+
+    def __init__(self, function: Callable[..., None], fields: list[tuple[type, str]]) -> None:
+        self.function = function
+        flags = {_flag(name, settings_of(table)[name]): (table, name) for table, name in fields}  # the later one stands
+        self.fields = {f"{table.__name__}_{name}": (table, name) for table, name in flags.values()}
+
+    def __call__(self, **values: Any) -> None:
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its remarks on retracing help no user
+        ui = Ui(values.pop("json_output"))
+        aside = contextlib.redirect_stdout(sys.stderr) if ui.json_only else contextlib.nullcontext()
+        try:
+            with aside, warnings.catch_warnings():
+                warnings.simplefilter("always", XaituneWarning)
+                warnings.showwarning = functools.partial(_show_warning, ui)
+                self.function(self.job(ui, values), **values)
+        except Exception as error:
+            ui.fail(*error_report(error))
+            raise
+
+    def job(self, ui: Ui, values: dict[str, Any]) -> Job:
+        """What the options say; takes them out of `values`. Raises ConfigError."""
+        given: dict[type, dict[str, Any]] = {}
+        for key, (table, name) in self.fields.items():
+            value = values.pop(key)
+            if value is not None:
+                given.setdefault(table, {})[name] = settings_of(table)[name].rule.from_text(name, value)
+        values.pop("debug")
+        return Job(ui, values.pop("runs_dir"), values.pop("config"), given)
+
+    def typed(self) -> Callable[..., None]:
+        """The command as a function whose signature tells typer its options, panel by panel."""
+        own = [p for p in inspect.signature(self.function, eval_str=True).parameters.values() if p.name != "job"]
+        made = [_option(key, table, name) for key, (table, name) in self.fields.items()]
+        parameters = sorted([*made, *own, *COMMON], key=_panel_number)
+
+        @functools.wraps(self.function)
+        def run_command(**values: Any) -> None:
+            self(**values)
+
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        run_command.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        run_command.__annotations__ = {p.name: p.annotation for p in parameters}
+        run_command.__doc__ = escape(inspect.getdoc(self.function) or "")
+        return run_command
+
+
+def _show_warning(ui: Ui, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Ours go to the screen; those of the libraries help no user of a command."""
     if issubclass(category, XaituneWarning):
         ui.warn(str(message))
 
 
-def _parameter(
-    name: str, kind: Any, default: Any, *flags: str, text: str, panel: str | None = None
-) -> inspect.Parameter:
-    annotation = Annotated[kind, typer.Option(*flags, help=text, show_default=False, rich_help_panel=panel)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def option(
+    *flags: str, help: str, panel: str = OUTPUT, default: str = "", metavar: str | None = None, **checks: Any
+) -> Any:
+    """A typer option: its help, with the `default` as a user would give it, below the heading `panel`."""
+    text = help + (f" (default: {default})" if default else "")
+    return typer.Option(*flags, help=escape(text), show_default=False, rich_help_panel=panel, metavar=metavar, **checks)
+
+
+def _panel_number(parameter: inspect.Parameter) -> int:
+    """Arguments first, then the options in the order of the panels, those of the output last."""
+    made = parameter.annotation.__metadata__[0]
+    panel = getattr(made, "rich_help_panel", None)
+    return -1 if panel is None else (*PANELS, OUTPUT).index(panel)
+
+
+def _parameter(name: str, kind: Any, default: Any, made: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
+
+
+def _flag(name: str, about: Setting) -> str:
+    return about.flag or f"--{name.replace('_', '-')}"
+
+
+def _option(key: str, table: type, name: str) -> inspect.Parameter:
+    """The option of one field of a configuration."""
+    about, default = settings_of(table)[name], getattr(table(), name)
+    if about.rule.kind is bool:
+        return _parameter(key, bool | None, None, option(_flag(name, about), help=about.help, panel=about.panel))
+    text, choices, metavar = about.help, about.rule.choices, about.rule.metavar
+    if sum(map(len, choices)) > CHOICES_WIDTH:  # they would leave no room for the help
+        text, metavar = f"{text.rstrip('.')}: {', '.join(choices)}.", "NAME"
+    elif choices:
+        metavar = "|".join(choices)
+    shown = about.shown_default(default)
+    made = option(_flag(name, about), help=text, panel=about.panel, default=shown, metavar=metavar)
+    return _parameter(key, about.rule.kind | None, None, made)
 
 
 COMMON = [
-    _parameter("runs_dir", Path, Path("runs"), "--runs-dir", text="Where results are kept [runs].", panel="Common"),
-    _parameter("config", Path | None, None, "--config", text="A xaitune.toml or a run's config.json.", panel="Common"),
+    _parameter("runs_dir", Path, Path("runs"), option("--runs-dir", help="Folder for results.", default="runs")),
+    _parameter("config", Path | None, None, option("--config", help="A xaitune.toml or a run's config.json.")),
     _parameter(
-        "json_output", bool, False, "--json", text="One JSON object on stdout, all else on stderr.", panel="Common"
+        "json_output", bool, False, option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ),
-    _parameter("debug", bool, False, "--debug", text="Show the traceback of an error.", panel="Common"),
+    _parameter("debug", bool, False, option("--debug", help="Show the traceback of an error.")),
 ]
-
-
-def _option(field: str) -> inspect.Parameter:
-    kind: Any = str | None
-    if field == "freeze_through":
-        kind = str | None
-    elif field in NUMBERS:
-        kind = int | None
-    elif field in ("learning_rate", "label_smoothing", "run_gpus"):
-        kind = float | None
-    return _parameter(field, kind, None, f"--{field.replace('_', '-')}", text=HELP[field])
-
-
-def _parsed(table: type, field: str, value: Any) -> Any:
-    """Text as the configuration wants it."""
-    if field == "freeze_through":
-        blocks = parse_blocks(value, "freeze_through", low=0)
-        if table is TrainConfig and len(blocks) > 1:
-            raise ConfigError(f"freeze_through must be one of 0..5 here. Received: {value}.")
-        return blocks if table is SweepConfig else blocks[0]
-    if field == "class_weight" and value == "none":
-        return None
-    if field == "split":
-        try:
-            return tuple(float(part) for part in value.split(","))
-        except ValueError:
-            raise ConfigError(f"split must be three shares like 0.6,0.2,0.2. Received: {value}.") from None
-    return value

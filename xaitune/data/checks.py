@@ -2,7 +2,6 @@
 
 import html
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from xaitune._progress import Progress
 from xaitune.data.duplicates import LEAST_IMAGES, MOST_IMAGES, NearDuplicates, connected, find_near_duplicates
 from xaitune.data.images import ImageHeader, image_header
 from xaitune.data.listing import by_name
@@ -97,12 +97,10 @@ class DataCheck:
         return f"{self.counts.to_html()}<ul>{lines}</ul>"
 
 
-def check_data(
-    data: LabelledImages, progress: Callable[[int, int], None] | None = None, *, near_duplicates: bool = True
-) -> DataCheck:
+def check_data(data: LabelledImages, progress: Progress | None = None, *, near_duplicates: bool = True) -> DataCheck:
     """Look for what would make training meaningless or its figures misleading; nothing is changed.
 
-    Near-duplicates are searched by content, which reads every image (`progress(done, count)`); about a second for
+    Near-duplicates are searched by content, which reads every image (`progress(done, count, what)`); about a second for
     200 images. Sets of more than MOST_IMAGES are not searched, which is noted.
     """
     found = trainability(data)

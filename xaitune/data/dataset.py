@@ -1,33 +1,22 @@
 """A labelled image set: class folders or a CSV -> ImageData with groups, a seeded split and a fingerprint."""
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from xaitune._progress import Progress
 from xaitune.config.schema import DataConfig, replace_fields
 from xaitune.data.checks import DataCheck, check_data, trainability
-from xaitune.data.images import ImageHeader, read_image, read_mask, resize_image, resize_mask
-from xaitune.data.listing import (
-    Listing,
-    Scanned,
-    digest,
-    few_unreadable,
-    find_masks,
-    list_csv,
-    list_folder,
-    nfc,
-    resolve_groups,
-    run_threaded,
-    scan_files,
-)
+from xaitune.data.geometry import resize_image, resize_mask
+from xaitune.data.images import ImageHeader, read_image, read_mask
+from xaitune.data.listing import Listing, digest, find_masks, list_csv, list_folder, nfc, resolve_groups, run_threaded
+from xaitune.data.scan import Scanned, few_unreadable, scan_files
 from xaitune.data.splits import SPLITS, assign_splits
 from xaitune.errors import ConfigError, DataError, nearest
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +123,7 @@ class ImageData:
     def load(self, indices: Sequence[int] | np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
         """The images at `indices` (all by default), RGB 0..255, (n, height, width, 3) at `image_size`.
 
-        uint8, or float32 if any file of the whole set has 16 bits. `progress(done, count)` is called as images come.
+        uint8, or float32 if any file of the whole set has 16 bits. `progress(done, count, what)` is called as images come.
         Raises ImageError for a file that has become unreadable.
         """
         chosen = self._positions(indices)

@@ -10,14 +10,17 @@ alike but are others, tells what chance gives; a pair must stand DEVIATIONS stan
 of its images. So pictures that are alike by design (cells without a mark of their own) are not taken for one thing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import scipy.fft
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
+from xaitune._progress import Progress
 from xaitune.data.images import read_image
 from xaitune.data.listing import run_threaded
 
@@ -43,8 +46,8 @@ class NearDuplicates:
     component: np.ndarray
 
 
-def find_near_duplicates(paths: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> NearDuplicates:
-    """Pairs of files that show the same thing; `progress(done, count)` is called as they are read.
+def find_near_duplicates(paths: Sequence[Path], progress: Progress | None = None) -> NearDuplicates:
+    """Pairs of files that show the same thing; `progress(done, count, what)` is called as they are read.
 
     Fewer than LEAST_IMAGES give none: there is nothing to compare with. Of one thing at most NEIGHBOURS pictures (in
     a small set half of the images) are told from the rest. Memory: about 100 kB an image. Raises ImageError.
@@ -81,18 +84,11 @@ def match(coarse: np.ndarray, fine: np.ndarray) -> NearDuplicates:
 
 def connected(n: int, pairs: np.ndarray) -> np.ndarray:
     """(n,) the number of each image's connected component, 0.. in the order of first members."""
-    parent = list(range(n))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, j in np.asarray(pairs, dtype=int).tolist():
-        a, b = root(i), root(j)
-        parent[max(a, b)] = min(a, b)  # so that a component's root is its first member
-    return np.unique([root(i) for i in range(n)], return_inverse=True)[1]
+    first, second = np.asarray(pairs, dtype=int).reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
+    labels = connected_components(graph, directed=False)[1]
+    _, members, numbers = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(members))[numbers]
 
 
 def _flattened(grey: np.ndarray, side: int) -> np.ndarray:

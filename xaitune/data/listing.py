@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xaitune.config.schema import usable_cores
-from xaitune.data.images import IMAGE_SUFFIXES, ImageHeader, check_pixels, is_image_name, parse_header, read_bytes
-from xaitune.errors import DataError, ImageError
+from xaitune._machine import usable_cores
+from xaitune._progress import Progress
+from xaitune.data.images import IMAGE_SUFFIXES, is_image_name
+from xaitune.errors import DataError
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-DECODE_LIMIT = 5000
 THREADS = min(8, usable_cores())
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 @dataclass
@@ -172,47 +171,6 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 # ---- scan
 
 
-@dataclass(frozen=True)
-class Scanned:
-    """One file's content hash and header, or the `reason` why it cannot be used."""
-
-    digest: str = ""
-    header: ImageHeader | None = None
-    reason: str = ""
-
-
-def scan_files(root: Path, files: Sequence[str]) -> list[Scanned]:
-    """Read every file once: content hash, header, and whether its pixels decode.
-
-    Up to DECODE_LIMIT files are all decoded (JPEG at an eighth of its size). In larger sets a JPEG or PNG that ends
-    in its end mark is taken as whole, and the others are decoded.
-    """
-    decode_all = len(files) <= DECODE_LIMIT
-
-    def scan(file: str) -> Scanned:
-        path = root / file
-        try:
-            data = read_bytes(path)
-            header = parse_header(data, path)
-            if decode_all or not data.endswith(_END_MARKS.get(header.format, b"\0no mark")):
-                check_pixels(data, path)
-        except ImageError as error:
-            return Scanned(reason=str(error))
-        return Scanned(hashlib.sha256(data).hexdigest()[:32], header)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(scan, files))
-
-
-def few_unreadable(root: Path, files: Sequence[str], scanned: Sequence[Scanned]) -> list[tuple[str, str]]:
-    """(file, reason) of unreadable files. Raises DataError where they are more than max(3, 5 %) or all."""
-    bad = [(f, s.reason) for f, s in zip(files, scanned, strict=True) if s.reason]
-    if len(bad) > max(3, 0.05 * len(files)) or len(bad) == len(files):
-        first = " ".join(reason.split(". ")[0] + "." for _, reason in bad[:3])
-        raise DataError(f"{len(bad)} of {len(files)} images in {root} cannot be read. The first: {first}")
-    return bad
-
-
 # ---- groups and masks
 
 
@@ -300,13 +258,13 @@ def digest(parts: Iterable[str]) -> str:
     return whole.hexdigest()[:16]
 
 
-def run_threaded(work: Callable[[int], None], count: int, progress: Callable[[int, int], None] | None) -> None:
-    """work(0..count-1) on threads; `progress(done, count)` is called in the caller's thread. The first error is
+def run_threaded(work: Callable[[int], None], count: int, progress: Progress | None) -> None:
+    """work(0..count-1) on threads; `progress(done, count, what)` is called in the caller's thread. The first error is
     raised."""
     with ThreadPoolExecutor(THREADS) as pool:
         for done, _ in enumerate(pool.map(work, range(count)), start=1):
             if progress is not None:
-                progress(done, count)
+                progress(done, count, "images")
 
 
 def by_name(values: Sequence[str]) -> dict[str, list[int]]:

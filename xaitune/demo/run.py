@@ -5,14 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xaitune.advise import advice
+from xaitune import _files
+from xaitune._names import frozen_name
+from xaitune.advise import recommend
+from xaitune.advise.check import check_advice, save_check
 from xaitune.comparison import sweep
-from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig, config_text
+from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig
+from xaitune.config.toml import config_text
 from xaitune.demo.scans import make_demo_data
-from xaitune.explain.api import ExplanationWriter, explain_images
-from xaitune.plots.figures import frozen_name
+from xaitune.explain.api import explain_images
+from xaitune.explain.store import ExplanationWriter
 from xaitune.report import gather as pages
-from xaitune.training import folder as runs
 from xaitune.training.train import train_model
 
 TRAIN = TrainConfig(weights="slim", epochs=15)
@@ -43,17 +46,17 @@ def run_demo(folder: Path, progress: Callable[..., None], say: Callable[[str], N
     )
     relative = DataConfig("data/images", "data/masks", "data/groups.csv", data.image_size)
     if not (folder / "xaitune.toml").is_file():
-        with runs.writing(folder / "xaitune.toml") as part_file:
+        with _files.writing(folder / "xaitune.toml") as part_file:
             part_file.write_text(config_text(Config(relative, TRAIN, SWEEP)), encoding="utf-8")
     run = train_model(data, TRAIN, runs_dir=runs_dir, progress=part("train"))
     say(f"Trained {run.path}: test {TRAIN.metric} {run.score():.3f}")
     _explain(run, data, runs_dir, part("explain"))
     say(f"Explained test images: {runs_dir / 'explain'}")
-    advised = advice.advise_freeze(data, TRAIN, runs_dir=runs_dir, progress=part("advise"))
+    advised = recommend.advise_freeze(data, TRAIN, runs_dir=runs_dir, progress=part("advise"))
     say(f"Advice: freeze {frozen_name(advised.freeze_through)} (confidence {advised.confidence:.0%})")
     table = sweep.sweep_freeze(data, SWEEP, train=TRAIN, runs_dir=runs_dir, progress=part("sweep"))
-    check = sweep.check_advice(advised, table)
-    sweep.save_check(check, table.path)
+    check = check_advice(advised, table)
+    save_check(check, table.path)
     written = pages.report_on(table.path, runs_dir, progress=part("report"))
     return {"sweep": table, "check": check, "report": written, "seconds": time.monotonic() - start}
 

@@ -7,7 +7,6 @@ so the scans of a part are a group. Lengths are in units of the image's shorter 
 import csv
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from xaitune.config.schema import parse_image_size
+from xaitune._files import write_json
+from xaitune.config.parse import parse_image_size
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError, DataError, RunError
 
@@ -288,9 +288,7 @@ def _write(path: Path, settings: dict[str, Any]) -> None:
 
 def _mark(path: Path, settings: dict[str, Any], finished: bool) -> None:
     """The marker is replaced in one move, so that it never says more than what is there."""
-    draft = path / f"{MARKER}.part"
-    draft.write_text(json.dumps(settings | {"finished": finished}, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path / MARKER)
+    write_json(path / MARKER, settings | {"finished": finished})
 
 
 def _finished(path: Path, settings: dict[str, Any]) -> bool:
@@ -303,7 +301,7 @@ def _finished(path: Path, settings: dict[str, Any]) -> bool:
         found = json.loads((path / MARKER).read_text(encoding="utf-8"))
         finished = bool(found.pop("finished"))
     except FileNotFoundError:
-        if all(entry.name == f"{MARKER}.part" for entry in path.iterdir()):
+        if all(entry.name.endswith(MARKER) for entry in path.iterdir()):  # its draft
             return False
         raise DataError(f"{path} holds other files and is left as it is. Name a folder that is new or empty.") from None
     except (ValueError, KeyError, TypeError, AttributeError, OSError):

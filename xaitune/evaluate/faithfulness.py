@@ -6,7 +6,7 @@ each image, which stays fixed. A score has the maps' axes in front. `predict` se
 A map is followed in the order of its values, negative ones last; tied pixels go in row-major order, from the top left.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,12 +14,9 @@ import numpy as np
 
 from xaitune.errors import InputError
 from xaitune.evaluate.maps import check_maps
-from xaitune.evaluate.road import fill_linear
 
 Predict = Callable[[np.ndarray], Any]
 FILLS = ("mean", "blur")
-PERCENTAGES = (10, 30, 50, 70, 90)  # of the pixels that ROAD removes
-ROAD_NOISE = 0.01  # standard deviation on filled pixels, as a share of the range 0..255
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # images and their classes
 
 
@@ -36,15 +33,6 @@ class DropIncrease(NamedTuple):
 
     drop: np.ndarray
     increase: np.ndarray
-    calls: int
-
-
-class Road(NamedTuple):
-    """`score` (-0.5..0.5) and the curves (..., percentages) with the most and the least relevant pixels removed."""
-
-    score: np.ndarray
-    most: np.ndarray
-    least: np.ndarray
     calls: int
 
 
@@ -181,7 +169,7 @@ def average_drop_increase(
     O is the probability of the image times its unit map (negative values 0, divided by the maximum; a map without
     positive values gives a black image). Means over images are the paper's average drop (low is good) and increase of
     confidence (high is good), there in percent. A map that shows everything loses nothing: read the drop beside
-    `mapscores.concentration` or against `mapscores.random_like`. Without any probability to lose the drop is 0.
+    `map_concentration` or against `random_like`. Without any probability to lose the drop is 0.
     `predict` sees n + maps images.
 
     Source: Chattopadhay et al. 2018 (Grad-CAM++), equations 11 and 12. Here the image is raw RGB, so that what a map
@@ -207,58 +195,3 @@ def average_drop_increase(
 
 
 # ---- remove and debias
-
-
-def road(
-    predict: Predict,
-    images: Any,
-    maps: Any,
-    classes: Any,
-    *,
-    percentages: Sequence[float] = PERCENTAGES,
-    noise: float = ROAD_NOISE,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> Road:
-    """ROAD: the class's probability after the most, or the least, relevant pixels are removed and filled in.
-
-    A removed pixel becomes the weighted mean of its neighbours (1/6 beside it, 1/12 at its corners; see
-    `imputation.fill_linear`) plus Gaussian noise of `noise` * 255 grey values, so that the filling neither leaves the
-    images' distribution nor shows the map's outline, which a fixed fill betrays to the model. `percentages` of the
-    pixels, above 0 and below 100, are removed one by one; one pixel at least is kept. `most` and `least` hold the
-    probabilities, and `score` is the mean over the percentages of (least - most) / 2: above 0 is good. In either order
-    tied pixels go from the top left, so a constant map scores 0. One noise field, fixed by `seed`, serves all images
-    and maps: they are compared on the same noise. `predict` sees 2 maps * percentages images; the filling costs more
-    than that for large images (a sparse system for each of them: at 224x224 about a third of a second).
-
-    Source: Rong et al. 2022, whose figure is the accuracy over a data set instead of a probability; weights and noise
-    are those of their code, the combination that of pytorch-grad-cam's ROADCombined. Raises InputError for shapes,
-    classes or percentages that do not fit.
-    """
-    images, maps, classes = _checked(images, maps, classes, batch_size)
-    shares = np.asarray(percentages, float) / 100
-    if shares.ndim != 1 or not len(shares) or not ((shares > 0) & (shares < 1)).all():
-        raise InputError(f"percentages must lie above 0 and below 100. Received: percentages={percentages!r}.")
-    if noise < 0:
-        raise InputError(f"noise must be 0 or more, as a share of the range. Received: noise={noise!r}.")
-    pixels, front = maps.shape[-2] * maps.shape[-1], maps.shape[:-2]
-    counts = np.minimum(np.round(shares * pixels).astype(int), pixels - 1)
-    field = np.random.default_rng(seed).normal(0, 255 * noise, images.shape[1:]).astype(np.float32)
-    batches = _removed(images, maps.reshape(-1, pixels), classes, counts, field, batch_size)
-    found = _chosen_probabilities(predict, batches).astype(np.float64).reshape(*front, 2, len(counts))
-    most, least = found[..., 0, :], found[..., 1, :]
-    return Road((least - most).mean(-1) / 2, most, least, found.size)
-
-
-def _removed(
-    images: np.ndarray, maps: np.ndarray, classes: np.ndarray, counts: np.ndarray, field: np.ndarray, batch_size: int
-) -> Batches:
-    """Batches over (map, most then least relevant first, percentage); `maps` is (images * blocks, pixels)."""
-    blocks = len(maps) // len(images)
-    for row, least, step in _jobs((len(maps), 2, len(counts)), batch_size):
-        own = maps[row[0] : row[-1] + 1]
-        ranks = np.stack([_ranks(own), _ranks(-own)], 1)  # (maps, order, pixels)
-        known = (ranks[row - row[0], least] >= counts[step][:, None]).reshape(-1, *images.shape[1:3])
-        image = row // blocks
-        filled = fill_linear(images[image], known)
-        yield np.where(known[..., None], filled, filled + field), classes[image]

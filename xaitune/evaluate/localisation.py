@@ -1,6 +1,6 @@
 """Where a heatmap points, against a mask: IoU, relevance mass inside, pointing game, average precision, F1@IoU.
 
-Conventions (shapes, negative values, maps that say nothing) as in `mapscores`. An empty mask scores NaN, to be left out
+Conventions (shapes, negative values, constant maps) as in `xaitune.evaluate`. An empty mask scores NaN, to be left out
 of means and counted. Shapes that do not fit raise InputError.
 """
 
@@ -100,7 +100,7 @@ def f1_at_iou(true: Any, predicted: Any, iou: Any, *, threshold: float = 0.5) ->
     true, predicted, iou = np.asarray(true), np.asarray(predicted), np.asarray(iou, float)
     if not true.shape == predicted.shape == iou.shape or true.ndim != 1:
         shapes = f"{true.shape}, {predicted.shape}, {iou.shape}"
-        raise InputError(f"true, predicted and iou must have one entry an image. Received: {shapes}.")
+        raise InputError(f"true, predicted and iou must have one entry per image. Received: {shapes}.")
     kept = ~np.isnan(iou)
     true, predicted = true[kept], predicted[kept]
     found = (true == predicted) & (iou[kept] >= threshold)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from xaitune.errors import InputError
 
@@ -52,3 +53,34 @@ def positive_part(maps: np.ndarray) -> np.ndarray:
     relevance = np.maximum(maps, 0).astype(np.float64)
     relevance[relevance.max(-1) == 0] = 1
     return relevance
+
+
+def random_like(maps: Any, rng: np.random.Generator) -> np.ndarray:
+    """Null maps: each map shifted over its edges and mirrored, also turned by 90 degrees where it is square.
+
+    Each map of (..., h, w) gets its own random shift, mirroring and turn, all equally likely save the one that leaves
+    it in place. The values are the same, so histogram, concentration and smoothness are kept (the one seam where the
+    edges meet aside); only the place is lost. Raises InputError for maps of one pixel, which have no other place.
+    """
+    maps = np.asarray(maps)
+    h, w = maps.shape[-2:]
+    flat = maps.reshape(-1, h, w)
+    if h * w == 1:
+        raise InputError(f"A map of one pixel has no other place. Received: shape {maps.shape}.")
+    # Mirroring two pixels is the same as shifting them by one.
+    kinds = (2 if h == w else 1, 2 if h > 2 else 1, 2 if w > 2 else 1, h, w)
+    # Number 0 is: not turned, not mirrored, shifted by 0. It is the one that is never drawn.
+    numbers = rng.integers(1, np.prod(kinds), size=len(flat))
+    turned, down, across, shift_y, shift_x = (x[:, None] for x in np.unravel_index(numbers, kinds))
+    if h == w:
+        flat = np.where(turned[..., None] == 1, flat.swapaxes(1, 2), flat)
+    rows = ((1 - 2 * down) * np.arange(h) + shift_y) % h  # (maps, h)
+    columns = ((1 - 2 * across) * np.arange(w) + shift_x) % w
+    return flat[np.arange(len(flat))[:, None, None], rows[:, :, None], columns[:, None, :]].reshape(maps.shape)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row-wise rank correlation (ties averaged); NaN where a row is constant."""
+    a, b = (rankdata(x, axis=-1) for x in (a, b))
+    a, b = (x - x.mean(-1, keepdims=True) for x in (a, b))
+    return share((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))

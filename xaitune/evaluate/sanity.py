@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from xaitune.evaluate import agreement as mapscores
+from xaitune import evaluate
 from xaitune.evaluate.table import unit_maps
-from xaitune.explain.classifier import Images, open_subject
-from xaitune.explain.gradcam import block_mapper
-from xaitune.explain.lime.explain import probability_function
-from xaitune.models import backend as device
+from xaitune.explain.classifier import Images, open_classifier
+from xaitune.explain.gradcam import BlockMapper
+from xaitune.explain.probabilities import Probabilities
 from xaitune.models.backend import keras
 from xaitune.models.flatten import find_stages
+from xaitune.models.precision import with_precision
 
 # Mean Spearman against the trained model's maps when all weights are random. Ours: the paper judges by eye.
 KEPT, CHANGED = 0.9, 0.5
@@ -48,20 +48,20 @@ def randomisation_check(
     trained ones, biases 0 (the paper draws the initial weights anew), on a copy: the caller's model is not changed.
 
     `table`: block, randomised ('head', 'head to Block 5', ...), spearman and ssim (means over `images` of
-    `mapscores.agreement` between [0, 1] views at input size; a map that vanished counts 0, images whose trained map is
+    `evaluate.map_agreement` between [0, 1] views at input size; a map that vanished counts 0, images whose trained map is
     constant are left out). `verdicts` read the last stage: from KEPT on a block's maps ignore the model, from CHANGED
     on they follow it in part. Raises ModelError, ImageError, ConfigError.
     """
-    subject = open_subject(model)
-    array, _ = subject.read(images)
-    index = subject.class_index(class_name)
-    top = probability_function(subject, "float32")(array).argmax(axis=1)
+    classifier = open_classifier(model)
+    array, _ = classifier.read(images)
+    index = classifier.class_index(class_name)
+    top = Probabilities(classifier, "float32")(array).argmax(axis=1)
     classes = (top if index < 0 else np.full(len(array), index)).astype(np.int32)
-    copy = device.with_precision(subject.model, "float32")
+    copy = with_precision(classifier.model, "float32")
     make = explain or _grad_cam(copy, blocks, rule)
 
     first = make(copy, array, classes)
-    trained, size, rng = unit_maps(first, subject.image_size), subject.image_size, np.random.default_rng(seed)
+    trained, size, rng = unit_maps(first, classifier.image_size), classifier.image_size, np.random.default_rng(seed)
     rows = []
     for stage, layers in _cascade(copy):
         for layer in layers:
@@ -74,7 +74,7 @@ def randomisation_check(
 
 
 def _grad_cam(model: keras.Model, blocks: Any, rule: str) -> Explain:
-    mapper = block_mapper(model, blocks, rule)  # compiled once; it follows the model's weights
+    mapper = BlockMapper(model, blocks, rule)  # compiled once; it follows the model's weights
     return lambda _, images, classes: mapper(images, classes)[0]
 
 
@@ -99,7 +99,7 @@ def _randomise(layer: Any, rng: np.random.Generator) -> None:
 
 def _likeness(trained: np.ndarray, maps: np.ndarray, blocks: list[int]) -> pd.DataFrame:
     """One row a block: means over the images whose trained map has a shape to keep."""
-    found = mapscores.agreement(trained, maps)  # (n, blocks)
+    found = evaluate.map_agreement(trained, maps)  # (n, blocks)
     shaped = trained.max((-2, -1)) > trained.min((-2, -1))
     frame = {"block": blocks}
     for name in ("spearman", "ssim"):

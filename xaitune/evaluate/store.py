@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from xaitune import _files
+from xaitune._progress import Progress
 from xaitune.data.images import image_header, read_mask
 from xaitune.data.listing import Listing, find_masks, nfc, resolve_groups
 from xaitune.errors import DataError
@@ -16,18 +18,15 @@ from xaitune.evaluate.table import (
     FILL,
     ROAD_PERCENTAGES,
     Explanation,
-    Progress,
     Scorer,
     measure_costs,
     plan_effort,
     summarise,
 )
-from xaitune.explain.api import SCORE_FILES
-from xaitune.explain.classifier import Subject
-from xaitune.plots import charts as plots
-from xaitune.plots import figures
-from xaitune.results import BlockHeatmaps
-from xaitune.training import folder as runs
+from xaitune.explain.classifier import Classifier
+from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.store import SCORE_FILES
+from xaitune.plots import charts, figures
 
 
 def masks_of(paths: Sequence[Path], folder: str | Path) -> list[Path | None]:
@@ -73,7 +72,7 @@ class FolderScorer:
 
     def __init__(
         self,
-        subject: Subject,
+        classifier: Classifier,
         first: Explanation,
         total: int,
         *,
@@ -82,9 +81,9 @@ class FolderScorer:
         images: int | None = None,
         steps: int | None = None,
     ) -> None:
-        self.subject, self.masks, self.groups = subject, masks, groups
+        self.classifier, self.masks, self.groups = classifier, masks, groups
         blocks = first.blocks if isinstance(first, BlockHeatmaps) else ()
-        costs = measure_costs(subject, first.images[:2])
+        costs = measure_costs(classifier, first.images[:2])
         self.effort = plan_effort(total, len(blocks) or 1, costs, stable=bool(blocks), images=images, steps=steps)
         self.scorer = Scorer(total, self.effort.images)
         self.seconds = 0.0
@@ -98,7 +97,7 @@ class FolderScorer:
     def finish(self, progress: Progress | None = None) -> pd.DataFrame:
         """The table of `score_maps`, the chosen images' scores that ask the model included."""
         start = time.monotonic()
-        table = self.scorer.finish(self.subject, self.effort.steps, progress)
+        table = self.scorer.finish(self.classifier, self.effort.steps, progress)
         self.seconds = time.monotonic() - start
         return table
 
@@ -117,10 +116,10 @@ class FolderScorer:
 def write_scores(folder: Path, table: pd.DataFrame, about: dict[str, Any]) -> tuple[pd.DataFrame, list[Path]]:
     """Write scores.csv, scores.json and, for several blocks, scores.png; returns the summary and what was written."""
     summary = summarise(table)
-    runs.write_csv(folder / SCORE_FILES[0], table)
+    _files.write_csv(folder / SCORE_FILES[0], table)
     rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-    runs.write_json(folder / SCORE_FILES[1], {**about, "scores": rows})
+    _files.write_json(folder / SCORE_FILES[1], {**about, "scores": rows})
     wrote = [folder / SCORE_FILES[0], folder / SCORE_FILES[1]]
     if summary["block"].nunique() > 1:
-        wrote.append(figures.save(plots.block_scores(summary), folder / SCORE_FILES[2]))
+        wrote.append(figures.save(charts.block_scores(summary), folder / SCORE_FILES[2]))
     return summary, wrote

@@ -1,4 +1,4 @@
-"""Scores of explanations as one table: `mapscores` applied to heatmaps and superpixels, a chunk of images at a time.
+"""Scores of explanations as one table: the scores of this folder for heatmaps and superpixels, a chunk of images at a time.
 
 What needs the map alone, or a mask, is cheap and made for every image. What asks the model is made for a seeded choice
 of images, whose size `plan_effort` fits to a time.
@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune.data.images import map_to_image, resize_mask
+from xaitune import evaluate
+from xaitune._progress import Progress
+from xaitune.data.geometry import map_to_image, resize_mask
 from xaitune.errors import InputError
-from xaitune.evaluate import agreement as mapscores
 from xaitune.evaluate.road import fill_linear
-from xaitune.explain.cam import cam_mapper
-from xaitune.explain.classifier import Subject, open_subject
-from xaitune.explain.gradcam import block_mapper, computing_model
-from xaitune.explain.lime.explain import probability_function
-from xaitune.results import BlockHeatmaps, Superpixels, unit_view
+from xaitune.explain.cam import CamMapper
+from xaitune.explain.classifier import Classifier, open_classifier
+from xaitune.explain.gradcam import BlockMapper, computing_model
+from xaitune.explain.heatmaps import BlockHeatmaps, unit_view
+from xaitune.explain.lime.result import Superpixels
+from xaitune.explain.probabilities import Probabilities
 from xaitune.stats import intervals as stats
 
 # Score -> which is better ("" where neither is). The order of the columns, too.
@@ -49,7 +51,6 @@ MASK_PIXELS = 2**21  # larger masks are scored at that many pixels
 _TOGETHER = 8  # images between two reports of progress
 _MAP_COST = 6  # network calls that the maps of two changed copies cost: forward and backward
 Explanation = BlockHeatmaps | Superpixels
-Progress = Callable[[int, int, str], None]
 Ask = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[dict[str, np.ndarray], int]]
 
 
@@ -85,16 +86,16 @@ def score_maps(
         raise InputError(f"steps must be at least 1. Received: steps={steps}.")
     for name, values in (("masks", masks), ("groups", groups)):
         if values is not None and len(values) != len(maps):
-            raise InputError(f"{name} must hold one entry an image ({len(maps)}). Received: {len(values)}.")
-    subject = None if model is None else open_subject(model)
-    if subject is not None and subject.image_size != maps.images.shape[1:3]:
+            raise InputError(f"{name} must hold one entry per image ({len(maps)}). Received: {len(values)}.")
+    classifier = None if model is None else open_classifier(model)
+    if classifier is not None and classifier.image_size != maps.images.shape[1:3]:
         raise InputError(
-            f"The maps must be of the model's input size {subject.image_size}. Received: {maps.images.shape[1:3]}."
+            f"The maps must be of the model's input size {classifier.image_size}. Received: {maps.images.shape[1:3]}."
         )
-    count = 0 if subject is None else len(maps) if images is None else images
+    count = 0 if classifier is None else len(maps) if images is None else images
     scorer = Scorer(len(maps), count)
     scorer.add(maps, masks, groups)
-    return scorer.finish(subject, steps)
+    return scorer.finish(classifier, steps)
 
 
 class Scorer:
@@ -113,9 +114,9 @@ class Scorer:
         masks: Sequence[np.ndarray | None] | None = None,
         groups: Sequence[Any] | None = None,
     ) -> None:
-        """Score what needs no model; `masks` and `groups` have one entry an image."""
+        """Score what needs no model; `masks` and `groups` have one entry per image."""
         table, maps = _rows(made), _at_input_size(made)
-        columns = mapscores.concentration(maps)._asdict()
+        columns = evaluate.map_concentration(maps)._asdict()
         if masks is not None:
             columns |= _against_masks(made, masks)
         if groups is not None:
@@ -129,13 +130,13 @@ class Scorer:
             self.kept.append((np.asarray(made.images[rows], np.float32), maps[rows], made.classes[rows]))
         self.seen, self.last = self.seen + len(made), made
 
-    def finish(self, subject: Subject | None, steps: int, progress: Progress | None = None) -> pd.DataFrame:
-        """The table, with the scores of the chosen images that ask the model `subject`."""
+    def finish(self, classifier: Classifier | None, steps: int, progress: Progress | None = None) -> pd.DataFrame:
+        """The table, with the scores of the chosen images that ask the model `classifier`."""
         table = pd.concat(self.tables, ignore_index=True)
-        if subject is None or not self.kept or self.last is None:
+        if classifier is None or not self.kept or self.last is None:
             return table
         blocks = len(table) // self.seen
-        for name, scores in self._asked(_asker(subject, self.last, steps), steps, progress).items():
+        for name, scores in self._asked(_asker(classifier, self.last, steps), steps, progress).items():
             values = np.full((self.seen, blocks), np.nan)
             values[self.chosen] = scores
             table[name] = values.ravel()
@@ -160,26 +161,26 @@ def draw_images(total: int, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(total)[:count])
 
 
-def _asker(subject: Subject, made: Explanation, steps: int) -> Ask:
+def _asker(classifier: Classifier, made: Explanation, steps: int) -> Ask:
     """What asks the model about images, maps (n, blocks, h, w) and classes: the scores, and the calls that they took."""
-    predict, rng = probability_function(subject), np.random.default_rng(0)
+    predict, rng = Probabilities(classifier), np.random.default_rng(0)
     mapper: Any = None
     if isinstance(made, BlockHeatmaps):  # superpixels would cost thousands of calls an image
-        model, _ = computing_model(subject.model, made.precision)
-        mapper = cam_mapper(model) if made.method == "cam" else block_mapper(model, made.blocks, made.rule)
+        model, _ = computing_model(classifier.model, made.precision)
+        mapper = CamMapper(model) if made.method == "cam" else BlockMapper(model, made.blocks, made.rule)
 
     def ask(images: np.ndarray, maps: np.ndarray, classes: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
         def explain(changed: np.ndarray) -> np.ndarray:
-            return unit_maps(mapper(changed, classes)[0], subject.image_size)
+            return unit_maps(mapper(changed, classes)[0], classifier.image_size)
 
-        areas = mapscores.deletion_insertion(predict, images, maps, classes, steps=steps, fill=FILL)
-        drop = mapscores.average_drop_increase(predict, images, maps, classes)
-        road = mapscores.road(predict, images, maps, classes, percentages=ROAD_PERCENTAGES)
+        areas = evaluate.deletion_insertion(predict, images, maps, classes, steps=steps, fill=FILL)
+        drop = evaluate.average_drop_increase(predict, images, maps, classes)
+        road = evaluate.road_scores(predict, images, maps, classes, percentages=ROAD_PERCENTAGES)
         found = {"average_drop": drop.drop, "increase": drop.increase, "road": road.score}
         found |= {"deletion": areas.deletion, "insertion": areas.insertion}
         calls = areas.calls + drop.calls + road.calls
         if mapper is not None:
-            found["stability"] = mapscores.input_stability(explain, images, rng, maps=maps)
+            found["stability"] = evaluate.input_stability(explain, images, rng, maps=maps)
             calls += 2 * len(images)
         return found, calls
 
@@ -231,7 +232,7 @@ def _against_masks(made: Explanation, masks: Sequence[np.ndarray | None]) -> dic
         mask = np.asarray(given) != 0
         if mask.ndim != 2:
             raise InputError(f"A mask must be (height, width). Received: shape {mask.shape}.")
-        scored = mapscores.localise(*_on_mask(made, i, mask))
+        scored = evaluate.localise(*_on_mask(made, i, mask))
         found[:, i] = np.stack([*scored, np.full(blocks, mask.mean())])
     return dict(zip(names, found, strict=True))
 
@@ -252,10 +253,10 @@ def _on_mask(made: Explanation, image: int, mask: np.ndarray) -> tuple[np.ndarra
 # ---- effort and summary
 
 
-def measure_costs(subject: Subject, images: np.ndarray) -> tuple[float, float]:
+def measure_costs(classifier: Classifier, images: np.ndarray) -> tuple[float, float]:
     """Seconds of one network call (in a batch of 64) and of filling half an image, on the machine at hand."""
     batch = np.resize(images, (64, *images.shape[1:])).astype(np.float32)
-    predict = probability_function(subject)
+    predict = Probabilities(classifier)
     predict(batch)  # the first call compiles
     start = time.perf_counter()
     predict(batch)

@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from xaitune.data.images import expand_images, read_image, resize_image
-from xaitune.errors import ImageError, ModelError, nearest
-from xaitune.models import vgg
+from xaitune.data.geometry import resize_image
+from xaitune.data.images import expand_images, read_image
+from xaitune.errors import ImageError, ModelError, unknown_class
 from xaitune.models.backend import keras
 from xaitune.models.flatten import as_classifier
-from xaitune.results import Run
-from xaitune.training import folder as runs
+from xaitune.models.weights import load_model
+from xaitune.training.folder import is_finished
+from xaitune.training.run import Run, load_run
 
 Images = str | Path | Iterable[str | Path] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
+class Classifier:
     """A classifier that takes raw RGB 0..255 and returns logits, its class names, and how images are resized.
 
     The preprocessing is inside the model: one that takes preprocessed images would see other ones here.
@@ -81,41 +82,35 @@ class Subject:
         return resized, tuple(f"image {i}" for i in range(len(images)))
 
 
-def unknown_class(class_name: str, known: Sequence[str]) -> ModelError:
-    """The error for a class that a model lacks, with the nearest of those it has."""
-    some = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
-    return ModelError(f"Unknown class {class_name!r}.{nearest(class_name, known)} The model's classes: {some}.")
-
-
-def open_subject(model: Any) -> Subject:
-    """The subject from a Run, the path of a run's folder or .keras file, or a keras.Model.
+def open_classifier(model: Any) -> Classifier:
+    """The classifier from a Run, the path of a run's folder or .keras file, or a keras.Model.
 
     A model with models within it, or with a final softmax, is explained on a flat copy that ends in logits. Raises
     ModelError for what is no classifier or cannot be copied so.
     """
-    if isinstance(model, Subject):
+    if isinstance(model, Classifier):
         return model
     if isinstance(model, str | Path):
         path = Path(model)
         if path.is_dir():
-            model = runs.load_run(path)
+            model = load_run(path)
         else:
             if path.suffix in (".h5", ".hdf5"):
                 raise ModelError(
                     f"{path} holds weights without a head, which know no classes. "
                     f"Train on your images first: xaitune train DATA --weights {path}."
                 )
-            loaded = vgg.load_model(path)
-            if runs.is_finished(path.parent):
-                run = runs.load_run(path.parent)
-                return _checked(Subject(loaded, run.class_names, run.data_config.resize, str(path)))
-            return _checked(Subject(loaded, _numbered(loaded), name=str(path)))
+            loaded = load_model(path)
+            if is_finished(path.parent):
+                run = load_run(path.parent)
+                return _checked(Classifier(loaded, run.class_names, run.data_config.resize, str(path)))
+            return _checked(Classifier(loaded, _numbered(loaded), name=str(path)))
     if isinstance(model, Run):
         if model.state != "finished":
             raise ModelError(f"{model.path} {model.state}: it has no model. Train again with a lower --learning-rate.")
-        return _checked(Subject(model.model, model.class_names, model.data_config.resize, str(model.path)))
+        return _checked(Classifier(model.model, model.class_names, model.data_config.resize, str(model.path)))
     if isinstance(model, keras.Model):
-        return _checked(Subject(model, _numbered(model), name=model.name))
+        return _checked(Classifier(model, _numbered(model), name=model.name))
     raise ModelError(f"A model must be a Run, a path or a keras.Model. Received: {type(model).__name__}.")
 
 
@@ -124,18 +119,18 @@ def _numbered(model: keras.Model) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range((shape[-1] or 0) if isinstance(shape, tuple) else 0))
 
 
-def _checked(subject: Subject) -> Subject:
-    """The subject, its model flat and ending in logits."""
-    model = subject.model
+def _checked(classifier: Classifier) -> Classifier:
+    """The classifier, its model flat and ending in logits."""
+    model = classifier.model
     shapes: list[Any] = [getattr(model, "input_shape", None), getattr(model, "output_shape", None)]
     ok = all(isinstance(s, tuple) for s in shapes) and len(shapes[0]) == 4 and len(shapes[1]) == 2
     if not ok or shapes[0][-1] != 3 or None in shapes[0][1:]:
         hidden = " Build a subclassed model as keras.Model(inputs, outputs), and begin a Sequential with keras.Input."
         raise ModelError(
-            f"{subject.name} is no image classifier: it must take (n, height, width, 3) of a fixed size and give "
+            f"{classifier.name} is no image classifier: it must take (n, height, width, 3) of a fixed size and give "
             f"(n, classes). Received: {shapes[0]} -> {shapes[1]}.{'' if any(shapes) else hidden}"
         )
     try:
-        return dataclasses.replace(subject, model=as_classifier(model))
+        return dataclasses.replace(classifier, model=as_classifier(model))
     except ModelError as error:
-        raise ModelError(f"{subject.name}: {error}") from None
+        raise ModelError(f"{classifier.name}: {error}") from None

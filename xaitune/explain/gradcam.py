@@ -1,6 +1,6 @@
 """Grad-CAM (Selvaraju et al. 2017) at every block of a classifier, from one forward and one backward pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -8,14 +8,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy.special import softmax
 
-from xaitune.config.schema import parse_blocks
-from xaitune.errors import ConfigError, nearest
-from xaitune.explain.classifier import Images, Subject, open_subject
-from xaitune.models import backend as device
+from xaitune.config.parse import parse_blocks
+from xaitune.config.rules import require_choice
+from xaitune.explain.classifier import Classifier, Images, open_classifier
+from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.models.backend import keras
+from xaitune.models.blocks import is_vgg
 from xaitune.models.flatten import find_stages
-from xaitune.models.vgg import is_vgg
-from xaitune.results import BlockHeatmaps
+from xaitune.models.gradients import ActivationGradients
+from xaitune.models.precision import copy_layers, resolve_precision, with_precision
+from xaitune.models.predict import images_at_once
 
 ops = keras.ops
 Tensor = Any  # of the backend, or a numpy array
@@ -83,18 +85,18 @@ def gradcam_blocks(
     method's last ReLU; `view` applies it. Frozen blocks give maps too, and the model is not changed.
 
     `model`: a Run, a path or a keras.Model that takes raw RGB 0..255, its preprocessing inside: VGG16, or any Keras
-    classifier whose layers' names tell its convolution stages (`graphs.find_stages`); a final softmax is left out.
+    classifier whose layers' names tell its convolution stages (`flatten.find_stages`); a final softmax is left out.
     `images`: a path, paths, a folder, or an array (n, h, w, 3) 0..255. `blocks`: 3, '1-3', [1, 3] or 'all'.
     `class_name`: the class to explain, by default each image's top class. `rule`: a name in RULES. `precision`:
     'float32', 'bfloat16', or 'auto', see `computing_model`. Raises ModelError, ImageError, ConfigError.
     """
-    subject = open_subject(model)
-    computing, used = computing_model(subject.model, precision)
-    mapper = block_mapper(computing, blocks, rule)
-    array, files = subject.read(images)
-    index = subject.class_index(class_name)
+    classifier = open_classifier(model)
+    computing, used = computing_model(classifier.model, precision)
+    mapper = BlockMapper(computing, blocks, rule)
+    array, files = classifier.read(images)
+    index = classifier.class_index(class_name)
     raw, logits = mapper(array, np.full(len(array), index, np.int32))
-    return heatmaps(subject, "gradcam", raw, logits, array, files, index, rule, used)
+    return as_heatmaps(classifier, "gradcam", raw, logits, array, files, index, rule, used)
 
 
 def computing_model(model: keras.Model, precision: str = "auto") -> tuple[keras.Model, str]:
@@ -107,72 +109,73 @@ def computing_model(model: keras.Model, precision: str = "auto") -> tuple[keras.
     """
     if precision == "auto" and not is_vgg(model):
         return model, "float32"
-    resolved, _ = device.resolve_precision(precision)
+    resolved, _ = resolve_precision(precision)
     if resolved == "float32":
         return model, resolved
     if model in _COPIES:
-        device.copy_layers(model.layers, _COPIES[model].layers)
+        copy_layers(model.layers, _COPIES[model].layers)
         return _COPIES[model], resolved
     pooling = (i for i, layer in enumerate(model.layers) if isinstance(layer, keras.layers.MaxPooling2D))
     keep = [layer.name for layer in model.layers[: next(pooling, 0) + 1]]
-    _COPIES[model] = device.with_precision(model, resolved, keep)
+    _COPIES[model] = with_precision(model, resolved, keep)
     return _COPIES[model], resolved
 
 
-def block_mapper(
-    model: keras.Model, blocks: Any = "all", rule: str = "gradcam"
-) -> Callable[[np.ndarray, np.ndarray], tuple[BlockMaps, np.ndarray]]:
-    """`rules_mapper` for one rule: a function (images, classes) -> (block -> raw maps (n, h_b, w_b), logits)."""
-    mapper = rules_mapper(model, blocks, (rule,))
-
-    def call(images: np.ndarray, classes: np.ndarray) -> tuple[BlockMaps, np.ndarray]:
-        maps, logits = mapper(images, classes)
-        return maps[rule], logits
-
-    return call
-
-
-def rules_mapper(
-    model: keras.Model, blocks: Any = "all", rules: Sequence[str] = tuple(RULES)
-) -> Callable[[np.ndarray, np.ndarray], tuple[dict[str, BlockMaps], np.ndarray]]:
-    """A function (images (n, h, w, 3), classes (n,), -1 for the top one) -> (rule -> block -> raw maps, logits).
+class RulesMapper:
+    """Images (n, h, w, 3) and classes (n,), -1 for the top one -> (rule -> block -> raw maps (n, h_b, w_b), logits).
 
     All rules come from the same pass and cost little more than one. Made once and called for many batches: it holds
     the compiled pass, and follows the model's weights. Raises ConfigError, ModelError.
     """
-    for rule in rules:
-        if rule not in RULES:
-            raise ConfigError(f"rule must be one of {', '.join(RULES)}. Received: {rule!r}.{nearest(rule, RULES)}")
-    stages = find_stages(model)
-    wanted = parse_blocks(blocks, high=len(stages))
 
-    def weigh(a: Tensor, g: Tensor) -> dict[str, Tensor]:
-        a, g = (
-            ops.cast(a, "float32"),
-            ops.cast(g, "float32"),
-        )  # sums over a whole map in bfloat16 would lose most digits
-        return {rule: RULES[rule](a, g) for rule in rules}
+    def __init__(self, model: keras.Model, blocks: Any = "all", rules: Sequence[str] = tuple(RULES)) -> None:
+        for rule in rules:
+            require_choice("rule", rule, RULES)
+        stages = find_stages(model)
+        self.rules, self.blocks = tuple(rules), parse_blocks(blocks, high=len(stages))
+        known = _PASSES.setdefault(model, {})
+        key = (self.blocks, self.rules)
+        if key not in known:
+            known[key] = ActivationGradients(model, [stages[b] for b in self.blocks], _Weigh(self.rules))
+        self.passes = known[key]
 
-    known = _PASSES.setdefault(model, {})
-    key = (wanted, tuple(rules))
-    if key not in known:
-        known[key] = device.activation_gradients(model, [stages[b] for b in wanted], weigh)
-    passes = known[key]
-
-    def call(images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
-        size = device.images_at_once(*images.shape[1:3])
-        parts = [passes(images[i : i + size], classes[i : i + size]) for i in range(0, len(images), size)]
+    def __call__(self, images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
+        size = images_at_once(*images.shape[1:3])
+        parts = [self.passes(images[i : i + size], classes[i : i + size]) for i in range(0, len(images), size)]
         maps = {
-            rule: {b: np.concatenate([made[k][rule] for made, _ in parts]) for k, b in enumerate(wanted)}
-            for rule in rules
+            rule: {b: np.concatenate([reduced[k][rule] for reduced, _ in parts]) for k, b in enumerate(self.blocks)}
+            for rule in self.rules
         }
         return maps, np.concatenate([logits for _, logits in parts])
 
-    return call
+
+class _Weigh:
+    """A layer's activations and gradients (n, h, w, c) -> rule -> maps (n, h, w), in float32.
+
+    Sums over a whole map in bfloat16 would lose most digits.
+    """
+
+    def __init__(self, rules: tuple[str, ...]) -> None:
+        self.rules = rules
+
+    def __call__(self, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+        a, g = ops.cast(a, "float32"), ops.cast(g, "float32")
+        return {rule: RULES[rule](a, g) for rule in self.rules}
 
 
-def heatmaps(
-    subject: Subject,
+class BlockMapper:
+    """`RulesMapper` for one rule: images and classes -> (block -> raw maps (n, h_b, w_b), logits)."""
+
+    def __init__(self, model: keras.Model, blocks: Any = "all", rule: str = "gradcam") -> None:
+        self.rule, self.mapper = rule, RulesMapper(model, blocks, (rule,))
+
+    def __call__(self, images: np.ndarray, classes: np.ndarray) -> tuple[BlockMaps, np.ndarray]:
+        maps, logits = self.mapper(images, classes)
+        return maps[self.rule], logits
+
+
+def as_heatmaps(
+    classifier: Classifier,
     method: str,
     raw: BlockMaps,
     logits: np.ndarray,
@@ -183,16 +186,16 @@ def heatmaps(
     precision: str = "float32",
 ) -> BlockHeatmaps:
     """The result object; `index` -1 stands for each image's top class. Raises ModelError for logits that are not finite."""
-    top = subject.require_finite(logits).argmax(axis=1)
+    top = classifier.require_finite(logits).argmax(axis=1)
     return BlockHeatmaps(
         method=method,
         raw=raw,
         images=images,
         files=files,
         classes=top if index < 0 else np.full(len(top), index),
-        class_names=subject.class_names,
+        class_names=classifier.class_names,
         probabilities=softmax(logits, axis=1),
         rule=rule,
-        resize=subject.resize,
+        resize=classifier.resize,
         precision=precision,
     )

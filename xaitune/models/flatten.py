@@ -8,7 +8,9 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from xaitune.errors import ModelError
-from xaitune.models.backend import copy_layers, keras
+from xaitune.models.backend import keras
+from xaitune.models.keras_private import is_called_once
+from xaitune.models.precision import copy_layers
 
 STAGE = re.compile(r"(block|stage|layer|conv)_?(\d+)(?![\dd])", re.IGNORECASE)  # Keras's own conv2d_1 is no stage
 NO_TAP = ("Pooling", "Padding", "Dropout")  # in a class's name: a stage's maps are made before these
@@ -26,7 +28,7 @@ def find_stages(model: keras.Model) -> dict[int, str]:
     words: dict[str, dict[int, str]] = {}
     for layer in model.layers:  # from the input on
         named = STAGE.match(layer.name)
-        once = len(layer._inbound_nodes) == 1  # a layer that is called twice has no one output
+        once = is_called_once(layer)  # a layer that is called twice has no single output
         if named and once and len(layer.output.shape) == 4 and not any(w in type(layer).__name__ for w in NO_TAP):
             words.setdefault(named[1].lower(), {})[int(named[2])] = layer.name
     if not words:
@@ -48,7 +50,7 @@ def as_classifier(model: keras.Model) -> keras.Model:
     activation other than softmax.
     """
     graph = keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # a Sequential, too, is then a graph
-    flat = all(not isinstance(layer, keras.Model) and len(layer._inbound_nodes) == 1 for layer in graph.layers)
+    flat = all(not isinstance(layer, keras.Model) and is_called_once(layer) for layer in graph.layers)
     graph = graph if flat else _unwrapped(graph)
     last = graph.operations[-1]
     ending = _ending(last)

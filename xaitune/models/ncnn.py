@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from xaitune.config.schema import usable_cores
+from xaitune._machine import usable_cores
 from xaitune.errors import ConfigError, ModelError, XaituneError
 from xaitune.models import backend as device
 from xaitune.models.backend import keras
+from xaitune.models.keras_private import inputs_of
 
 SWITCH = "XAITUNE_FAST"  # the environment variable that switches all of this off
 MINIMUM = (1, 0, 20261020)  # earlier bindings hold Python's lock during a pass, so that one core works and others wait
@@ -166,8 +167,7 @@ def _chain(model: keras.Model) -> list[Any]:
     if len(shape) != 3 or None in shape or len(model.outputs[0].shape) != 2 or shape[0] * shape[1] < SMALLEST:
         raise _Untranslated
     for before, after in itertools.pairwise(found):
-        nodes = after._inbound_nodes
-        if len(nodes) != 1 or [node.operation for node in nodes[0].parent_nodes] != [before]:
+        if inputs_of(after) != [before]:
             raise _Untranslated
     return found[1:]
 

@@ -3,14 +3,11 @@
 Figures are not pyplot's: nothing leaks in long loops, and a notebook shows a returned Axes as a picture.
 """
 
-import contextlib
 import functools
 import importlib.util
 import io
-import os
 import textwrap
 import unicodedata
-import uuid
 from pathlib import Path
 
 from matplotlib import font_manager
@@ -18,15 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from xaitune.errors import InputError, RunError
+from xaitune._files import write_bytes
+from xaitune.errors import InputError
 
-METRIC_NAMES = {
-    "f1_macro": "macro F1",
-    "f1_weighted": "weighted F1",
-    "f1_micro": "micro F1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-}
 # Fonts with Hangul and other East Asian characters that common systems have, best first.
 EAST_ASIAN_FONTS = (
     *("NanumGothic", "Nanum Gothic", "Noto Sans CJK KR", "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo"),
@@ -45,16 +36,6 @@ class ShownAxes(Axes):
 def own_axes(width: float, height: float) -> Axes:
     """Axes in a new figure (inches) that pyplot does not know."""
     return Figure(figsize=(width, height), layout="constrained").add_subplot(axes_class=ShownAxes)
-
-
-def metric_name(metric: str) -> str:
-    """'macro F1' for 'f1_macro', and so on; an unknown name as it is."""
-    return METRIC_NAMES.get(metric, metric)
-
-
-def frozen_name(through: int) -> str:
-    """What `freeze_through` freezes: 'nothing', 'Block 1', 'Block 1-3'."""
-    return {0: "nothing", 1: "Block 1"}.get(int(through), f"Block 1-{int(through)}")
 
 
 @functools.cache
@@ -124,23 +105,4 @@ def save(drawn: Axes | Figure, path: str | Path, dpi: int = 150) -> Path:
 
     Makes the folder. Raises RunError where it cannot be written.
     """
-    return replace_file(path, png_bytes(drawn, dpi))
-
-
-def replace_file(path: str | Path, content: bytes) -> Path:
-    """Write a whole file or nothing: beside `path`, then moved there. Raises RunError where that fails."""
-    path = Path(path)
-    part = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "xb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise RunError(
-            f"{path} could not be written ({error.strerror or error}). Free some space or choose another folder."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return path
+    return write_bytes(path, png_bytes(drawn, dpi))

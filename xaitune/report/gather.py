@@ -1,20 +1,23 @@
 """Finding what a report needs below a runs folder, and listing what is there."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xaitune.advise import advice as advice_module
-from xaitune.comparison import sweep
+from xaitune._files import read_json
+from xaitune._progress import Notes, Progress
+from xaitune.advise.advice import find_advice, load_advice
+from xaitune.advise.check import can_check, check_advice
+from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError, XaituneError
 from xaitune.explain.api import explain_images
+from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.report.page import write_report
-from xaitune.results import BlockHeatmaps, Run
-from xaitune.training import folder as runs
+from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind, is_finished
+from xaitune.training.run import Run, load_run
 
 SHOWN = 8  # images whose heatmaps stand in a report
 
@@ -22,31 +25,30 @@ SHOWN = 8  # images whose heatmaps stand in a report
 def report_on(
     path: Path | None,
     runs_dir: Path,
-    say: Callable[[str], None] = lambda text: None,
-    progress: Callable[..., None] | None = None,
+    say: Notes = lambda text: None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the report on a sweep or run folder, by default the newest sweep, else the newest run."""
-    folder = path or sweep.find_sweep(runs_dir)
+    folder = path or find_sweep(runs_dir)
     if folder is None:
-        newest = runs.find_runs(runs_dir)
+        newest = find_runs(runs_dir)
         if not newest:
             raise RunError(f"Nothing to report in {runs_dir}. Begin with 'xaitune train' or 'xaitune sweep-freeze'.")
         folder = newest[0]
     say(f"Report on {folder}")
-    config = runs.read_json(folder / "config.json")
-    table = sweep.load_sweep(folder) if "started" in config else None
-    run = sweep.best_run(table) if table is not None else runs.load_run(folder)
+    table = load_sweep(folder) if folder_kind(folder) == "sweep" else None
+    run = best_run(table) if table is not None else load_run(folder)
     data = _data(run, say)
     if progress:
         progress(1, 3, "heatmaps")
     heatmaps = _heatmaps(run, data) if data is not None else None
     weights = str(run.metadata["weights_digest"])
-    found = advice_module.find_advice(folder.parent if table is not None else runs_dir, run.fingerprint, weights)
-    advice = advice_module.load_advice(found) if found else None
+    place = find_advice(folder.parent if table is not None else runs_dir, run.fingerprint, weights)
+    advice = load_advice(place) if place else None
     check = None
     if advice is not None and table is not None:
-        if sweep.can_check(advice, table):
-            check = sweep.check_advice(advice, table)
+        if can_check(advice, table):
+            check = check_advice(advice, table)
         else:
             say(f"Without a verdict: the sweep lacks the advised depth {advice.freeze_through}, or any other.")
     if progress:
@@ -61,7 +63,7 @@ def report_on(
     )
 
 
-def _data(run: Run, say: Callable[[str], None]) -> ImageData | None:
+def _data(run: Run, say: Notes) -> ImageData | None:
     """The run's images, where they still are what they were."""
     try:
         data = ImageData.from_config(run.data_config)
@@ -85,39 +87,32 @@ def _heatmaps(run: Run, data: ImageData) -> BlockHeatmaps:
 
 
 def list_runs(runs_dir: Path) -> pd.DataFrame:
-    """One row a folder: name, kind, state, test score and what it is about."""
-    rows: list[dict[str, Any]] = []
-    for file in sorted(Path(runs_dir).glob("*/config.json")):
-        folder, config = file.parent, runs.read_json(file)
-        row = {
-            "name": folder.name,
-            "kind": "run",
-            "state": "unfinished",
-            "validation": np.nan,
-            "test": np.nan,
-            "about": "",
-        }
-        if (folder / "advice.json").is_file():
-            advice = advice_module.load_advice(folder)
-            row |= {
-                "kind": "advice",
-                "state": "finished",
-                "about": f"freeze_through {advice.freeze_through}, {advice.confidence:.0%}",
-            }
-        elif "started" in config:
-            done = len(list(folder.glob(f"*/{runs.RESULT}")))
-            row |= {
-                "kind": "sweep",
-                "state": f"{done} runs",
-                "about": runs.read_json(folder / "check.json")["verdict"] if (folder / "check.json").is_file() else "",
-            }
-        elif runs.is_finished(folder):
-            run = runs.load_run(folder)
-            row |= {
-                "state": run.state,
-                "validation": run.score("validation"),
-                "test": run.score(),
-                "about": run.config.metric,
-            }
-        rows.append(row)
+    """One row per folder below `runs_dir`: name, kind, state, validation and test score, and what it is about."""
+    rows = []
+    for file in sorted(Path(runs_dir).glob(f"*/{CONFIG}")):
+        folder = file.parent
+        kind = folder_kind(folder)
+        about = {"advice": _about_advice, "sweep": _about_sweep}.get(str(kind), _about_run)(folder)
+        rows.append({"name": folder.name, "kind": kind, "state": "unfinished", "about": ""} | about)
     return pd.DataFrame(rows, columns=["name", "kind", "state", "validation", "test", "about"])
+
+
+def _about_advice(folder: Path) -> dict[str, Any]:
+    if not (folder / "advice.json").is_file():
+        return {}
+    advice = load_advice(folder)
+    return {"state": "finished", "about": f"freeze_through {advice.freeze_through}, {advice.confidence:.0%}"}
+
+
+def _about_sweep(folder: Path) -> dict[str, Any]:
+    check = folder / "check.json"
+    verdict = read_json(check)["verdict"] if check.is_file() else ""
+    return {"state": f"{len(list(folder.glob(f'*/{RESULT}')))} runs", "about": verdict}
+
+
+def _about_run(folder: Path) -> dict[str, Any]:
+    if not is_finished(folder):
+        return {}
+    run = load_run(folder)
+    scores = {"validation": run.score("validation"), "test": run.score()}
+    return {"state": run.state, "about": run.config.metric, **scores}

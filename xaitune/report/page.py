@@ -15,12 +15,18 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from xaitune import _files
+from xaitune._names import frozen_name, metric_name
+from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.check import AdviceCheck
+from xaitune.comparison.table import SweepTable
 from xaitune.errors import InputError, XaituneError
-from xaitune.plots import charts as plots
-from xaitune.plots import figures
-from xaitune.plots.figures import frozen_name, metric_name
-from xaitune.results import AdviceCheck, BlockHeatmaps, FreezeAdvice, Run, Superpixels, SweepTable
+from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.lime.result import Superpixels
+from xaitune.plots import charts, figures
 from xaitune.stats import intervals as stats
+from xaitune.stats import metrics, resampling
+from xaitune.training.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,12 +90,12 @@ def write_report(
             making=_making(result, sweep, shown),
         )
     )
-    return figures.replace_file(path or result.path / "report.html", page.encode("utf-8"))
+    return _files.write_bytes(path or result.path / "report.html", page.encode("utf-8"))
 
 
 def _check(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck | None:
     """The verdict, where the sweep can give one on this advice; `_warnings` says why it cannot."""
-    from xaitune.comparison.sweep import can_check, check_advice
+    from xaitune.advise.check import can_check, check_advice
 
     same = (advice.fingerprint, advice.weights) == (sweep.fingerprint, sweep.weights)
     return check_advice(advice, sweep) if same and can_check(advice, sweep) else None
@@ -238,7 +244,7 @@ def _checked(check: AdviceCheck) -> dict[str, Any]:
         f"{_plural(d.groups, 'group')} ({_plural(d.images, 'test image')}, {_plural(check.seeds, 'seed')})."
     )
     if not d.reliable and not d.few:
-        caption += f" Fewer than {stats.FEW_GROUPS} groups: the interval is not to be relied on."
+        caption += f" Fewer than {resampling.FEW_GROUPS} groups: the interval is not to be relied on."
     shown = {"tone": tone, "headline": headline, "sentence": check.sentence(), "todo": todo}
     names = {"advised": advised, "rival": rival, "rows": check.mcnemar}
     return shown | {"picture": _picture(ax, alt, caption), "mcnemar": names if check.mcnemar else None}
@@ -311,7 +317,7 @@ def _data(data: Any, data_check: Any, run: dict[str, Any]) -> dict[str, Any] | N
     columns = [c for c in (*SPLITS, "images", "groups") if c in counts]
     splits = counts[[c for c in SPLITS if c in counts]]
     picture = _picture(
-        plots.class_frequencies(splits), f"Bar chart: number of images of each of {len(counts)} classes in each split"
+        charts.class_frequencies(splits), f"Bar chart: number of images of each of {len(counts)} classes in each split"
     )
     return {
         "summary": f"{_plural(images, 'image')} of {_plural(len(counts), 'class')} in {_plural(groups, 'group')}. "
@@ -416,7 +422,9 @@ def _sweep(sweep: SweepTable | None) -> dict[str, Any] | None:
 def _few(sweep: SweepTable) -> str:
     """What there is too little of for the intervals of the cells: what each of them lacks, and the groups."""
     lacks = list(dict.fromkeys(sweep.cells["few"])) if "few" in sweep.cells else []
-    return "; ".join(filter(None, lacks)) or (_plural(sweep.groups, "group") if sweep.groups < stats.FEW_GROUPS else "")
+    return "; ".join(filter(None, lacks)) or (
+        _plural(sweep.groups, "group") if sweep.groups < resampling.FEW_GROUPS else ""
+    )
 
 
 def _all_runs(sweep: SweepTable) -> pd.DataFrame:
@@ -482,16 +490,16 @@ def _test_figures(predictions: pd.DataFrame, class_names: Sequence[str], metric:
     )
     groups = test["group"].to_numpy()
     value = stats.bootstrap_interval(true, predicted, groups, metric)
-    counts = stats.confusion(true, predicted, len(class_names))
+    counts = metrics.confusion(true, predicted, len(class_names))
     alt = f"Confusion matrix of {len(class_names)} classes; the per-class table below gives its precision and recall"
     return {
         "value": value.value,
         "interval": _interval(value.low, value.high),
         "few": value.few,
         "basis": f"{_plural(value.images, 'test image')} in {_plural(value.groups, 'group')}",
-        "confusion": _picture(plots.confusion_matrix(counts, class_names), alt),
+        "confusion": _picture(charts.confusion_matrix(counts, class_names), alt),
         "per_class": _per_class(true, predicted, groups, class_names),
-        "few_groups": stats.FEW_GROUPS,
+        "few_groups": resampling.FEW_GROUPS,
     }
 
 
@@ -507,7 +515,7 @@ def _per_class(
     hits, support, claimed = (np.zeros((numbers.max() + 1, len(names)), int) for _ in range(3))  # (G, C) each
     for counts, labels, which in ((hits, true, right), (support, true, slice(None)), (claimed, predicted, slice(None))):
         np.add.at(counts, (numbers[which], labels[which]), 1)
-    weights = stats.bootstrap_weights(len(hits), 1000)
+    weights = resampling.bootstrap_weights(len(hits), 1000)
     drawn = _ratios(*(weights @ p for p in (hits, support, claimed)))
     whole = _ratios(*(p.sum(0) for p in (hits, support, claimed)))
     rows = []

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from xaitune.config.schema import AUGMENTATIONS, TrainConfig
+from xaitune.config.choices import AUGMENTATIONS
+from xaitune.config.schema import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import BACKEND, keras
 

@@ -9,22 +9,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 from filelock import FileLock, Timeout
 
+from xaitune import _files
+from xaitune._progress import Progress
 from xaitune.data.dataset import ImageData
-from xaitune.models import backend as device
 from xaitune.models.backend import keras
-from xaitune.models.vgg import BLOCKS
-from xaitune.training import folder as runs
+from xaitune.models.blocks import BLOCKS
+from xaitune.models.precision import with_precision
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 BATCH = 64
-Progress = Callable[[int, int, str], None]  # done, total, what
 
 
 def cut_layer(model: keras.Model, through: int) -> str:
@@ -95,7 +95,7 @@ class FeatureCache:
                 if missing:
                     self._fill(entry, model, data, missing, precision, progress)
         except OSError as error:
-            raise runs.disk_error(error, entry) from None
+            raise _files.disk_error(error, entry) from None
         return {k: _open(entry / names[k]) for k in wanted}
 
     def fits(self, model: keras.Model, through: int, images: int, precision: str) -> bool:
@@ -161,9 +161,7 @@ class FeatureCache:
         pass_through(model, data, list(kept), precision, views, progress)
         for name, file, (shape, dtype) in zip(names, files, kept.values(), strict=True):
             file.flush()
-            partial = entry / f"{name}.json.part"
-            partial.write_text(json.dumps({"shape": list(shape), "dtype": dtype.name}))
-            os.replace(partial, entry / f"{name}.json")
+            _files.write_json(entry / f"{name}.json", {"shape": list(shape), "dtype": dtype.name})
 
 
 def pass_through(
@@ -175,7 +173,7 @@ def pass_through(
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
     """What Block 1..k gives for every image, for each depth, in one pass; written `into` arrays where they are given."""
-    computing = device.with_precision(model, precision)
+    computing = with_precision(model, precision)
     taps = keras.Model(computing.input, [computing.get_layer(cut_layer(model, k)).output for k in depths])
     parts: list[list[np.ndarray]] = [[] for _ in depths]
     for start in range(0, len(data), BATCH):

@@ -1,11 +1,11 @@
 """Learning rates: of each step (schedule and warm-up), and of each block."""
 
 import math
-from typing import Any
 
 import numpy as np
 
-from xaitune.config.schema import TrainConfig, parse_block_rates
+from xaitune.config.parse import parse_block_rates
+from xaitune.config.schema import TrainConfig
 from xaitune.models.backend import keras
 
 PLATEAU_EPOCHS = 2  # so many without a better validation score cut the rate
@@ -42,22 +42,3 @@ def block_factors(model: keras.Model, block_rates: str | None) -> tuple[float, .
         block: int | str = int(layer.name[5]) if layer.name.startswith("block") else "head"
         found |= {id(variable): factors.get(block, 1.0) for variable in layer.trainable_variables}
     return tuple(found[id(variable)] for variable in model.trainable_variables)
-
-
-def scaled(kind: type[Any], factors: tuple[float, ...]) -> type[Any]:
-    """A Keras optimizer class whose learning rate, and with it its weight decay, has a factor for each variable.
-
-    `factors`: one for each variable that the optimizer will be built for, in their order.
-    """
-
-    class Scaled(kind):
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            rate = learning_rate * factors[self._get_variable_index(variable)]
-            if self.weight_decay is not None:
-                self.assign_sub(variable, variable * self.weight_decay * rate)
-            super().update_step(gradient, variable, rate)
-
-        def _apply_weight_decay(self, variables: Any) -> None:
-            """Done in each variable's step, at its own rate."""
-
-    return Scaled if any(factor != 1 for factor in factors) else kind

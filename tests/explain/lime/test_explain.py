@@ -5,9 +5,11 @@ import pytest
 from lime import lime_image
 
 from xaitune.errors import ConfigError, ModelError
-from xaitune.explain.classifier import open_subject
-from xaitune.explain.lime.explain import lime_superpixels, predict_masked, probability_function
+from xaitune.explain.classifier import open_classifier
+from xaitune.explain.lime.explain import lime_superpixels
 from xaitune.explain.lime.fit import STABLE, jaccard, spearman
+from xaitune.explain.lime.predict import predict_masked
+from xaitune.explain.probabilities import Probabilities
 from xaitune.models.vgg import build_vgg16
 
 
@@ -34,7 +36,7 @@ def grid():
 
 def packages(model, image, seed, fill="mean", segmenter=None, num_samples=60):
     """(classes, superpixels) weights of the lime package, and its score of the last class."""
-    predict = probability_function(open_subject(model), "float32", exact=True)
+    predict = Probabilities(open_classifier(model), "float32", exact=True)
     theirs = lime_image.LimeImageExplainer(random_state=seed).explain_instance(
         image,
         predict,
@@ -219,7 +221,9 @@ def test_one_superpixel_only(model, images):
 
 @pytest.mark.parametrize("count", [0, 1, -5])
 def test_too_few_samples(model, images, count):
-    with pytest.raises(ConfigError, match=rf"num_samples must be at least 2\. Received: {count}\."):
+    with pytest.raises(
+        ConfigError, match=rf"num_samples must be a whole number of at least 2\. Received: num_samples={count}\."
+    ):
         lime_superpixels(model, images[:1], num_samples=count)
 
 

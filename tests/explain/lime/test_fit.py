@@ -7,18 +7,16 @@ from sklearn.linear_model import Ridge
 
 from xaitune.explain.lime.fit import (
     SMOOTHED_CLASSES,
-    balanced_masks,
-    draw_halves,
     expected_stability,
     fit_package,
     fit_pairs,
     jaccard,
-    package_masks,
     r_squared,
     ridge,
     sample_weights,
     spearman,
 )
+from xaitune.explain.lime.masks import balanced_masks, draw_halves, package_masks
 
 
 def every_mask(superpixels):

@@ -32,7 +32,9 @@ def test_any_labels_are_renumbered(image):
     np.testing.assert_array_equal(segment(image, lambda _: odd + 1), labels)
     with pytest.raises(ConfigError, match=r"must have the image's shape \(32, 48\)\. Received: \(3, 3\)"):
         segment(image, np.zeros((3, 3), int))
-    with pytest.raises(ConfigError, match=r"segmenter must be one of .* Received: 'slik'\. Did you mean 'slic'\?"):
+    with pytest.raises(
+        ConfigError, match=r"segmenter must be one of .* Received: segmenter='slik'\. Did you mean 'slic'\?"
+    ):
         segment(image, "slik")
 
 

@@ -8,15 +8,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
 
-from xaitune.config.schema import usable_cores
+from xaitune._machine import usable_cores
+from xaitune.comparison.engines.task import End, OnEnd, OnStep, Task, event_from_json
 from xaitune.errors import RunError
 
-Task = dict[str, Any]
-Report = Callable[[Task, dict[str, Any]], None]
 GROWTH = 1.5  # a worker that holds so many times what it held after its first run makes room for a new one
 
 
@@ -42,31 +39,31 @@ class _Worker:
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then closes the workers
         )
 
-    def do(self, task: Task, report: Report) -> dict[str, Any]:
-        """Send a task and report its events; returns the last one. Raises RunError if the process dies."""
+    def do(self, task: Task, on_step: OnStep) -> End:
+        """Send a task and pass on its steps; returns how it ended. Raises RunError if the process dies."""
         assert self.process.stdin
         assert self.process.stdout
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(task), file=self.process.stdin, flush=True)
+            print(json.dumps(task.to_json()), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             if not line.endswith("\n"):
                 break  # it died while it wrote
-            event = json.loads(line)
-            if event["event"] != "progress":
-                self.memory = event.pop("memory", 0)
-                if task["kind"] == "run":
+            event = event_from_json(json.loads(line))
+            if isinstance(event, End):
+                self.memory = event.memory
+                if task.is_run:
                     self.first_memory = self.first_memory or self.memory
                 return event
-            report(task, event)
-        raise RunError(self._last_words())
+            on_step(task, event)
+        raise RunError(self._cause_of_death())
 
     @property
     def grown(self) -> bool:
         """Whether its memory has grown past the bound since its first run."""
         return bool(self.first_memory) and self.memory > GROWTH * self.first_memory
 
-    def _last_words(self) -> str:
-        """How the process ended."""
+    def _cause_of_death(self) -> str:
+        """How the process ended, in words."""
         code = self.process.wait()
         if code < 0:
             hint = " (did memory run out? Try fewer --workers)" if code == -signal.SIGKILL else ""
@@ -93,6 +90,27 @@ class _Crew:
         self.idle: list[_Worker] = []
         self.busy: set[_Worker] = set()
         self.over = False
+
+    def do(self, task: Task, on_step: OnStep) -> End:
+        """Do a task, once more where its process dies."""
+        try:
+            return self._attempt(task, on_step)
+        except (RunError, OSError):
+            if self.over:
+                return End("failed", "the sweep was ended")
+        try:
+            return self._attempt(task, on_step)
+        except (RunError, OSError) as error:
+            return End("failed", str(error))
+
+    def _attempt(self, task: Task, on_step: OnStep) -> End:
+        worker, alive = self.take(), False
+        try:
+            end = worker.do(task, on_step)
+            alive = True
+            return end
+        finally:
+            self.give_back(worker, alive)
 
     def take(self) -> _Worker:
         """An idle worker, or a new one. Raises RunError after `end`."""
@@ -140,45 +158,22 @@ def graphics_cards() -> list[str]:
     return [card.strip() for card in listed.replace("\n", ",").split(",") if card.strip()]
 
 
-def run_local(
-    first: list[Task], tasks: list[Task], workers: int, report: Report, done: Callable[[Task, dict[str, Any]], None]
-) -> None:
+def run_local(first: list[Task], tasks: list[Task], workers: int, on_step: OnStep, on_end: OnEnd) -> None:
     """Do `first` one after another in one worker, then `tasks` side by side in `workers` processes.
 
-    `report(task, event)` receives progress, from any thread; `done(task, event)` each end, in the caller's thread. A
-    run whose process dies is tried once more in a new one; what still fails is handed to `done` as 'failed', and the
-    others go on. A worker whose memory has grown by half since its first run is replaced after the run in hand. However
-    this call ends, no worker outlives it.
+    `on_step` receives the steps of each task, from any thread; `on_end` the end of each, in the caller's thread. A
+    task whose process dies is tried once more in a new one; what still fails ends as 'failed', and the others go on. A
+    worker whose memory has grown by half since its first run is replaced after the run in hand. However this call ends,
+    no worker outlives it.
     """
     crew = _Crew(max(usable_cores() // workers, 1))
-
-    def attempt(task: Task) -> dict[str, Any]:
-        worker, alive = crew.take(), False
-        try:
-            answer = worker.do(task, report)
-            alive = True
-            return answer
-        finally:
-            crew.give_back(worker, alive)
-
-    def work(task: Task) -> dict[str, Any]:
-        try:
-            return attempt(task)
-        except (RunError, OSError):
-            if crew.over:
-                return {"event": "failed", "error": "the sweep was ended"}
-        try:
-            return attempt(task)
-        except (RunError, OSError) as error:
-            return {"event": "failed", "error": str(error)}
-
     pool = ThreadPoolExecutor(workers)
     try:
         for task in first:
-            done(task, work(task))
-        waiting = {pool.submit(work, task): task for task in tasks}
+            on_end(task, crew.do(task, on_step))
+        waiting = {pool.submit(crew.do, task, on_step): task for task in tasks}
         for future in as_completed(waiting):
-            done(waiting[future], future.result())
+            on_end(waiting[future], future.result())
     finally:
         crew.end()
         pool.shutdown(wait=True, cancel_futures=True)

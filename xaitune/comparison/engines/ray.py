@@ -6,15 +6,17 @@ does not). The folders are the same as the local engine's, so either goes on wit
 """
 
 import contextlib
+import dataclasses
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xaitune.comparison.engines import worker as _worker
-from xaitune.comparison.engines.local import Report, Task
-from xaitune.config.schema import NAMED_WEIGHTS
+from xaitune._progress import Notes
+from xaitune.comparison.engines.task import End, OnEnd, OnStep, Step, Task
+from xaitune.comparison.engines.worker import Images, do_task
+from xaitune.config.choices import NAMED_WEIGHTS
+from xaitune.config.schema import replace_fields
 from xaitune.errors import ConfigError, RunError
 
 CPUS = 2  # a run, where a machine has as many: as many threads as the local engine's worker has by default
@@ -22,43 +24,39 @@ CALLS = 8  # tasks that a process does before a new one takes its place: its mem
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10
 PASSED_ON = ("KERAS_BACKEND",)  # of this command's environment to the tasks
-DATA: dict[str, Any] = {}  # the images of a Ray process, kept from task to task
+IMAGES: Images = {}  # of a Ray process, kept from task to task
 
 
 class _Board:
     """A Ray actor that holds the newest progress of every run, until it is read."""
 
     def __init__(self) -> None:
-        self.newest: dict[str, dict[str, Any]] = {}
+        self.newest: dict[str, Step] = {}
 
-    def put(self, name: str, event: dict[str, Any]) -> None:
-        self.newest[name] = event
+    def put(self, name: str, step: Step) -> None:
+        self.newest[name] = step
 
-    def take(self) -> dict[str, dict[str, Any]]:
+    def take(self) -> dict[str, Step]:
         newest, self.newest = self.newest, {}
         return newest
 
 
-def _do(task: Task, board: Any) -> dict[str, Any]:
-    """One task, in a process that Ray started: what `python -m xaitune.comparison.engines.worker` does with it."""
-
-    def report(done: int, total: int, what: str) -> None:
-        board.put.remote(task["name"], {"event": "progress", "done": done, "total": total, "what": what})
-
-    return _worker.answer(task, DATA, report)
+def _do(task: Task, board: Any) -> End:
+    """One task, in a process that Ray started: what the local engine's worker does with it."""
+    return do_task(task, IMAGES, lambda done, total, what: board.put.remote(task.name, Step(done, total, what)))
 
 
 def run_ray(
     first: list[Task],
     tasks: list[Task],
     workers: int | None,
-    report: Report,
-    done: Callable[[Task, dict[str, Any]], None],
+    on_step: OnStep,
+    on_end: OnEnd,
     *,
     address: str | None = None,
     cpus: int | None = None,
     gpus: float | None = None,
-    notes: Callable[[str], None] | None = None,
+    notes: Notes | None = None,
 ) -> None:
     """`engine.run_local` on Ray: `first` one after another, then `tasks`, at most `workers` of them at a time.
 
@@ -73,9 +71,9 @@ def run_ray(
         _connect(ray, address)
     waiting: dict[Any, Task] = {}
     try:
-        cpus, gpus, told = _fitting(ray, cpus, gpus or 0)
+        cpus, gpus, note = _fitting(ray, cpus, gpus or 0)
         if notes:
-            notes(told)
+            notes(note)
         board = ray.remote(num_cpus=0)(_Board).remote()
         environment = {"XAITUNE_THREADS": str(cpus), "TF_CPP_MIN_LOG_LEVEL": "3"}
         environment |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -89,9 +87,9 @@ def run_ray(
                     task = todo.pop(0)
                     waiting[remote.remote(_absolute(task), board)] = task
                 ended, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
-                _tell(ray, board, waiting, report)
+                _pass_on_steps(ray, board, waiting, on_step)
                 for reference in ended:
-                    done(waiting.pop(reference), _answer(ray, reference))
+                    on_end(waiting.pop(reference), _end_of(ray, reference))
     finally:
         for reference in waiting:
             with contextlib.suppress(Exception):
@@ -156,7 +154,7 @@ def _fitting(ray: Any, cpus: int | None, gpus: float) -> tuple[int, float, str]:
             "Give other --run-cpus and --run-gpus."
         )
     total = sum(m.get("CPU", 0) for m in machines)
-    return wanted, gpus, f"Ray: {len(machines)} machines, {total:g} CPUs; {wanted} CPUs and {gpus:g} GPUs a run"
+    return wanted, gpus, f"Ray: {len(machines)} machines, {total:g} CPUs; {wanted} CPUs and {gpus:g} GPUs per run"
 
 
 def _absolute(task: Task) -> Task:
@@ -165,27 +163,27 @@ def _absolute(task: Task) -> Task:
     def absolute(value: Any) -> Any:
         return str(Path(value).absolute()) if value and Path(value).exists() else value
 
-    data = task["data"] | {key: absolute(task["data"].get(key)) for key in ("path", "masks", "groups")}
-    weights = task["train"]["weights"]
-    train = task["train"] | {"weights": weights if weights in NAMED_WEIGHTS else absolute(weights)}
-    return task | {"data": data, "train": train}
+    paths = {key: absolute(getattr(task.data, key)) for key in ("path", "masks", "groups")}
+    weights = task.train.weights
+    train = replace_fields(task.train, {"weights": weights if weights in NAMED_WEIGHTS else absolute(weights)})
+    return dataclasses.replace(task, data=replace_fields(task.data, paths), train=train)
 
 
-def _tell(ray: Any, board: Any, waiting: dict[Any, Task], report: Report) -> None:
+def _pass_on_steps(ray: Any, board: Any, waiting: dict[Any, Task], on_step: OnStep) -> None:
     """Pass on what is new; a board that died with its machine only ends the progress."""
     with contextlib.suppress(ray.exceptions.RayError):
         newest = ray.get(board.take.remote(), timeout=10)
         for task in list(waiting.values()):
-            if task["name"] in newest:
-                report(task, newest[task["name"]])
+            if task.name in newest:
+                on_step(task, newest[task.name])
 
 
-def _answer(ray: Any, reference: Any) -> dict[str, Any]:
+def _end_of(ray: Any, reference: Any) -> End:
     """How a task ended; a process that died twice, or a machine that lacks something, is a failed run."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        return {"event": "failed", "error": f"Ray could not do it: {type(error.cause).__name__}: {error.cause}"}
+        return End("failed", f"Ray could not do it: {type(error.cause).__name__}: {error.cause}")
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        return {"event": "failed", "error": f"its process died: {type(error).__name__}: {reason}"}
+        return End("failed", f"its process died: {type(error).__name__}: {reason}")

@@ -1,58 +1,61 @@
-"""`python -m xaitune.comparison.engines.worker`: trains the runs that it is sent, one JSON line each, and answers in JSON lines.
+"""`python -m xaitune.comparison.engines.worker`: does the tasks it is sent, a JSON line each, and answers in JSON lines.
 
-It ends when its standard input closes, which is also what happens when its parent dies. A Ray task calls `answer`.
+It ends when its standard input closes, which is also what happens when its parent dies. A Ray task calls `do_task`.
 """
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import json
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from xaitune._progress import Progress
+from xaitune.comparison.engines.task import End, Event, Step, Task, event_to_json
 from xaitune.errors import DataError, XaituneError
+
+Images = dict[Any, Any]  # DataConfig -> ImageData: at most one, kept from task to task
 
 
 def main() -> None:
     """Read tasks from standard input until it closes; answer on the first standard output."""
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
-    tasks: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    tasks: SimpleQueue[Task] = SimpleQueue()
 
     def listen() -> None:
         for line in sys.stdin:
-            tasks.put(json.loads(line))
+            tasks.put(Task.from_json(json.loads(line)))
         os._exit(0)  # the parent is gone or has no more work: leave at once, the last whole epoch is on disk
+
+    def send(event: Event) -> None:
+        print(json.dumps(event_to_json(event)), file=answers)
 
     threading.Thread(target=listen, daemon=True).start()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    data: dict[str, Any] = {}
-
-    def report(done: int, total: int, what: str) -> None:
-        print(json.dumps({"event": "progress", "done": done, "total": total, "what": what}), file=answers)
-
+    images: Images = {}
     while True:
-        print(json.dumps(answer(tasks.get(), data, report)), file=answers)
+        send(do_task(tasks.get(), images, lambda done, total, what: send(Step(done, total, what))))
 
 
-def answer(task: dict[str, Any], data: dict[str, Any], report: Callable[[int, int, str], None]) -> dict[str, Any]:
+def do_task(task: Task, images: Images, progress: Progress) -> End:
     """Do one task and say how it ended, an error too: one failed run must not end the others.
 
-    `data` keeps the images between calls. The answer carries the memory that this process then holds, in bytes.
+    `images` keeps the data set between calls.
     """
     try:
-        made = _work(task, data, report)
+        end = _work(task, images, progress)
     except Exception as error:
         ours = isinstance(error, XaituneError)
-        made = {"event": "failed", "error": str(error) if ours else f"{type(error).__name__}: {error}"}
+        end = End("failed", str(error) if ours else f"{type(error).__name__}: {error}")
     _forget_models()
-    return made | {"memory": own_memory()}
+    return dataclasses.replace(end, memory=own_memory())
 
 
 def _forget_models() -> None:
@@ -75,44 +78,46 @@ def own_memory() -> int:
         return 0
 
 
-def _work(task: dict[str, Any], data: dict[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Do one task: fill the frozen features of a data set, or one run."""
-    from xaitune.config.schema import DataConfig, TrainConfig
+def _work(task: Task, images: Images, progress: Progress) -> End:
     from xaitune.data.dataset import ImageData
-    from xaitune.models import vgg
-    from xaitune.models.backend import resolve_precision
-    from xaitune.training import train as training
-    from xaitune.training.features import FeatureCache
+    from xaitune.training.train import train_model
 
-    key = json.dumps(task["data"], sort_keys=True)
-    if key not in data:
-        data.clear()
-        data[key] = ImageData.from_config(DataConfig(**task["data"]))
-    images, config = data[key], TrainConfig(**task["train"])
-    if images.fingerprint != task["fingerprint"]:
+    if task.data not in images:
+        images.clear()
+        images[task.data] = ImageData.from_config(task.data)
+    data = images[task.data]
+    if data.fingerprint != task.fingerprint:
         raise DataError("The images have changed since the sweep began: start it again under another --name.")
-
-    if task["kind"] == "features":
-        model = vgg.build_vgg16(
-            len(images.class_names),
-            image_size=images.image_size,
-            head=config.head,
-            weights=config.weights,
-            seed=config.seed,
-        )
-        cache = FeatureCache(task["cache_dir"], task["cache_gb"])
-        cache.get(model, images, task["depths"], resolve_precision(config.precision)[0], progress)
-        return {"event": "done", "state": "finished"}
-    run = training.train_model(
-        images,
-        config,
-        name=task["name"],
-        runs_dir=task["runs_dir"],
-        cache_dir=task["cache_dir"],
-        cache_gb=task["cache_gb"],
+    if not task.is_run:
+        _compute_features(task, data, progress)
+        return End("finished")
+    run = train_model(
+        data,
+        task.train,
+        name=task.name,
+        runs_dir=task.runs_dir,
+        cache_dir=task.cache_dir,
+        cache_gb=task.cache_gb,
         progress=progress,
     )
-    return {"event": "done", "state": run.state, "score": run.score("validation")}
+    return End(run.state)
+
+
+def _compute_features(task: Task, data: Any, progress: Progress) -> None:
+    from xaitune.models.precision import resolve_precision
+    from xaitune.models.vgg import build_vgg16
+    from xaitune.training.features import FeatureCache
+
+    config = task.train
+    model = build_vgg16(
+        len(data.class_names),
+        image_size=data.image_size,
+        head=config.head,
+        weights=config.weights,
+        seed=config.seed,
+    )
+    cache = FeatureCache(Path(task.cache_dir), task.cache_gb)
+    cache.get(model, data, task.depths, resolve_precision(config.precision)[0], progress)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from types import MappingProxyType
 import numpy as np
 from skimage import segmentation
 
-from xaitune.errors import ConfigError, XaituneWarning, nearest
+from xaitune.config.rules import require_choice
+from xaitune.errors import ConfigError, XaituneWarning
 
 FEWEST, MOST = 4, 400  # superpixels that are worth explaining: fewer say nothing, more cannot be told apart
 _COARSER = (1.0, 2.0, 4.0)  # tried in turn where there are too many; their inverses where there are too few
@@ -29,14 +30,6 @@ SEGMENTERS: MappingProxyType[str, Callable[[np.ndarray, float], np.ndarray]] = M
 Segmenter = str | np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
-def check_segmenter(segmenter: Segmenter) -> None:
-    """Raise ConfigError for an unknown name."""
-    if isinstance(segmenter, str) and segmenter not in SEGMENTERS:
-        raise ConfigError(
-            f"segmenter must be one of {', '.join(SEGMENTERS)}. Received: {segmenter!r}.{nearest(segmenter, SEGMENTERS)}"
-        )
-
-
 def segment(image: np.ndarray, segmenter: Segmenter = "quickshift", *, bounded: bool = True) -> np.ndarray:
     """A label image (h, w) with ids 0..m-1 of an (h, w, 3) image in 0..255.
 
@@ -45,8 +38,8 @@ def segment(image: np.ndarray, segmenter: Segmenter = "quickshift", *, bounded: 
     more than MOST superpixels, a finer or coarser setting takes its place, and a grid of slic's where none fits, with an
     XaituneWarning. Raises ConfigError for an unknown name or labels of another shape.
     """
-    check_segmenter(segmenter)
     if isinstance(segmenter, str):
+        require_choice("segmenter", segmenter, SEGMENTERS)
         labels = _named(np.clip(np.rint(image), 0, 255).astype(np.uint8), segmenter, bounded)
     else:
         labels = segmenter(image) if callable(segmenter) else np.asarray(segmenter)

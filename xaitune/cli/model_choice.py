@@ -1,0 +1,69 @@
+"""Which model a command looks at, decided once: the one that is named, or the newest there is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xaitune._files import read_json
+from xaitune._progress import Notes
+from xaitune.errors import ConfigError, unknown_class
+from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A run's folder, a sweep's (its best cell on validation), a .keras file, or None: VGG16 with its ImageNet classes.
+
+    `line` says which and why, '' for a model that was named.
+    """
+
+    path: Path | None
+    line: str = ""
+
+    def check_class(self, class_name: str | None) -> None:
+        """Refuse a class that the model lacks before anything slow happens, where a config.json tells."""
+        if class_name is None or self.path is None or not (self.path / CONFIG).is_file():
+            return
+        known = read_json(self.path / CONFIG).get("class_names", [class_name])
+        if class_name not in known:
+            raise unknown_class(class_name, known)
+
+    def open(self, say: Notes) -> Any:
+        """The Classifier; `say` is called with a line on which model it is. Raises ModelError, RunError."""
+        from xaitune.comparison.table import best_run, load_sweep
+        from xaitune.explain.classifier import Classifier, open_classifier
+        from xaitune.models.vgg import imagenet_classifier
+
+        if self.line:
+            say(self.line)
+        if self.path is None:
+            model, names = imagenet_classifier()
+            return Classifier(model, tuple(names), name="VGG16 (ImageNet)")
+        if self.path.is_dir() and folder_kind(self.path) == "sweep":
+            run = best_run(load_sweep(self.path))
+            say(f"Model: {run.path}, the best cell on validation of the sweep {self.path}")
+            return open_classifier(run)
+        return open_classifier(self.path)
+
+
+def choose_model(named: str | Path | None, runs_dir: Path) -> ModelChoice:
+    """The model to explain: the one `named`, else the newest run, else the newest sweep's best cell, else ImageNet's VGG16.
+
+    Raises ConfigError for a folder without a finished run.
+    """
+    if named:
+        path = Path(named)
+        kind = folder_kind(path) if path.is_dir() else None
+        if path.is_dir() and kind != "sweep" and not (path / RESULT).is_file():
+            what = "is not finished, or no run" if kind else "holds no run"
+            raise ConfigError(f"{path} {what}. Give a finished run's folder: 'xaitune runs' lists them.")
+        return ModelChoice(path)
+    runs = find_runs(runs_dir)
+    if runs:
+        return ModelChoice(runs[0], f"Model: {runs[0]}, the newest finished run")
+    from xaitune.comparison.table import find_sweep
+
+    sweep = find_sweep(runs_dir)
+    if sweep:
+        return ModelChoice(sweep)
+    return ModelChoice(None, "Model: VGG16 with its ImageNet classes, since there is no finished run here")

@@ -1,0 +1,66 @@
+"""Commands on results: report, runs, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xaitune.cli.freeze import say_sweep
+from xaitune.cli.options import Job, command, option
+from xaitune.errors import ConfigError
+
+
+@command("report")
+def report(
+    job: Job,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="Folder of a run or a sweep (default: the newest sweep).")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page on a sweep or a run."""
+    from xaitune.report.gather import report_on
+
+    if path is not None and not (path / "config.json").is_file():
+        raise ConfigError(f"{path} holds no run and no sweep. Name one: 'xaitune runs' lists them.")
+    with job.ui.progress("report") as progress:
+        written = report_on(path, job.runs_dir, job.ui.say, progress)
+    job.ui.finish([written], "", report=str(written))
+
+
+@command("runs")
+def list_runs(job: Job) -> None:
+    """List runs, sweeps and advice: name, state and score."""
+    from xaitune.report import gather
+
+    table = gather.list_runs(job.runs_dir)
+    if len(table):
+        job.ui.table(table.set_index("name"))
+    else:
+        job.ui.say(f"No runs in {job.runs_dir} yet.")
+    job.ui.finish([], "" if len(table) else "xaitune train", runs=table.to_dict("records"))
+
+
+@command("demo")
+def demo(
+    job: Job,
+    folder: Annotated[
+        Path, option("--folder", help="Folder for everything the demo makes.", default="xaitune-demo")
+    ] = Path("xaitune-demo"),
+) -> None:
+    """Do everything once on generated images, in minutes.
+
+    In xaitune-demo/: train, explain, advise, sweep 5 depths x 3 optimizers, check, report.
+    """
+    from xaitune.demo.run import run_demo
+
+    with job.ui.progress("demo") as progress:
+        summary = run_demo(folder, progress, job.ui.say)
+    say_sweep(job.ui, summary["sweep"])
+    job.ui.say(summary["check"].sentence())
+    job.ui.finish(
+        [summary["report"]],
+        f"open {summary['report']}",
+        verdict=summary["check"].verdict,
+        advised=summary["check"].advised,
+        seconds=summary["seconds"],
+    )

@@ -1,0 +1,79 @@
+"""What passes between a sweep and its workers: a task, the steps of its work, and how it ended.
+
+All three cross process boundaries as plain JSON values.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from xaitune.config.schema import DataConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to train, named as its folder; or, with `depths`, the frozen features of a data set to compute.
+
+    `fingerprint`: that of the images when the sweep began. `runs_dir`: the sweep's folder.
+    """
+
+    name: str
+    data: DataConfig
+    fingerprint: str
+    train: TrainConfig
+    runs_dir: str
+    cache_dir: str
+    cache_gb: float
+    depths: tuple[int, ...] = ()
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run is trained."""
+        return not self.depths
+
+    def to_json(self) -> dict[str, Any]:
+        """The task as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Task":
+        """The task from `to_json`'s values."""
+        made = {"data": DataConfig(**values["data"]), "train": TrainConfig(**values["train"])}
+        return cls(**{**values, **made, "depths": tuple(values["depths"])})
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a task's work: `done` of `total` epochs (or images), and what that was."""
+
+    done: int
+    total: int
+    what: str
+
+
+@dataclass(frozen=True)
+class End:
+    """How a task ended: `state` is 'finished', 'diverged', or 'failed' with its `error`.
+
+    `memory`: bytes that the worker then holds.
+    """
+
+    state: str
+    error: str = ""
+    memory: int = 0
+
+
+Event = Step | End
+OnStep = Callable[[Task, Step], None]
+OnEnd = Callable[[Task, End], None]
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """An event as plain values."""
+    return dataclasses.asdict(event)
+
+
+def event_from_json(values: dict[str, Any]) -> Event:
+    """The event from `event_to_json`'s values."""
+    return End(**values) if "state" in values else Step(**values)

@@ -1,0 +1,131 @@
+"""How images are explained, and how the explanations are scored: small frozen option classes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from xaitune.config.choices import METHODS, PRECISIONS, RULES, SEGMENTERS
+from xaitune.config.fields import check_fields, setting
+from xaitune.config.parse import parse_blocks, parse_fill
+from xaitune.config.rules import Choice, Flag, Rule, Text, Whole, require_choice
+from xaitune.errors import ConfigError
+
+
+class _Segmenter(Rule):
+    """A segmenter's name; labels and functions pass as they are."""
+
+    choices = SEGMENTERS
+
+    def __call__(self, name: str, value: Any) -> Any:
+        if isinstance(value, str):
+            require_choice(name, value, SEGMENTERS)
+        return value
+
+
+class _Fill(Rule):
+    """'mean', 'blur' or a colour."""
+
+    metavar = "mean|blur|R,G,B"
+
+    def __call__(self, name: str, value: Any) -> Any:
+        return parse_fill(value)
+
+
+class _AsGiven(Rule):
+    """Checked where the model's blocks are known."""
+
+    metavar = "BLOCKS"
+
+    def __call__(self, name: str, value: Any) -> Any:
+        return value
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What is explained: `method`, at which `blocks`, for which class (None: each image's top class).
+
+    `rule` weighs the channels of a block (Grad-CAM and its relatives); `precision` is that of the computation.
+    """
+
+    method: str = setting("gradcam", Choice(METHODS), "Explanation method.", panel="Explanation")
+    blocks: Any = setting("all", _AsGiven(), "Blocks to draw: 3, 1-3, 1,3 or all.", panel="Explanation", flag="--block")
+    class_name: str | None = setting(
+        None,
+        Text(optional=True, metavar="NAME"),
+        "Class to explain.",
+        panel="Explanation",
+        otherwise="each image's top class",
+        flag="--class",
+    )
+    rule: str = setting("gradcam", Choice(RULES), "How Grad-CAM weights the channels of a block.", panel="Explanation")
+    precision: str = setting(
+        "auto",
+        Choice(PRECISIONS),
+        "Precision of the computation; auto: bfloat16 where the processor has units for it.",
+        panel="Explanation",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def check_blocks(self, count: int | None) -> None:
+        """Raise ConfigError for blocks that the method or a model of `count` blocks does not have (None: not known yet)."""
+        wanted = parse_blocks(self.blocks, high=count)
+        if self.method == "cam" and wanted not in ((5,), (1, 2, 3, 4, 5)):
+            raise ConfigError(f"CAM is drawn at Block 5 only: leave the block out. Received: block={self.blocks!r}.")
+        if self.method == "lime" and wanted != (1, 2, 3, 4, 5):
+            raise ConfigError(f"LIME looks at the whole model: leave the block out. Received: block={self.blocks!r}.")
+
+
+@dataclass(frozen=True)
+class LimeOptions:
+    """How LIME asks: see `lime_superpixels`."""
+
+    num_samples: int = setting(1000, Whole(2), "Maximum forward passes per image.", panel="LIME")
+    segmenter: Any = setting("quickshift", _Segmenter(), "How the image is cut into superpixels.", panel="LIME")
+    fill: Any = setting(
+        "mean", _Fill(), "What replaces a hidden superpixel: its mean colour, blur, or a colour R,G,B.", panel="LIME"
+    )
+    exact: bool = setting(False, Flag(), "Give the lime package's weights, sample for sample.", panel="LIME")
+    seed: int = setting(0, Whole(0), "Random seed for the LIME masks.", panel="LIME")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What explanations are scored against, and how far the scores that query the model go."""
+
+    masks: str | None = setting(
+        None,
+        Text(optional=True),
+        "Score against the masks <class>/<stem>.* in this folder.",
+        panel="Scores",
+        otherwise="those of xaitune.toml",
+    )
+    groups: str | None = setting(
+        None,
+        Text(optional=True, metavar="CSV|REGEX"),
+        "Groups for the intervals: CSV file,group or a regular expression.",
+        panel="Scores",
+        otherwise="those of xaitune.toml",
+    )
+    images: int | None = setting(
+        None,
+        Whole(1, optional=True),
+        "Images for deletion, insertion, average drop and ROAD.",
+        panel="Scores",
+        otherwise="as many as take 2 minutes",
+        flag="--score-images",
+    )
+    steps: int | None = setting(
+        None,
+        Whole(1, optional=True),
+        "Steps of deletion and insertion.",
+        panel="Scores",
+        otherwise="10, or fewer to fit 2 minutes",
+        flag="--score-steps",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)

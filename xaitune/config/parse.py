@@ -1,0 +1,135 @@
+"""From what a user writes to checked values; every error says what was received and what to do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xaitune.errors import ConfigError
+
+
+def parse_image_size(value: Any) -> tuple[int, int]:
+    """(height, width) from '96x128', 96, or a pair; VGG16 needs at least 32 pixels a side.
+
+    Raises ConfigError for anything else.
+    """
+    parts: Any = value.lower().split("x") if isinstance(value, str) else value
+    try:
+        sides = [int(p) for p in (parts if isinstance(parts, list | tuple) else [parts])]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) == 1:
+        sides *= 2
+    if len(sides) != 2 or min(sides) < 32 or max(sides) > 4096:
+        raise ConfigError(
+            f"image_size must be HEIGHTxWIDTH in pixels, each 32..4096 (such as 224x224). Received: {value!r}."
+        )
+    return sides[0], sides[1]
+
+
+def parse_split(value: Any) -> tuple[float, ...]:
+    """Shares of train, validation and test, above 0 and summing to 1, from '0.6,0.2,0.2' or a sequence.
+
+    Raises ConfigError.
+    """
+    try:
+        shares = tuple(float(part) for part in parts(value))
+    except (TypeError, ValueError):
+        shares = ()
+    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ConfigError(
+            "split must be three shares above 0 (train, validation, test) that sum to 1, such as (0.6, 0.2, 0.2). "
+            f"Received: split={value!r}."
+        )
+    return shares
+
+
+def parse_blocks(value: Any, name: str = "block", low: int = 1, high: int | None = 5) -> tuple[int, ...]:
+    """Block numbers, ascending and unique, from 3, '3', '1-3', '1,3', [1, 3] or 'all'.
+
+    Raises ConfigError for a block outside `low`..`high`, VGG16's 5 or what another model has. With None, where the
+    model is not known yet, 'all' is VGG16's and any number above passes.
+    """
+    count = high or 5
+    wanted: list[int] = []
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        for item in items:
+            text = str(item).strip().lower()
+            if text == "all":
+                wanted += range(max(low, 1), count + 1)
+            elif "-" in text[1:]:
+                first, last = (int(part) for part in text.split("-"))
+                wanted += range(first, last + 1)
+            else:
+                wanted.append(int(text))
+    except ValueError:
+        wanted = []
+    if not wanted or min(wanted) < low or (high and max(wanted) > high):
+        whose = "VGG16" if count == 5 else "this model"
+        raise ConfigError(
+            f"{name} must be {low}..{count}, a range like 1-3, a list like 1,3, or 'all' ({whose} has Block 1 to {count}). "
+            f"Received: {value!r}."
+        )
+    return tuple(sorted(set(wanted)))
+
+
+def parse_fill(value: Any) -> Any:
+    """What stands where a superpixel is hidden: 'mean', 'blur', or a colour 0..255 from 0, '0' or '0,0,0'.
+
+    Raises ConfigError.
+    """
+    if value in ("mean", "blur"):
+        return value
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        colour = tuple(float(part) for part in parts)
+    except ValueError:
+        colour = ()
+    if len(colour) not in (1, 3) or not all(0 <= part <= 255 for part in colour):
+        raise ConfigError(f"fill must be mean, blur, or a colour such as 0,0,0 (0..255). Received: {value!r}.")
+    return colour if len(colour) == 3 else colour[0]
+
+
+def parse_rates(value: Any) -> tuple[float, ...] | None:
+    """Learning rates, unique and in the order given, from 0.01, '1e-2,1e-3' or [0.01, 0.001]; None stays.
+
+    Raises ConfigError.
+    """
+    if value is None:
+        return None
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    try:
+        rates = tuple(dict.fromkeys(float(item) for item in items))
+    except (TypeError, ValueError):
+        rates = ()
+    if not rates or not all(0 < rate <= 10 for rate in rates):
+        raise ConfigError(
+            f"learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3. Received: learning_rates={value!r}."
+        )
+    return rates
+
+
+def parse_block_rates(value: Any) -> dict[int | str, float]:
+    """Block (or 'head') -> multiplier of the learning rate, from '1-3=0.1,head=10' or {4: 0.1, 'head': 10}.
+
+    Ascending, the head last; {} for None. Raises ConfigError.
+    """
+    if value is None:
+        return {}
+    pairs = value.items() if isinstance(value, Mapping) else [str(part).partition("=")[::2] for part in parts(value)]
+    found: dict[int | str, float] = {}
+    try:
+        for blocks, factor in pairs:
+            at_head = str(blocks).strip() == "head"
+            found |= dict.fromkeys(("head",) if at_head else parse_blocks(blocks), float(factor))
+    except (TypeError, ValueError, ConfigError):
+        found = {}
+    if not found or not all(0 < factor <= 100 for factor in found.values()):
+        raise ConfigError(
+            "block_rates must be multipliers above 0, at most 100, of blocks 1..5 or the head, such as 1-3=0.1,head=10. "
+            f"Received: block_rates={value!r}."
+        )
+    return dict(sorted(found.items(), key=lambda pair: str(pair[0])))
+
+
+def parts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else str(value).split(",")

@@ -1,0 +1,88 @@
+"""xaitune.toml, read and written."""
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from types import MappingProxyType
+
+from xaitune.config.choices import (
+    NAMED_WEIGHTS,
+)
+from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
+from xaitune.errors import ConfigError, nearest
+
+TABLES = MappingProxyType({"data": DataConfig, "train": TrainConfig, "sweep": SweepConfig})
+
+
+CONFIG_FILE = "xaitune.toml"
+
+
+def load_config(path: str | Path = CONFIG_FILE) -> Config:
+    """The configuration in a TOML file with tables [data], [train], [sweep].
+
+    Paths in the file are relative to it. Raises ConfigError for a missing or unreadable file, an unknown table or
+    key (with the nearest name), or a bad value.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"No configuration at {path}. Make one with 'xaitune init DATA'.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    made = {}
+    for table, values in raw.items():
+        if table not in TABLES or not isinstance(values, dict):
+            raise ConfigError(
+                f"{path}: unknown table or key {table!r}.{nearest(table, TABLES)} Tables: data, train, sweep."
+            )
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            made[table] = replace_fields(TABLES[table](), values)
+        except ConfigError as error:
+            raise ConfigError(f"{path} [{table}]: {error}") from None
+    return _paths_from(Config(**made), path.resolve().parent)
+
+
+def _paths_from(config: Config, folder: Path) -> Config:
+    """Paths of the file made absolute; regular expressions and named weights stay."""
+
+    def absolute(value: str | None) -> str | None:
+        if not value or not (folder / value).exists():
+            return value
+        return str(folder / value)
+
+    data = dataclasses.replace(
+        config.data,
+        path=absolute(config.data.path) or "",
+        masks=absolute(config.data.masks),
+        groups=absolute(config.data.groups),
+    )
+    weights = config.train.weights
+    train = dataclasses.replace(
+        config.train, weights=weights if weights in NAMED_WEIGHTS else absolute(weights) or weights
+    )
+    return dataclasses.replace(config, data=data, train=train)
+
+
+def config_text(config: Config, comments: dict[str, str] | None = None) -> str:
+    """The text of a xaitune.toml that `load_config` reads back to an equal configuration.
+
+    `comments` maps 'table.key' to a remark that is put behind the value. Fields that are None are left out.
+    """
+    lines = []
+    for table in TABLES:
+        lines.append(f"[{table}]")
+        for f in dataclasses.fields(getattr(config, table)):
+            value = getattr(getattr(config, table), f.name)
+            if value is None:
+                continue
+            remark = (comments or {}).get(f"{table}.{f.name}")
+            # JSON's strings, numbers and lists are TOML's too; control characters cannot stand in a path here.
+            text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+            lines.append(f"{f.name} = {text}" + (f"  # {remark}" if remark else ""))
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,141 @@
+"""Heatmaps of images at one or more blocks: raw values, [0, 1] views, and their pictures."""
+
+import dataclasses
+import html
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from xaitune.data.geometry import map_to_image, resize_image
+from xaitune.data.images import read_image
+from xaitune.errors import ImageError, ModelError
+from xaitune.plots import overlays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlockHeatmaps:
+    """Heatmaps of n images at one or more blocks.
+
+    `raw`: block -> (n, h_b, w_b) float32, unnormalised, at the block's own resolution; compare blocks by these.
+    `images`: (n, h, w, 3) as the model saw them, 0..255. `classes`: the class index explained for each image;
+    `probabilities`: (n, classes) softmax. `resize`: how files were brought to the model's size. `precision`: what the
+    maps were computed in.
+    """
+
+    method: str
+    raw: dict[int, np.ndarray]
+    images: np.ndarray
+    files: tuple[str, ...]
+    classes: np.ndarray
+    class_names: tuple[str, ...]
+    probabilities: np.ndarray
+    rule: str = "gradcam"
+    resize: str = "stretch"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        for array in (*self.raw.values(), self.images, self.classes, self.probabilities):
+            read_only(array)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks drawn, ascending."""
+        return tuple(sorted(self.raw))
+
+    @property
+    def view(self) -> dict[int, np.ndarray]:
+        """block -> maps in [0, 1]: negative values cut off, each map divided by its own maximum."""
+        return {block: unit_view(raw) for block, raw in self.raw.items()}
+
+    @property
+    def is_zero(self) -> np.ndarray:
+        """(n, blocks): True where a map has no positive value and shows nothing."""
+        return np.stack([self.raw[b].reshape(len(self), -1).max(axis=1) <= 0 for b in self.blocks], axis=1)
+
+    def block(self, number: int) -> "BlockHeatmaps":
+        """The same heatmaps at one block only. Raises ModelError for a block that was not drawn."""
+        if number not in self.raw:
+            raise ModelError(f"Block {number} was not drawn. Drawn: {', '.join(map(str, self.blocks))}.")
+        return dataclasses.replace(self, raw={number: self.raw[number]})
+
+    def upsampled(self, block: int, *, view: bool = True) -> np.ndarray:
+        """(n, h, w) maps of a block at the model's input size, bilinear; of the [0, 1] view or the raw values."""
+        maps = (self.view if view else self.raw)[block]
+        height, width = self.images.shape[1:3]
+        return np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps])
+
+    def explained(self, image: int) -> str:
+        """The name of the class that is explained for an image."""
+        return self.class_names[int(self.classes[image])]
+
+    def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
+        """(title, picture) of one image and its overlays at all drawn blocks, in the file's own geometry."""
+        picture = own_picture(self.files[image], self.images[image])
+        panels = [("image", picture)]
+        for block, zero in zip(self.blocks, self.is_zero[image], strict=True):
+            view = unit_view(self.raw[block][image : image + 1])[0]
+            heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
+            panels.append(
+                (f"Block {block}" + (" (no positive evidence)" if zero else ""), overlays.overlay(picture, heat))
+            )
+        return panels
+
+    def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
+        """One image beside its heatmaps over all drawn blocks."""
+        titles, pictures = zip(*self.panels(image), strict=True)
+        index = int(self.classes[image])
+        caption = f"{self.method}: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f})"
+        return pictures.panels(pictures, titles, caption=caption, ax=ax)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row an image and block: class explained, probability, raw maximum and mean, all-zero or not."""
+        rows = []
+        for j, block in enumerate(self.blocks):
+            flat = self.raw[block].reshape(len(self), -1)
+            frame = {
+                "file": self.files,
+                "block": block,
+                "class": [self.explained(i) for i in range(len(self))],
+                "probability": self.probabilities[np.arange(len(self)), self.classes],
+                "raw_max": flat.max(axis=1),
+                "raw_mean": flat.mean(axis=1),
+                "is_zero": self.is_zero[:, j],
+            }
+            rows.append(pd.DataFrame(frame))
+        return pd.concat(rows, ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        table = self.to_dataframe().head(20).round(3).to_html(index=False)
+        return f"<b>{html.escape(self.method)}</b>: {len(self)} images{table}"
+
+
+def own_picture(file: str, shown: np.ndarray, longest: int = 640) -> np.ndarray:
+    """The file's own image, at most `longest` pixels a side; what the model saw where there is no such file."""
+    try:
+        picture = read_image(file)
+    except ImageError:
+        return shown
+    height, width = picture.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    return resize_image(picture, (max(round(height * scale), 1), max(round(width * scale), 1)))
+
+
+def unit_view(raw: np.ndarray) -> np.ndarray:
+    """(n, h, w) raw maps -> their [0, 1] view: negatives to 0, divided by each map's maximum; all-zero stays zero."""
+    positive = np.maximum(raw, 0)
+    peak = positive.max(axis=(1, 2), keepdims=True)
+    return positive / np.where(peak > 0, peak, 1)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The array, made read-only."""
+    array.flags.writeable = False
+    return array

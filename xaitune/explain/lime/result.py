@@ -1,0 +1,153 @@
+"""LIME explanations: superpixels, their weights with intervals, and their pictures."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from xaitune.data.geometry import map_to_image
+from xaitune.errors import unknown_class
+from xaitune.explain.heatmaps import own_picture, read_only
+from xaitune.plots import charts, overlays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Superpixels:
+    """LIME explanations of n images.
+
+    `segments`: n label images (h, w) with ids 0..m-1. `classes`: the class index explained for each image;
+    `of_class` explains another from the same samples. For every class: `class_weights`: n arrays (classes, m), the
+    linear model's weight of each superpixel; `class_interval`: n arrays (classes, m, 2), 95 %, over resampled masks;
+    `class_score`: (n, classes) weighted R^2; `class_stability`: (n, classes, 2) the Spearman correlation of the weights
+    and the Jaccard index of the five most positive superpixels that two independent runs are expected to reach. With
+    more than 20 classes the unlikely ones have NaN intervals and stability. `samples`: (n,) masked images predicted.
+    `precision`: what the model computed in.
+    """
+
+    images: np.ndarray
+    files: tuple[str, ...]
+    classes: np.ndarray
+    class_names: tuple[str, ...]
+    probabilities: np.ndarray
+    segments: tuple[np.ndarray, ...]
+    class_weights: tuple[np.ndarray, ...]
+    class_interval: tuple[np.ndarray, ...]
+    class_score: np.ndarray
+    class_stability: np.ndarray
+    samples: np.ndarray
+    method: str = "lime"
+    resize: str = "stretch"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        arrays = (self.images, self.classes, self.probabilities, self.class_score, self.class_stability, self.samples)
+        for array in (*arrays, *self.segments, *self.class_weights, *self.class_interval):
+            read_only(array)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def of_class(self, class_name: str) -> "Superpixels":
+        """The same samples' explanation of another class. Raises ModelError for an unknown one."""
+        if class_name not in self.class_names:
+            raise unknown_class(class_name, self.class_names)
+        index = self.class_names.index(class_name)
+        return dataclasses.replace(self, classes=np.full(len(self), index))
+
+    @property
+    def interval(self) -> tuple[np.ndarray, ...]:
+        """For each image, the 95 % intervals (m, 2) of the explained class's weights."""
+        return tuple(w[int(c)] for w, c in zip(self.class_interval, self.classes, strict=True))
+
+    @property
+    def score(self) -> np.ndarray:
+        """(n,) the weighted R^2 of the explained class's linear model."""
+        return self.class_score[np.arange(len(self)), self.classes]
+
+    @property
+    def stability(self) -> np.ndarray:
+        """(n, 2) the expected Spearman and top-5 Jaccard of two independent runs, for the explained class."""
+        return self.class_stability[np.arange(len(self)), self.classes]
+
+    @property
+    def weights(self) -> tuple[np.ndarray, ...]:
+        """For each image, the weights (m,) of the explained class."""
+        return tuple(w[int(c)] for w, c in zip(self.class_weights, self.classes, strict=True))
+
+    def share(self, image: int = 0) -> pd.Series:
+        """Each class's share of all positive superpixel weight in an image (Figure 17 of the freezing study)."""
+        positive = np.maximum(self.class_weights[image], 0).sum(axis=1)
+        return pd.Series(positive / max(positive.sum(), 1e-12), index=list(self.class_names), name="positive share")
+
+    def explained(self, image: int) -> str:
+        """The name of the class that is explained for an image."""
+        return self.class_names[int(self.classes[image])]
+
+    def signed_map(self, image: int = 0) -> np.ndarray:
+        """(h, w) float: at each pixel its superpixel's weight."""
+        return self.weights[image][self.segments[image]]
+
+    def top_mask(self, image: int, positive: bool, count: int = 5) -> np.ndarray:
+        """(h, w) bool: the `count` superpixels with the largest weights of one sign."""
+        weights = self.weights[image] * (1 if positive else -1)
+        top = np.argsort(-weights, kind="stable")[:count]
+        return np.isin(self.segments[image], top[weights[top] > 0])
+
+    def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
+        """(title, picture) of superpixels, the five most positive, the most negative, all; in the file's geometry."""
+        picture = own_picture(self.files[image], self.images[image])
+
+        def placed(map_: np.ndarray) -> np.ndarray:
+            return map_to_image(map_, picture.shape, self.images.shape[1:3], self.resize, nearest=True)
+
+        return [
+            ("superpixels", overlays.boundaries(picture, placed(self.segments[image]))),
+            ("positive", overlays.tint(picture, placed(self.top_mask(image, True)), charts.POSITIVE)),
+            ("negative", overlays.tint(picture, placed(self.top_mask(image, False)), charts.NEGATIVE)),
+            ("all weights", overlays.signed_overlay(picture, placed(self.signed_map(image)))),
+        ]
+
+    def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
+        """The superpixels, the positive and negative ones, all weights, and the other classes' shares."""
+        titles, pictures = zip(*self.panels(image), strict=True)
+        index = int(self.classes[image])
+        share = self.share(image).sort_values(ascending=False).head(4)
+        shares = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+        caption = (
+            f"lime: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f}, R² = {self.score[image]:.2f}, "
+            f"{len(self.weights[image])} superpixels, {self.samples[image]} samples, "
+            f"stability {self.stability[image, 0]:.2f})\npositive share: {shares}"
+        )
+        return pictures.panels(pictures, titles, caption=caption, ax=ax)
+
+    def plot_shares(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
+        """Each class's share of the positive superpixel weight, as bars."""
+        return charts.shares(self.share(image), explained=self.explained(image), ax=ax)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a superpixel: file, class, its id, weight, interval and share of the pixels; R^2, samples, stability."""
+        rows = []
+        for i, file in enumerate(self.files):
+            weights = self.weights[i]
+            frame = {
+                "file": file,
+                "class": self.explained(i),
+                "superpixel": np.arange(len(weights)),
+                "weight": weights,
+                "low": self.interval[i][:, 0],
+                "high": self.interval[i][:, 1],
+                "area": np.bincount(self.segments[i].ravel(), minlength=len(weights)) / self.segments[i].size,
+                "r2": self.score[i],
+                "samples": self.samples[i],
+                "spearman": self.stability[i, 0],
+                "top5_jaccard": self.stability[i, 1],
+            }
+            rows.append(pd.DataFrame(frame))
+        return pd.concat(rows, ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        return f"<b>lime</b>: {len(self)} images" + self.to_dataframe().head(20).round(4).to_html(index=False)

@@ -1,0 +1,53 @@
+"""A classifier's class probabilities, by the fastest way to compute them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from xaitune._progress import Progress
+from xaitune.explain.classifier import Classifier
+from xaitune.models import ncnn
+from xaitune.models.precision import resolve_precision, with_precision
+from xaitune.models.predict import Predictor
+
+Predict = Callable[[np.ndarray], np.ndarray]  # (n, h, w, 3) 0..255 -> (n, classes)
+
+
+class Probabilities:
+    """(n, h, w, 3) 0..255 -> (n, classes) softmax probabilities, computed in `precision`.
+
+    In float32 by `ncnn.forward` where it can, else by Keras; `exact`: by Keras always. A call raises ModelError where the
+    model's answers are not finite.
+    """
+
+    def __init__(self, classifier: Classifier, precision: str = "auto", exact: bool = False) -> None:
+        self.classifier = classifier
+        resolved, _ = resolve_precision(precision)
+        model = classifier.model if resolved == "float32" else with_precision(classifier.model, resolved)
+        self.logits = (None if exact else ncnn.forward(model)) or Predictor(model)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        logits = self.classifier.require_finite(self.logits(np.asarray(images, np.float32)))
+        return softmax(logits.astype(np.float64), axis=1)
+
+
+def predict_files(
+    classifier: Classifier, paths: Sequence[Path], progress: Progress | None = None, chunk: int = 32
+) -> pd.DataFrame:
+    """One row per image file: file, predicted class, its probability, and the probability of each class ('p(name)').
+
+    Computed in float32, `chunk` images at a time. Raises ImageError, ModelError.
+    """
+    probabilities, names, parts = Probabilities(classifier, "float32"), classifier.class_names, []
+    for start in range(0, len(paths), chunk):
+        part = paths[start : start + chunk]
+        rows = probabilities(classifier.read_paths(part))  # (n, classes)
+        top = rows.argmax(axis=1)
+        frame = {"file": [str(p) for p in part], "predicted": np.array(names)[top], "probability": rows.max(axis=1)}
+        parts.append(pd.DataFrame(frame | {f"p({name})": rows[:, i] for i, name in enumerate(names)}))
+        if progress:
+            progress(start + len(part), len(paths), "")
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,64 @@
+"""VGG16's five blocks: their layers, freezing them, and what they cost."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from xaitune.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    import keras
+
+# Block -> its convolutions (Simonyan and Zisserman 2015, configuration D), in Keras's names.
+BLOCKS = {b: tuple(f"block{b}_conv{i}" for i in range(1, count + 1)) for b, count in enumerate((2, 2, 3, 3, 3), 1)}
+CHANNELS = (64, 128, 256, 512, 512)
+
+
+def freeze_blocks(model: "keras.Model", through: int) -> "keras.Model":
+    """Freeze Block 1..`through` of a VGG16 and unfreeze the rest, in place; compile the model afterwards.
+
+    0 freezes nothing, 5 is feature extraction. Raises ConfigError outside 0..5, ModelError for another model.
+    """
+    if not isinstance(through, int) or isinstance(through, bool) or not 0 <= through <= 5:
+        raise ConfigError(f"freeze_through must be 0..5 (0 freezes nothing, 5 all of VGG16). Received: {through!r}.")
+    layers = {block: [model.get_layer(name) for name in names] for block, names in require_blocks(model).items()}
+    model.trainable = True
+    for block, convolutions in layers.items():
+        for layer in convolutions:
+            layer.trainable = block > through
+    return model
+
+
+def require_blocks(model: "keras.Model") -> dict[int, tuple[str, ...]]:
+    """BLOCKS, having checked that the model has them in one flat graph; raises ModelError where it has not."""
+    names = {layer.name for layer in model.layers}
+    missing = [name for block in BLOCKS.values() for name in block if name not in names]
+    if missing:
+        nested = [layer.name for layer in model.layers if hasattr(layer, "layers")]
+        hint = (
+            f" Its layers are inside {nested[0]!r}: build it flat, from the backbone's output."
+            if nested
+            else " Use a model that xaitune trained, or one from build_vgg16."
+        )
+        raise ModelError(f"Not a VGG16 with named blocks: layer {missing[0]!r} is missing.{hint}")
+    return BLOCKS
+
+
+def is_vgg(model: "keras.Model") -> bool:
+    """Whether a flat model has VGG16's convolutions by name, as VGG19 and those built from either have."""
+    return {name for names in BLOCKS.values() for name in names} <= {layer.name for layer in model.layers}
+
+
+def convolution_shapes(channels: Sequence[int] = CHANNELS) -> list[tuple[int, int]]:
+    """(channels in, channels out) of the 13 convolutions."""
+    wide = [channels[block - 1] for block, names in BLOCKS.items() for _ in names]
+    return list(zip([3, *wide], wide, strict=False))
+
+
+def multiply_adds(image_size: Sequence[int], channels: Sequence[int] = CHANNELS) -> dict[int, float]:
+    """Multiply-adds of one forward pass for each block, by the formula h * w * 9 * c_in * c_out."""
+    shapes = iter(convolution_shapes(channels))
+    found = {}
+    for block, names in BLOCKS.items():
+        pixels = (image_size[0] >> (block - 1)) * (image_size[1] >> (block - 1))
+        found[block] = sum(9.0 * pixels * i * o for i, o in (next(shapes) for _ in names))
+    return found

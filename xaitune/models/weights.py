@@ -1,0 +1,170 @@
+"""Pretrained weights: from Keras's download, an `.h5`, a run, the package, or none; and a model's own file."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from xaitune.errors import ModelError, WeightsError
+from xaitune.models.backend import keras
+from xaitune.models.blocks import BLOCKS, CHANNELS, require_blocks
+
+# The first step of every model, always in float32. Keras trained VGG16 on BGR; here the first kernel is turned
+# round on loading instead of the image, which is the same sum.
+PREPROCESSING: dict[str, dict[str, Any]] = {
+    "imagenet": {"scale": 1.0, "offset": [-123.68, -116.779, -103.939]},
+    "slim": {"scale": 1 / 127.5, "offset": -1.0},
+    "random": {"scale": 1 / 255, "offset": 0.0},
+}
+
+
+OTHER_WEIGHTS = "Use --weights PATH (an .h5 in Keras's no-top layout), a run's folder, 'slim' or 'random'"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A convolution base: `arrays` name -> (kernel, bias) or None for random ones, and its preprocessing."""
+
+    arrays: dict[str, tuple[np.ndarray, np.ndarray]] | None
+    preprocessing: dict[str, Any]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of Block 1 to 5."""
+        if self.arrays is None:
+            return CHANNELS
+        return tuple(self.arrays[BLOCKS[b][0]][0].shape[-1] for b in BLOCKS)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """12 hex digits that name the weights and their preprocessing."""
+        found = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True).encode())
+        for name, pair in (self.arrays or {}).items():
+            found.update(name.encode())
+            for array in pair:
+                found.update(np.ascontiguousarray(array, np.float32).tobytes())
+        return found.hexdigest()[:12]
+
+
+def load_backbone(weights: str | Path) -> Backbone:
+    """The convolution base named by `weights`.
+
+    'imagenet' (Keras's own download and cache), 'slim' (the small one in this package), 'random', the path of an
+    .h5 in Keras's no-top layout, a run's folder or a .keras file of ours (its base and preprocessing are reused).
+    Raises WeightsError, naming the other ways; there is no silent fallback.
+    """
+    text = str(weights)
+    path = Path(text).expanduser()
+    if path.is_dir() and (path / "model.keras").is_file():
+        path = path / "model.keras"
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return _loaded(text, path, stamp)
+
+
+@functools.lru_cache(maxsize=2)  # a sweep asks again for every run; a file that has changed has another stamp
+def _loaded(text: str, path: Path, stamp: tuple[int, int] | None) -> Backbone:
+    if text == "random":
+        return Backbone(None, PREPROCESSING["random"])
+    if text == "slim":
+        with resources.as_file(resources.files("xaitune.models") / "slim.h5") as file:
+            return _from_h5(file)
+    if text == "imagenet":
+        return _from_keras_applications()
+    if not path.exists():
+        raise WeightsError(f"No weights at {text!r}. {OTHER_WEIGHTS}, or 'imagenet'.")
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder without model.keras: not a finished run. {OTHER_WEIGHTS}.")
+    return _from_model_file(path) if path.suffix == ".keras" else _from_h5(path)
+
+
+def _from_keras_applications() -> Backbone:
+    try:
+        source = keras.applications.VGG16(weights="imagenet", include_top=False)
+    except Exception as error:  # Keras raises a plain Exception for a failed download
+        reason = download_reason(error)
+        raise WeightsError(f"ImageNet's VGG16 could not be downloaded ({reason}).\n{OTHER_WEIGHTS}.") from None
+    pairs = {name: tuple(source.get_layer(name).get_weights()) for names in BLOCKS.values() for name in names}
+    return Backbone(_rgb_first(pairs), PREPROCESSING["imagenet"])
+
+
+def download_reason(error: Exception) -> str:
+    """Why a download failed: Keras's message without the long address."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rpartition(" -- ")[2][:160]
+
+
+def _rgb_first(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    kernel, bias = pairs["block1_conv1"]
+    return {**pairs, "block1_conv1": (np.ascontiguousarray(kernel[:, :, ::-1]), bias)}
+
+
+def _from_h5(path: Path) -> Backbone:
+    """Kernels and biases by layer name; the attribute `preprocessing` is ours, VGG's own where it is missing."""
+    try:
+        with h5py.File(path, "r") as file:
+            pairs = {name: _pair(file, name, path) for names in BLOCKS.values() for name in names}
+            kind = file.attrs.get("preprocessing", "imagenet")
+    except OSError as error:
+        raise WeightsError(f"{path} is not a readable .h5 file of weights ({error}). {OTHER_WEIGHTS}.") from None
+    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
+    if kind not in PREPROCESSING:
+        raise WeightsError(f"{path} names an unknown preprocessing {kind!r}. Known: {', '.join(PREPROCESSING)}.")
+    previous = 3
+    for name, (kernel, bias) in pairs.items():
+        if kernel.shape != (3, 3, previous, len(bias)):
+            raise WeightsError(
+                f"{path}: {name} should be a 3x3 kernel over {previous} channels. Received: {kernel.shape}."
+            )
+        previous = len(bias)
+    return Backbone(_rgb_first(pairs) if kind == "imagenet" else pairs, PREPROCESSING[kind])
+
+
+def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(file.get(name), h5py.Group):
+        has = ", ".join(list(file)[:4]) or "nothing"
+        raise WeightsError(
+            f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {has}). {OTHER_WEIGHTS}."
+        )
+    arrays: list[np.ndarray] = []
+    file[name].visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+    arrays.sort(key=lambda a: -a.ndim)  # the kernel, then the bias
+    if [a.ndim for a in arrays] != [4, 1]:
+        raise WeightsError(f"{path}: layer {name!r} should hold a kernel and a bias. Received: {len(arrays)} arrays.")
+    return arrays[0].astype(np.float32), arrays[1].astype(np.float32)
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """A .keras file or a run's folder -> its float32 model, uncompiled. Raises ModelError naming the file."""
+    path = Path(path)
+    file = path / "model.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise ModelError(f"No model at {file}. Give a finished run's folder or a .keras file.")
+    if not zipfile.is_zipfile(file):
+        raise ModelError(
+            f"{file} is not a .keras file (no zip archive). Give a finished run's folder or a .keras file."
+        )
+    try:
+        return keras.models.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged or foreign file fails in many ways
+        raise ModelError(f"{file} cannot be loaded as a Keras model: {str(error).splitlines()[0][:200]}") from None
+
+
+def _from_model_file(path: Path) -> Backbone:
+    try:
+        model = load_model(path)
+    except ModelError as error:
+        raise WeightsError(f"{error}\n{OTHER_WEIGHTS}.") from None
+    try:
+        require_blocks(model)
+        preprocess = model.get_layer("preprocess").get_config()
+    except (ModelError, ValueError):
+        raise WeightsError(f"{path} is not a model of xaitune's (no VGG16 blocks with their preprocessing).") from None
+    pairs = {name: tuple(model.get_layer(name).get_weights()) for names in BLOCKS.values() for name in names}
+    return Backbone(pairs, {key: preprocess[key] for key in ("scale", "offset")})

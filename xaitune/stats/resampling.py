@@ -1,0 +1,130 @@
+"""Resampling of groups: what intervals and comparisons rest on.
+
+Everything is computed from confusion matrices (rows: true class, columns: predicted class). A resample of groups is a
+weighted sum of the groups' confusion matrices, so a bootstrap costs one sparse product and no loop over images. Seeds
+share their test images: they are averaged within a resample, never pooled as more images.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.stats import t
+
+from xaitune.errors import InputError
+from xaitune.stats.metrics import CLASS_MEANS, scores_from_confusion, truth_and_predictions
+
+DRAWS = 2000
+# With fewer the intervals cover the truth less often than they claim (benchmarks/coverage.py):
+FEW_GROUPS = 15
+FEW_CLASS_GROUPS = 5  # of the smallest class, where a score is a mean over classes
+FEW_MISTAKES = 8  # groups with a mistake, or for a difference those on which the two differ
+CHUNK = 4_000_000  # numbers held at once while resampling: 32 MB
+
+
+def check_level(level: float) -> None:
+    """Raise InputError unless the level lies between 0 and 1."""
+    if not 0 < level < 1:
+        raise InputError(f"level must lie between 0 and 1, such as 0.95. Received: level={level!r}.")
+
+
+def group_numbers(groups: Any, images: int) -> np.ndarray:
+    """0..G-1 for each image; without groups every image is its own."""
+    if groups is None:
+        return np.arange(images)
+    groups = np.asarray(groups)
+    if groups.shape != (images,):
+        raise InputError(f"groups must have one entry per image. Received: {groups.shape} for {images} images.")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def group_cells(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, num_classes: int) -> sparse.csr_array:
+    """(C * C, G) counts; sparse, since a group of a few images fills a few cells only."""
+    cells = true * num_classes + predicted
+    shape = (num_classes**2, int(groups.max()) + 1)
+    return sparse.coo_array((np.ones(len(true)), (cells, groups)), shape=shape).tocsr()
+
+
+def group_confusions(true: Any, predicted: Any, groups: Any, num_classes: int) -> np.ndarray:
+    """The confusion matrix of each group, (G, C, C), groups in sorted order; they sum to `confusion`.
+
+    `true` and `predicted` are (n,); `groups` (n,) holds any labels, None makes every image its own group. Raises
+    InputError as `confusion` does.
+    """
+    true, predicted = truth_and_predictions(true, predicted, num_classes)
+    cells = group_cells(true, predicted, group_numbers(groups, len(true)), num_classes)
+    return cells.toarray().T.reshape(-1, num_classes, num_classes).astype(np.int64)
+
+
+def bootstrap_weights(num_groups: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """How often each resample takes each group: (draws, G) whole numbers, each row summing to G.
+
+    A row is one draw of G groups with replacement (Efron 1979). The same seed gives the same resamples.
+    """
+    if num_groups < 1 or draws < 1:
+        raise InputError(f"A bootstrap needs groups and draws. Received: num_groups={num_groups}, draws={draws}.")
+    return np.random.default_rng(seed).multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=draws)
+
+
+def resampled(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, weights: np.ndarray, metric: str) -> Any:
+    """(draws,) seed-mean score in each resample; `predicted` is (S, n)."""
+    num_classes = int(max(true.max(), predicted.max())) + 1  # further classes change no score
+    step = max(1, CHUNK // num_classes**2)
+    scores = np.zeros(len(weights))
+    for labels in predicted:
+        cells = group_cells(true, labels, groups, num_classes)
+        for start in range(0, len(weights), step):
+            drawn = (cells @ weights[start : start + step].T).T  # (draws, C * C)
+            matrices = drawn.reshape(-1, num_classes, num_classes)
+            scores[start : start + step] += scores_from_confusion(matrices, metric)
+    return scores / len(predicted)
+
+
+def left_out(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, metric: str) -> np.ndarray:
+    """(G,) seed-mean score without each group; `predicted` is (S, n)."""
+    num_classes = int(max(true.max(), predicted.max())) + 1
+    step = max(1, CHUNK // num_classes**2)
+    scores = np.zeros(int(groups.max()) + 1)
+    for labels in predicted:
+        cells = group_cells(true, labels, groups, num_classes).tocsc()
+        total = cells.sum(axis=1)[:, None]
+        for start in range(0, len(scores), step):
+            rest = (total - cells[:, start : start + step].toarray()).T.reshape(-1, num_classes, num_classes)
+            scores[start : start + step] += scores_from_confusion(rest, metric)
+    return scores / len(predicted)
+
+
+def reach(groups: int, level: float) -> float:
+    """Standard errors of a resampled score on each side of it: Student's quantile, for few groups.
+
+    Resamples of G groups vary by the factor sqrt((G - 1) / G) too little, which is made good here.
+    """
+    return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(groups / (groups - 1))
+
+
+def too_few(true: np.ndarray, varied: np.ndarray, groups: np.ndarray, metric: str, what: str) -> str:
+    """What there is too little of for an interval, or ''.
+
+    `varied` (n,): the images that make resamples differ, named `what`: those with a mistake, or on which two differ.
+    """
+    count = int(groups.max()) + 1
+    lacks = [f"{count} groups"] if count < FEW_GROUPS else []
+    if metric in CLASS_MEANS:
+        pairs = np.unique(true * count + groups)
+        smallest = int(np.unique(pairs // count, return_counts=True)[1].min())
+        if smallest < FEW_CLASS_GROUPS:
+            lacks.append(f"{smallest} group{'s' if smallest != 1 else ''} in the smallest class")
+    some = len(np.unique(groups[varied]))
+    if some < FEW_MISTAKES:
+        lacks.append(f"{some} group{'s' if some != 1 else ''} {what}")
+    return ", ".join(lacks)
+
+
+def seeds_first(true: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(true classes (n,), predicted classes (seeds, n)). Raises InputError."""
+    predicted = np.atleast_2d(np.asarray(predicted))
+    classes = int(max(np.max(true, initial=0), predicted.max(initial=0))) + 1
+    if predicted.ndim != 2:
+        raise InputError(f"predictions must be (images,) or (seeds, images). Received: shape {predicted.shape}.")
+    return truth_and_predictions(true, predicted, classes)

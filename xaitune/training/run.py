@@ -1,0 +1,139 @@
+"""The result of one training: configuration, history, metrics, predictions and the model."""
+
+import dataclasses
+import functools
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune._files import read_json
+from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.data.dataset import ImageData
+from xaitune.errors import RunError
+from xaitune.plots import charts
+from xaitune.training.folder import CONFIG, RESULT, is_finished
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One finished training.
+
+    `history`: one row an epoch. `metrics`: split -> figures as `stats.classification_metrics` gives them.
+    `predictions`: file, group, split, true, predicted and a probability a class. `state`: 'finished' or 'diverged'.
+    `model` is loaded from `path` when first asked for, in float32.
+    """
+
+    path: Path
+    config: TrainConfig
+    data_config: DataConfig
+    fingerprint: str
+    class_names: tuple[str, ...]
+    state: str
+    history: pd.DataFrame
+    metrics: dict[str, dict[str, Any]]
+    predictions: pd.DataFrame
+    metadata: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run folder's name."""
+        return self.path.name
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The trained keras.Model: raw RGB 0..255 in, logits out. Loaded once."""
+        from xaitune.models.weights import load_model  # Keras, which the figures of a run do not need
+
+        return load_model(self.path)
+
+    def score(self, split: str = "test") -> float:
+        """The run's own `metric` on a split; NaN for a run that diverged."""
+        return float(self.metrics.get(split, {}).get(self.config.metric, np.nan))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a split: loss, accuracy and the F1, precision and recall averages."""
+        keep = {
+            split: {k: v for k, v in m.items() if not isinstance(v, dict | list)} for split, m in self.metrics.items()
+        }
+        return pd.DataFrame(keep).T.rename_axis("split")
+
+    def per_class(self, split: str = "test") -> pd.DataFrame:
+        """One row a class: precision, recall, F1 and support on a split."""
+        return pd.DataFrame(self.metrics[split]["per_class"]).T.rename_axis("class")
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The learning curves; see `plot_history`."""
+        return self.plot_history(ax)
+
+    def plot_history(self, ax: "Axes | None" = None) -> "Axes":
+        """Training and validation loss and the validation metric over the epochs."""
+        return charts.learning_curves({self.name: self.history}, metric=self.config.metric, ax=ax)
+
+    def plot_confusion_matrix(self, ax: "Axes | None" = None, *, split: str = "test") -> "Axes":
+        """Counts of true against predicted class on a split."""
+        return charts.confusion_matrix(np.array(self.metrics[split]["confusion"]), self.class_names, ax=ax)
+
+    def _repr_html_(self) -> str:
+        return f"<b>{html.escape(self.name)}</b> ({self.state})" + self.to_dataframe().round(3).to_html()
+
+
+TEXT_COLUMNS = {"file": str, "group": str, "true": str, "predicted": str, "split": str}  # '007' and 'NA' are names
+
+
+def prediction_table(data: ImageData, probabilities: np.ndarray) -> pd.DataFrame:
+    """predictions.csv: file, group, split, true class, predicted class, and a probability per class ('p(name)')."""
+    names = np.array(data.class_names)
+    frame = pd.DataFrame(
+        {
+            "file": data.files,
+            "group": data.groups,
+            "split": data.split,
+            "true": names[data.labels],
+            "predicted": names[probabilities.argmax(axis=1)],
+        }
+    )
+    return pd.concat([frame, pd.DataFrame(probabilities, columns=[f"p({n})" for n in data.class_names])], axis=1)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """The predictions.csv of a finished run's folder. Raises RunError where it is missing or damaged."""
+    file = path / "predictions.csv"
+    try:
+        return pd.read_csv(file, dtype=TEXT_COLUMNS, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is missing or damaged ({error}).") from None
+
+
+def read_history(path: Path) -> pd.DataFrame:
+    """The history.csv of a run folder: one row per epoch."""
+    return pd.read_csv(path / "history.csv")
+
+
+def load_run(path: str | Path) -> Run:
+    """A finished run from its folder. Raises RunError where it is missing, unfinished or damaged."""
+    path = Path(path)
+    if not is_finished(path):
+        unfinished = "is not finished: give the same command again to go on"
+        raise RunError(f"{path} {unfinished if (path / CONFIG).is_file() else 'holds no run'}.")
+    config, result = read_json(path / CONFIG), read_json(path / RESULT)
+    try:
+        return Run(
+            path=path,
+            config=TrainConfig(**config["train"]),
+            data_config=DataConfig(**config["data"]),
+            fingerprint=config["identity"]["fingerprint"],
+            class_names=tuple(config["class_names"]),
+            state=result["state"],
+            history=read_history(path),
+            metrics=result["metrics"],
+            predictions=read_predictions(path) if result["state"] == "finished" else pd.DataFrame(),
+            metadata=read_json(path / "metadata.json"),
+        )
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}). Remove it and train again.") from None
