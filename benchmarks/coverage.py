@@ -1,12 +1,12 @@
-"""How often the intervals of `stats` hold the truth: test sets drawn from a known confusion matrix, many times.
+"""How often the intervals of `xaitune.stats` contain the truth: many test sets drawn from a known confusion matrix.
 
     python benchmarks/coverage.py [--sets 1000] [--out benchmarks/results/coverage.csv]
 
-A test set has `groups` things, each of one class and photographed `images` times. The share of a class's things that
-are given each class is known, and with it the true accuracy and macro F1; photographs of one thing are alike (a thing's
-own shares are Dirichlet, correlation ALIKE). One row a case: how many of the 95 % intervals hold the truth, how many
-lie above and below it, how many say that they may be relied on (`Interval.reliable`) and how many of these hold it; and
-for comparison how many plain percentile intervals hold it.
+A test set shows `groups` things, each of one class and photographed `images` times. For each class, the probability of
+every answer is known, and with it the true accuracy and macro F1. Photographs of the same thing are alike: each thing's
+own probabilities are Dirichlet, with correlation ALIKE. The result has one row per case: what fraction of the 95 %
+intervals contains the truth, lies above it and lies below it; what fraction claims to be reliable (`Interval.reliable`)
+and what fraction of those contains the truth; and, for comparison, what fraction of plain percentile intervals does.
 """
 
 import argparse
@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune.stats import comparisons, metrics, resampling
-from xaitune.stats import intervals as stats
+from xaitune.stats import comparisons, intervals, metrics, resampling
 
-ALIKE = 0.3  # correlation of the photographs of one thing
-AGREE = 0.7  # share of images on which the second model answers as the first does, beside what both get right
-# Shares of the classes, and the share of each that is recognised; the rest is spread over the other classes evenly.
+ALIKE = 0.3  # correlation between photographs of the same thing
+AGREE = (
+    0.7  # share of groups for which the second model repeats the first one's answers; for the rest it is independent
+)
+# Shares of the classes, and the fraction of each that is recognised; the rest is spread evenly over the other classes.
 CLASSES = {
     "3 even": ([1 / 3] * 3, [0.9, 0.8, 0.7]),
     "6 even": ([1 / 6] * 6, [0.95, 0.9, 0.8, 0.7, 0.6, 0.5]),
@@ -34,102 +35,103 @@ CLASSES = {
     "6, one very small": ([0.71, 0.09, 0.08, 0.06, 0.04, 0.02], [0.95, 0.6, 0.5, 0.7, 0.4, 0.5]),
     "3 even, few mistakes": ([1 / 3] * 3, [0.98, 0.97, 0.96]),
 }
-IMAGES = {"1": (1, 1), "1-9": (1, 9)}
+IMAGES = {"1": (1, 1), "1-9": (1, 9)}  # images per group: the fewest and the most
 GROUPS = (10, 20, 40, 80, 160)
 METRICS = ("accuracy", "f1_macro")
 
 
-def confusion_rows(recognised: list[float]) -> np.ndarray:
+def answer_probabilities(recognised: list[float]) -> np.ndarray:
     """P(predicted class | true class), (C, C)."""
-    right = np.array(recognised)
-    others = np.repeat((1 - right)[:, None] / (len(right) - 1), len(right), axis=1)
-    np.fill_diagonal(others, right)
-    return others
+    correct = np.array(recognised)
+    matrix = np.repeat((1 - correct)[:, None] / (len(correct) - 1), len(correct), axis=1)
+    np.fill_diagonal(matrix, correct)
+    return matrix
 
 
-def draw(
-    shares: np.ndarray, rows: np.ndarray, images: tuple[int, int], groups: int, rng: np.random.Generator
+def draw_test_set(
+    shares: np.ndarray, answers: np.ndarray, images: tuple[int, int], groups: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A test set: true and predicted classes (n,) and groups (n,)."""
-    of_group = rng.choice(len(shares), groups, p=shares)
-    own = rows[of_group]
+    """A test set: true classes, predicted classes and group numbers, each (n,)."""
+    class_of_group = rng.choice(len(shares), groups, p=shares)
+    own = answers[class_of_group]
     if images != (1, 1):
         own = rng.standard_gamma(np.maximum(own * (1 - ALIKE) / ALIKE, 1e-6))
         own /= own.sum(axis=1, keepdims=True)
     number = np.repeat(np.arange(groups), rng.integers(images[0], images[1] + 1, groups))
     predicted = (rng.random((len(number), 1)) > own[number].cumsum(axis=1)).sum(axis=1)
-    return of_group[number], np.minimum(predicted, len(shares) - 1), number
+    return class_of_group[number], np.minimum(predicted, len(shares) - 1), number
 
 
 def second_model(
-    true: np.ndarray, predicted: np.ndarray, number: np.ndarray, rows: np.ndarray, rng: np.random.Generator
+    true: np.ndarray, predicted: np.ndarray, number: np.ndarray, answers: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Answers of another model: the first one's for a share AGREE of the groups, else drawn anew from `rows`."""
-    drawn = (rng.random((len(true), 1)) > rows[true].cumsum(axis=1)).sum(axis=1)
-    keeps = (rng.random(number.max() + 1) < AGREE)[number]
-    return np.where(keeps, predicted, np.minimum(drawn, len(rows) - 1))
+    """Another model's predictions: the first model's for a share AGREE of the groups, otherwise drawn from `answers`."""
+    drawn = (rng.random((len(true), 1)) > answers[true].cumsum(axis=1)).sum(axis=1)
+    repeats = (rng.random(number.max() + 1) < AGREE)[number]
+    return np.where(repeats, predicted, np.minimum(drawn, len(answers) - 1))
 
 
 @contextlib.contextmanager
-def resamples_kept() -> Iterator[list[np.ndarray]]:
-    """A list of the scores that `stats` draws, for the plain percentiles beside its intervals."""
-    original, kept = resampling.resampled, []
+def recorded_resamples() -> Iterator[list[np.ndarray]]:
+    """A list that receives the scores that `xaitune.stats` resamples, from which plain percentiles are computed."""
+    original, recorded = resampling.resampled, []
 
     def resampled(true: Any, predicted: Any, groups: Any, weights: np.ndarray, metric: str) -> np.ndarray:
         scores = original(true, predicted, groups, weights, metric)
         if len(weights) > 1:
-            kept.append(scores)
+            recorded.append(scores)
         return scores
 
     resampling.resampled = resampled
     try:
-        yield kept
+        yield recorded
     finally:
         resampling.resampled = original
 
 
 def simulate(classes: str, images: str, groups: int, sets: int, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """One row for each metric, of the score and of the difference from a second model."""
-    shares, rows = np.array(CLASSES[classes][0]), confusion_rows(CLASSES[classes][1])
-    worse = confusion_rows([r - 0.1 for r in CLASSES[classes][1]])
-    both = AGREE * rows + (1 - AGREE) * worse  # what the second model answers on average
+    """Two rows per metric: for the score, and for its difference from a second model's."""
+    shares, answers = np.array(CLASSES[classes][0]), answer_probabilities(CLASSES[classes][1])
+    worse = answer_probabilities([r - 0.1 for r in CLASSES[classes][1]])
+    second = AGREE * answers + (1 - AGREE) * worse  # what the second model answers on average
     rng = np.random.default_rng([seed, groups, *map(ord, classes + images)])
-    found: dict[tuple[str, str], list[tuple]] = {}
-    with resamples_kept() as drawn:
+    cases: dict[tuple[str, str], list[tuple]] = {}
+    with recorded_resamples() as recorded:
         for _ in range(sets):
-            true, a, number = draw(shares, rows, IMAGES[images], groups, rng)
+            true, a, number = draw_test_set(shares, answers, IMAGES[images], groups, rng)
             b = second_model(true, a, number, worse, rng)
             for metric in METRICS:
-                drawn.clear()
-                alone = stats.bootstrap_interval(true, a, number, metric, draws=draws)
-                gap = comparisons.paired_bootstrap(a, b, true, number, metric, draws=draws)
-                plain = [np.quantile(scores, (0.025, 0.975)) for scores in (drawn[0], drawn[1] - drawn[2])]
-                for of, interval, percentiles in (("score", alone, plain[0]), ("difference", gap, plain[1])):
-                    row = (interval.low, interval.high, interval.reliable, *percentiles)
-                    found.setdefault((metric, of), []).append(row)
-    made = []
-    for (metric, of), intervals in found.items():
-        score, other = (float(metrics.scores_from_confusion(shares[:, None] * r, metric)) for r in (rows, both))
-        truth = score if of == "score" else score - other
-        low, high, reliable, first, last = np.array(intervals).T
-        holds, sure = (low <= truth) & (truth <= high), reliable > 0
+                recorded.clear()
+                score = intervals.bootstrap_interval(true, a, number, metric, draws=draws)
+                difference = comparisons.paired_bootstrap(a, b, true, number, metric, draws=draws)
+                plain = [np.quantile(drawn, (0.025, 0.975)) for drawn in (recorded[0], recorded[1] - recorded[2])]
+                for of, interval, percentiles in (("score", score, plain[0]), ("difference", difference, plain[1])):
+                    bounds = (interval.low, interval.high, interval.reliable, *percentiles)
+                    cases.setdefault((metric, of), []).append(bounds)
+    rows = []
+    for (metric, of), bounds in cases.items():
+        one, two = (float(metrics.scores_from_confusion(shares[:, None] * p, metric)) for p in (answers, second))
+        truth = one if of == "score" else one - two
+        low, high, claims, plain_low, plain_high = np.array(bounds).T
+        holds, reliable = (low <= truth) & (truth <= high), claims > 0
         row = {"classes": classes, "images a group": images, "groups": groups, "metric": metric, "of": of}
         row |= {"truth": truth, "holds it": holds.mean(), "above it": (low > truth).mean()}
-        row |= {"below it": (high < truth).mean(), "mean width": (high - low).mean(), "reliable": sure.mean()}
-        row["percentiles hold it"] = ((first <= truth) & (truth <= last)).mean()
-        made.append(row | {"holds it where reliable": holds[sure].mean() if sure.sum() >= sets / 10 else np.nan})
-    return pd.DataFrame(made)
+        row |= {"below it": (high < truth).mean(), "mean width": (high - low).mean(), "reliable": reliable.mean()}
+        row["percentiles hold it"] = ((plain_low <= truth) & (truth <= plain_high)).mean()
+        enough = reliable.sum() >= sets / 10
+        rows.append(row | {"holds it where reliable": holds[reliable].mean() if enough else np.nan})
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
-    """Print a row a case as it is done, and write them all."""
+    """Print the rows of each case as soon as it is done, and write them all to a file at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=int, default=1000, help="test sets a case")
-    parser.add_argument("--draws", type=int, default=1000, help="resamples an interval")
-    parser.add_argument("--groups", type=int, nargs="+", default=GROUPS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.csv")
+    parser.add_argument("--sets", type=int, default=1000, help="test sets per case")
+    parser.add_argument("--draws", type=int, default=1000, help="resamples per interval")
+    parser.add_argument("--groups", type=int, nargs="+", default=GROUPS, help="numbers of groups to try")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.csv", help="CSV file")
     args = parser.parse_args()
-    resampling.bootstrap_weights = functools.cache(resampling.bootstrap_weights)  # the same for every set of a size
+    resampling.bootstrap_weights = functools.cache(resampling.bootstrap_weights)  # equal for all sets of the same size
     start, tables = time.monotonic(), []
     for groups, classes, images in itertools.product(args.groups, CLASSES, IMAGES):
         tables.append(simulate(classes, images, groups, args.sets, args.draws))
@@ -137,11 +139,12 @@ def main() -> None:
     table = pd.concat(tables, ignore_index=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(args.out, index=False, float_format="%.4f")
-    sure = table[table["reliable"] > 0.9]
+    reliable = table[table["reliable"] > 0.9]
     print(f"{len(table)} cases of {args.sets} sets in {time.monotonic() - start:.0f} s, written to {args.out}")
     print(
-        f"Where 9 of 10 say that they may be relied on ({len(sure)} cases), {sure['holds it'].min():.1%} to "
-        f"{sure['holds it'].max():.1%} hold the truth; of all others {table.drop(sure.index)['holds it'].min():.1%} at least."
+        f"In the {len(reliable)} cases where more than 9 of 10 intervals claim to be reliable, "
+        f"{reliable['holds it'].min():.1%} to {reliable['holds it'].max():.1%} contain the truth; "
+        f"in the other cases at least {table.drop(reliable.index)['holds it'].min():.1%}."
     )
 
 

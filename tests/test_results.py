@@ -1,4 +1,4 @@
-"""results.py, from results made by hand: their figures, frames, pictures and what a notebook shows."""
+"""Result objects built by hand: their figures, tables, pictures and notebook views."""
 
 import dataclasses
 import html.parser
@@ -46,7 +46,7 @@ def run(tmp_path):
     metrics = {split: classification_metrics(true, probabilities, CLASSES) for split in ("validation", "test")}
     epochs = {"stage": ["head", "fine-tune", "fine-tune"], "epoch": [1, 1, 2], "seconds": 1.0}
     curves = {"train_loss": [2, 1, 0.5], "val_loss": [2.1, 1.2, 0.9], "val_f1_macro": [0.2, 0.5, 0.7]}
-    made = Run(
+    result = Run(
         path=tmp_path / "a <i>run",
         config=TrainConfig(weights="slim"),
         data_config=DataConfig(path="images"),
@@ -58,7 +58,7 @@ def run(tmp_path):
         predictions=pd.DataFrame({"true": true, "predicted": predicted}),
         metadata={},
     )
-    return made
+    return result
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def make_check(**changes):
 
 
 class Tags(html.parser.HTMLParser):
-    """The tags and the text of a page's piece."""
+    """The tags and the text of a piece of HTML."""
 
     def __init__(self, text):
         super().__init__()
@@ -156,9 +156,9 @@ def test_run(run):
     assert run.name == "a <i>run"
     with mock.patch("xaitune.models.weights.load_model", lambda path: ("loaded", path)):
         assert run.model == ("loaded", run.path)
-    assert run.model == ("loaded", run.path)  # once
-    wanted = f1_score(run.predictions["true"], run.predictions["predicted"], average="macro")
-    assert run.score() == pytest.approx(wanted)
+    assert run.model == ("loaded", run.path)  # loaded only once
+    expected = f1_score(run.predictions["true"], run.predictions["predicted"], average="macro")
+    assert run.score() == pytest.approx(expected)
     frame = run.to_dataframe()
     assert frame.index.tolist() == ["validation", "test"]
     assert frame.loc["test", "accuracy"] == pytest.approx(24 / 30)
@@ -166,7 +166,7 @@ def test_run(run):
     assert np.isnan(dataclasses.replace(run, metrics={}, state="diverged").score())
 
 
-def test_maps_and_their_view(maps):
+def test_maps_and_their_views(maps):
     assert maps.blocks == (1, 5)
     assert len(maps) == 2
     assert maps.is_zero.tolist() == [[False, True], [False, False]]
@@ -174,7 +174,8 @@ def test_maps_and_their_view(maps):
     np.testing.assert_array_equal(maps.view[5][1], np.array([[0.25, 0.5, 1.0], [0, 0, 0.75]]))
     assert maps.view[1].min() == 0
     assert maps.view[1].max(axis=(1, 2)).tolist() == [1, 1]
-    np.testing.assert_allclose(unit_view(maps.raw[5] * 1e-30), maps.view[5], rtol=1e-5)  # a small map is no empty one
+    # A map with tiny values is not empty.
+    np.testing.assert_allclose(unit_view(maps.raw[5] * 1e-30), maps.view[5], rtol=1e-5)
     assert maps.block(5).blocks == (5,)
     with pytest.raises(ModelError, match=r"Block 3 was not drawn\. Drawn: 1, 5\."):
         maps.block(3)
@@ -183,7 +184,7 @@ def test_maps_and_their_view(maps):
 def test_upsampling_is_bilinear_and_stays_in_range(maps):
     up = maps.upsampled(5)
     assert up.shape == (2, 16, 24)
-    assert up.min() == 0  # bicubic would go below
+    assert up.min() == 0  # bicubic would be negative
     assert up.max() == 1
     np.testing.assert_allclose(
         up[1, 0], np.interp((np.arange(24) + 0.5) / 8 - 0.5, [0, 1, 2], [0.25, 0.5, 1]), atol=1e-6
@@ -191,7 +192,7 @@ def test_upsampling_is_bilinear_and_stays_in_range(maps):
     assert maps.upsampled(5, view=False).min() == -8
 
 
-def test_frame_of_maps(maps):
+def test_table_of_maps(maps):
     table = maps.to_dataframe()
     assert table["block"].tolist() == [1, 1, 5, 5]
     assert table["file"].tolist() == ["<a>.png", "b.png"] * 2
@@ -201,7 +202,7 @@ def test_frame_of_maps(maps):
     assert table["is_zero"].tolist() == [False, False, True, False]
 
 
-def test_superpixels_frame_and_masks(superpixels):
+def test_superpixels_table_and_masks(superpixels):
     table = superpixels.to_dataframe()
     assert table["weight"].tolist() == [0.4, -0.2, 0.0, 0.1]
     assert table["area"].tolist() == [0.25] * 4
@@ -210,7 +211,7 @@ def test_superpixels_frame_and_masks(superpixels):
     assert share.index.tolist() == list(CLASSES)
     assert superpixels.top_mask(0, True, 1)[:8, :8].all()
     assert superpixels.top_mask(0, True, 1).sum() == 64
-    assert superpixels.top_mask(0, True).sum() == 128  # a weight of 0 is neither
+    assert superpixels.top_mask(0, True).sum() == 128  # a weight of 0 is neither positive nor negative
     assert superpixels.top_mask(0, False).sum() == 64
     assert superpixels.signed_map()[0, 15] == -0.2
 
@@ -226,15 +227,15 @@ def test_arrays_are_read_only(maps, superpixels):
 
 
 def test_results_are_frozen_and_compare_by_identity(run, maps, superpixels, advice, sweep):
-    for made in (run, maps, superpixels, advice, sweep, make_check()):
-        field = dataclasses.fields(made)[0].name
+    for result in (run, maps, superpixels, advice, sweep, make_check()):
+        field = dataclasses.fields(result)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(made, field, None)
-        assert made != dataclasses.replace(made)
+            setattr(result, field, None)
+        assert result != dataclasses.replace(result)
 
 
 def test_ranking(advice):
-    assert advice.ranking == (3, 4, 2, 5, 1)  # by votes, then by score; equal ones from the front
+    assert advice.ranking == (3, 4, 2, 5, 1)  # by votes, then by score; ties from the front
     pd.testing.assert_frame_equal(advice.to_dataframe(), advice.evidence)
 
 
@@ -253,12 +254,12 @@ def test_sweep_table(sweep):
     assert len(sweep.to_dataframe()) == 4
 
 
-def test_one_lucky_seed_is_not_the_best(sweep):
+def test_a_cell_with_one_lucky_seed_is_not_the_best(sweep):
     cells = sweep.cells.assign(seeds=[3, 1, 3, 3])
     assert dataclasses.replace(sweep, cells=cells).best["name"] == "freeze4-nag"
 
 
-def test_every_plot_gives_its_axes(run, maps, superpixels, advice, sweep):
+def test_every_plot_returns_its_axes(run, maps, superpixels, advice, sweep):
     drawn = [run.plot, run.plot_history, run.plot_confusion_matrix, maps.plot, superpixels.plot, advice.plot]
     drawn += [sweep.plot, sweep.plot_histories, make_check().plot]
     for plot in drawn:
@@ -267,27 +268,27 @@ def test_every_plot_gives_its_axes(run, maps, superpixels, advice, sweep):
         assert plot(ax) is ax
 
 
-def test_sentences_name_blocks_and_metrics_as_everywhere():
-    said = make_check().sentence()
-    assert said == (
-        "The sweep confirms the advice: freezing Block 1-3 (nag) against Block 1 (sgd) is +1.3 points of macro F1 "
-        "[-0.4, +3.0] on 30 test images in 15 groups, 2 seeds."
+def test_sentences_name_blocks_and_metrics_as_everywhere_else():
+    sentence = make_check().sentence()
+    assert sentence == (
+        "The sweep confirms the advice: freezing Block 1-3 (nag) instead of Block 1 (sgd) changes macro F1 by +1.3 points "
+        "[-0.4, +3.0], on 30 test images in 15 groups, with 2 seeds."
     )
     none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, seeds=1, metric="accuracy").sentence()
-    assert "freezing nothing (nag) against Block 1 (sgd)" in none
-    assert "points of accuracy" in none
-    assert none.endswith("15 groups, 1 seed.")
+    assert "freezing nothing (nag) instead of Block 1 (sgd)" in none
+    assert "changes accuracy by +1.3 points" in none
+    assert none.endswith("15 groups, with 1 seed.")
 
 
-def test_sentence_says_what_qualifies_it():
-    unsure = make_check(verdict="cannot tell", test_images_needed=480, advice_made_first=False)
-    assert unsure.sentence().startswith("The sweep cannot tell: ")
-    assert "About 480 test images would settle it." in unsure.sentence()
-    assert "the advice was made after the sweep began, so it is no blind test of it." in unsure.sentence()
+def test_sentences_state_their_reservations():
+    undecided = make_check(verdict="cannot tell", test_images_needed=480, advice_made_first=False)
+    assert undecided.sentence().startswith("The sweep cannot tell whether the advice is right: ")
+    assert "About 480 test images would settle it." in undecided.sentence()
+    assert "the advice was made after the sweep began, so this is not a blind test." in undecided.sentence()
     against = make_check(verdict="contradicted", cheapest={"name": "freeze4-nag"}).sentence()
     assert against.startswith("The sweep contradicts the advice: ")
     assert (
-        "The best cell on validation is freeze3-nag; the cheapest whose interval against it reaches 0 is freeze4-nag."
+        "The best cell on validation is freeze3-nag; the cheapest cell that cannot be told apart from it is freeze4-nag."
         in against
     )
     row = make_check().to_dataframe().iloc[0]
@@ -295,10 +296,10 @@ def test_sentence_says_what_qualifies_it():
     assert make_check().interval == (-0.004, 0.03)
 
 
-def test_notebook_views_escape_what_users_named(run, maps, superpixels, advice, sweep):
+def test_notebook_views_escape_names_given_by_users(run, maps, superpixels, advice, sweep):
     views = {"run": run, "maps": maps, "superpixels": superpixels, "advice": advice, "sweep": sweep}
     views["check"] = make_check(optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, cheapest={"name": "y&z"})
-    read = {name: Tags(made._repr_html_()) for name, made in views.items()}
+    read = {name: Tags(result._repr_html_()) for name, result in views.items()}
     for name, page in read.items():
         assert set(page.tags) <= OWN_TAGS, name
     assert "a <i>run" in read["run"].text
@@ -311,7 +312,7 @@ def test_notebook_views_escape_what_users_named(run, maps, superpixels, advice, 
     assert "y&z" in read["check"].text
 
 
-def test_notebook_view_of_advice_names_one_block(advice):
+def test_notebook_view_of_advice_names_a_single_block(advice):
     assert "Freeze Block 1-3 (confidence 40%)" in Tags(advice._repr_html_()).text
     one = Tags(dataclasses.replace(advice, freeze_through=1)._repr_html_()).text
     assert "Freeze Block 1 (confidence" in one

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and one clear error where the disk is full or the folder may not be written."""
+"""Atomic file writes, with one clear error if the disk is full or the folder is not writable."""
 
 import contextlib
 import errno
@@ -16,11 +16,11 @@ from xaitune.errors import RunError
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed otherwise.
+    """Yield a temporary path next to `path`: it replaces `path` if the block succeeds, and is removed if it fails.
 
-    Raises RunError where the disk is full or the folder may not be written.
+    Raises RunError if the disk is full or the folder is not writable.
     """
-    # It keeps the suffix, which Keras looks at, and no other thread or process writes to it.
+    # The name keeps the suffix, since Keras reads the format from it, and is unique to this process and thread.
     part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,17 +35,17 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def disk_error(error: OSError, path: Path | None = None) -> RunError:
-    """One clear error for a write that failed."""
+    """The error to raise for a failed write."""
     if error.errno == errno.ENOSPC:
         which = f": {path} could not be written" if path else ""
-        return RunError(f"The disk is full{which}. Free some space and give the same command again.")
+        return RunError(f"The disk is full{which}. Free some space and run the same command again.")
     if isinstance(error, PermissionError):
-        return RunError(f"No permission to write {path}. Choose another folder, such as with --runs-dir.")
+        return RunError(f"No permission to write {path}. Choose another folder, for example with --runs-dir.")
     return RunError(f"{path} could not be written ({error.strerror or error}). Choose another folder.")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, or find it. Raises RunError where it may not be written."""
+    """Make a folder unless it exists. Raises RunError if it is not writable."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,19 +55,19 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON atomically."""
     with writing(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a CSV without its index, whole or not at all."""
+    """Write a CSV without its index, atomically."""
     with writing(path) as part:
         frame.to_csv(part, index=False)
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; raises RunError naming the file."""
+    """Read JSON. Raises RunError, naming the file, if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Write a file, whole or not at all; returns where it is. Raises RunError."""
+    """Write a file atomically and return its path. Raises RunError."""
     path = Path(path)
     with writing(path) as part:
         part.write_bytes(content)

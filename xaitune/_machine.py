@@ -1,4 +1,4 @@
-"""What this machine has for us: cores."""
+"""The environment of a run: usable CPU cores, git commit, current time."""
 
 import datetime
 import os
@@ -6,17 +6,17 @@ import subprocess
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_commit() -> str | None:
-    """The commit of the repository in the current folder, where there is one."""
+    """The commit checked out in the current folder, or None if there is no repository."""
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
 def now() -> str:

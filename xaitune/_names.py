@@ -1,4 +1,4 @@
-"""Names and numbers as a user reads them."""
+"""Readable names of metrics and freezing depths, durations and sizes."""
 
 import math
 
@@ -12,22 +12,39 @@ METRIC_NAMES = {
 
 
 def metric_name(metric: str) -> str:
-    """'macro F1' for 'f1_macro', and so on; an unknown name as it is."""
+    """The readable name of a metric; an unknown name is returned unchanged.
+
+    Examples:
+        >>> metric_name("f1_macro")
+        'macro F1'
+    """
     return METRIC_NAMES.get(metric, metric)
 
 
 def frozen_name(through: int) -> str:
-    """What `freeze_through` freezes: 'nothing', 'Block 1', 'Block 1-3'."""
+    """The blocks that `freeze_through` freezes.
+
+    Examples:
+        >>> frozen_name(0), frozen_name(1), frozen_name(3)
+        ('nothing', 'Block 1', 'Block 1-3')
+    """
     return {0: "nothing", 1: "Block 1"}.get(int(through), f"Block 1-{int(through)}")
 
 
 def duration(seconds: float) -> str:
-    """'45 s', '12 min' or '3.5 h'."""
-    if seconds < 90:
+    """Seconds in a readable unit.
+
+    Examples:
+        >>> duration(45), duration(150), duration(720), duration(12600)
+        ('45 s', '2.5 min', '12 min', '3.5 h')
+    """
+    if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def disk_size(size: float) -> str:
-    """'35 MB' or '1.2 GB'."""
+    """Bytes in a readable unit: '35 MB' or '1.2 GB'."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{math.ceil(size / 1e6)} MB"

@@ -1,9 +1,8 @@
-"""What long work calls while it goes on."""
+"""Types of the callbacks that long-running work calls."""
 
 from collections.abc import Callable
 
-Progress = Callable[[int, int, str], None]  # how many are done, how many there are, and what is being done
-PartProgress = Callable[
-    [str, int, int, str], None
-]  # the same for one named part, such as a run; at its end all are done
-Notes = Callable[[str], None]  # a line for the user
+Progress = Callable[[int, int, str], None]  # number done, total number, what is being done
+# The same for one part, named first, such as a run; in the last call for a part, the number done equals the total.
+PartProgress = Callable[[str, int, int, str], None]
+Notes = Callable[[str], None]  # one line for the user

@@ -134,7 +134,7 @@ def test_models_that_are_not_ours(place):
     for name, words in (
         ("other", ["no convolution stages", "block1_conv1", "--method lime"]),
         ("sigmoid", ["sigmoid", "logits"]),
-        ("rows", ["no image classifier", "(None, 5)"]),
+        ("rows", ["not an image classifier", "(None, 5)"]),
     ):
         refused(xaitune(place, "explain", "whole.jpg", "--model", f"{name}.keras"), 2, f"{name}.keras", *words)
     refused(xaitune(place, "train", "--weights", "other.keras"), 2, "other.keras", "not a model of xaitune's")

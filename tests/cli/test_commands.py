@@ -364,7 +364,7 @@ def test_the_same_sweep_again_trains_nothing(project):
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs/sweep").glob("*/result.json")}
     answer = xaitune(folder, "sweep-freeze", *GRID, "--json")
     assert answer.status == 0
-    assert "4 of 4 runs are finished already" in answer.err
+    assert "4 of 4 runs are already finished" in answer.err
     assert len(answer.json["cells"]) == 4
     assert {p: p.stat().st_mtime_ns for p in before} == before
 

@@ -1,4 +1,4 @@
-"""benchmarks/kills.py, two of its accidents: a worker and the parent of a small sweep, each killed with -9."""
+"""Two of the accidents of benchmarks/kills.py: a worker and the parent of a small sweep, each killed with -9."""
 
 import csv
 import subprocess

@@ -1,4 +1,4 @@
-"""The local engine and its workers: what a killed worker or parent leaves behind, and that nothing of it shows in the results."""
+"""The local engine and its workers: killing a worker or the parent leaves nothing behind and changes no result."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ import pytest
 from driving import alive, children, results, wait_for
 
 from xaitune.comparison.engines import local as engine
-from xaitune.comparison.engines import worker as _worker
 from xaitune.comparison.engines.task import End, Step, Task, event_from_json, event_to_json
+from xaitune.comparison.engines.worker import own_memory
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.config.schema import DataConfig, TrainConfig
 from xaitune.errors import RunError
@@ -40,7 +40,7 @@ def workers_of(pid):
 
 
 def killer(text, times=1):
-    """A progress function that kills this process's workers with -9 at the first `times` events that hold `text`."""
+    """A progress function that kills this process's workers with -9 at the first `times` messages that contain `text`."""
     killed = []
 
     def progress(done, total, what):
@@ -61,12 +61,12 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(demo, cache, tmp_path_factory):
-    """The results of a sweep that nothing happened to."""
+    """The results of an undisturbed sweep."""
     runs_dir = tmp_path_factory.mktemp("undisturbed")
     return results(sweep_freeze(demo, train=BASE, runs_dir=runs_dir, cache_dir=cache, workers=1, **GRID).path)
 
 
-def test_a_killed_worker_is_replaced_and_its_run_goes_on(demo, cache, undisturbed, tmp_path):
+def test_a_killed_worker_is_replaced_and_its_run_resumes(demo, cache, undisturbed, tmp_path):
     progress = killer("freeze4-nag-seed0: fine-tune 2/3")
     table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
     assert len(progress.killed) == 1
@@ -87,24 +87,24 @@ def test_the_number_of_workers_changes_nothing(demo, cache, undisturbed, tmp_pat
         ]
 
 
-def test_a_run_that_dies_twice_is_recorded_and_the_others_go_on(demo, cache, undisturbed, tmp_path):
+def test_a_run_that_dies_twice_is_recorded_and_the_others_continue(demo, cache, undisturbed, tmp_path):
     progress = killer("freeze5-nag-seed0: ", times=2)
     table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
     assert len(progress.killed) == 2
     states = dict(zip(table.runs["name"], table.runs["state"], strict=True))
     assert states["freeze4-nag-seed0"] == "finished"
-    assert states["freeze5-nag-seed0"].startswith("failed: its process was ended by SIGKILL")
+    assert states["freeze5-nag-seed0"].startswith("failed: its process was killed by SIGKILL")
     assert list(table.cells["name"]) == ["freeze4-nag"]
-    kept = json.loads((table.path / "sweep.json").read_text())
-    assert list(kept["failures"]) == ["freeze5-nag-seed0"]
-    # The same call again tries it once more, and the record is gone.
+    record = json.loads((table.path / "sweep.json").read_text())
+    assert list(record["failures"]) == ["freeze5-nag-seed0"]
+    # The same call tries the run again and clears the record.
     table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
     assert set(table.runs["state"]) == {"finished"}
     assert json.loads((table.path / "sweep.json").read_text())["failures"] == {}
     assert results(table.path) == undisturbed
 
 
-def test_a_killed_parent_takes_its_workers_along_and_the_same_call_goes_on(demo, cache, undisturbed, tmp_path):
+def test_workers_die_with_a_killed_parent_and_the_same_call_resumes(demo, cache, undisturbed, tmp_path):
     code = f"""
 from xaitune import DataConfig, ImageData, TrainConfig, sweep_freeze
 data = ImageData.from_config({demo.config!r})
@@ -128,7 +128,7 @@ sweep_freeze(data, train=train, runs_dir={str(tmp_path)!r}, cache_dir={str(cache
 
 
 def test_a_diverged_run_is_recorded_and_never_tried_again(demo, cache, tmp_path):
-    """Without clipping a rate of 10 on a base without normalisation blows up; float32 overflows to inf, then NaN."""
+    """Without clipping or normalisation a rate of 10 blows up: float32 overflows to inf, then NaN."""
     options = {"runs_dir": tmp_path, "cache_dir": cache, "workers": 1, "seeds": 1, "freeze_through": (0, 5)}
     train = TrainConfig(weights="slim", head_epochs=1, epochs=3, precision="float32", learning_rate=10.0)
     table = sweep_freeze(demo, train=train, optimizers=("rmsprop",), **options)
@@ -157,30 +157,32 @@ def test_changed_images_fail_every_run_with_one_clear_error(demo, cache, tmp_pat
 
 
 def test_a_worker_that_has_grown_is_replaced_after_its_run(demo, cache, undisturbed, tmp_path, monkeypatch):
-    """With a bound below what a worker holds after its first run, each run has a worker of its own."""
+    """With a limit below a worker's memory after its first run, each run gets a new worker."""
     monkeypatch.setattr(engine, "GROWTH", 0.5)
-    seen = set()
+    workers = set()
 
-    def of_run(name, done, total, what):
+    def record(name, done, total, what):
         if "fine-tune" in what:
-            seen.update((name, pid) for pid in workers_of(os.getpid()))
+            workers.update((name, pid) for pid in workers_of(os.getpid()))
 
-    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, run_progress=of_run, **GRID)
-    assert {name for name, _ in seen} == set(NAMES)
-    assert len({pid for _, pid in seen}) == 2
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, run_progress=record, **GRID)
+    assert {name for name, _ in workers} == set(NAMES)
+    assert len({pid for _, pid in workers}) == 2
     assert results(table.path) == undisturbed
 
 
-def test_the_memory_of_a_worker_is_what_it_holds_itself(tmp_path):
-    before = _worker.own_memory()
-    pages = mmap.mmap(-1, 40_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # new ones, whatever malloc has left
+def test_own_memory_leaves_out_mapped_files(tmp_path):
+    before = own_memory()
+    pages = mmap.mmap(
+        -1, 40_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )  # new pages, whatever memory malloc still has
     held = np.frombuffer(pages, np.uint8)
     held[:] = 1
-    assert 35e6 < _worker.own_memory() - before < 80e6
+    assert 35e6 < own_memory() - before < 80e6
     held.tofile(tmp_path / "mapped")
-    before = _worker.own_memory()
+    before = own_memory()
     assert np.memmap(tmp_path / "mapped", mode="r").sum() == 40_000_000
-    assert _worker.own_memory() - before < 20e6  # a mapped file is no memory that grows
+    assert own_memory() - before < 20e6  # a mapped file is not the worker's own memory
 
 
 def test_a_worker_ends_when_its_input_closes():
@@ -190,27 +192,27 @@ def test_a_worker_ends_when_its_input_closes():
     worker.close()
 
 
-def test_a_broken_worker_says_why():
+def test_a_killed_worker_reports_the_cause():
     worker = engine._Worker(1)
     worker.process.send_signal(signal.SIGTERM)
-    with pytest.raises(RunError, match="ended by SIGTERM"):
+    with pytest.raises(RunError, match="killed by SIGTERM"):
         worker.do(TASK, lambda task, step: None)
     worker.close()
 
 
-def test_each_worker_has_a_card_of_its_own(monkeypatch):
+def test_each_worker_gets_its_own_graphics_card(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    crew = engine._Crew(1)
+    pool = engine._WorkerPool(1)
     monkeypatch.setattr(engine, "_Worker", lambda threads, card: mock.Mock(card=card, grown=False))
-    first, second = crew.take(), crew.take()
+    first, second = pool.take(), pool.take()
     assert [first.card, second.card] == ["2", "5"]
-    crew.give_back(second, alive=True)
-    assert crew.take() is second
+    pool.give_back(second, alive=True)
+    assert pool.take() is second
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert engine._Crew(1).take().card is None
+    assert engine._WorkerPool(1).take().card is None
 
 
-def test_tasks_and_events_are_the_same_behind_json():
+def test_tasks_and_events_survive_json():
     features = dataclasses.replace(TASK, depths=(3, 5))
     assert TASK.is_run
     assert not features.is_run

@@ -1,4 +1,4 @@
-"""rayengine.py on a real cluster of two machines with one CPU each, as processes of this one."""
+"""The Ray engine on a real cluster of two one-CPU machines, simulated by processes of this machine."""
 
 import contextlib
 import os
@@ -25,44 +25,44 @@ OPTIONS += " --freeze-through 2-5 --optimizers sgd,nag"
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two machines of one CPU each; its address."""
+    """The address of a cluster of two machines with one CPU each."""
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    made = None
+    cluster = None
     try:
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        made.add_node(num_cpus=1)
-        made.wait_for_nodes()
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
     except Exception as error:
-        if made:
-            made.shutdown()
-        pytest.skip(f"Ray starts no cluster here: {error}")
+        if cluster:
+            cluster.shutdown()
+        pytest.skip(f"Ray cannot start a cluster here: {error}")
     try:
-        yield made.address
+        yield cluster.address
     finally:
-        made.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(demo, tmp_path_factory):
-    """The results of the local engine, with one thread a worker as Ray's tasks have."""
+    """The results of the local engine, with one thread per worker like Ray's tasks."""
     options = {"runs_dir": tmp_path_factory.mktemp("local"), "workers": len(os.sched_getaffinity(0))}
     return results(sweep_freeze(demo, train=BASE, **options, **GRID).path)
 
 
 def ray_tasks():
-    """The processes that are at work on a Ray task of ours."""
-    found = []
+    """The processes that are working on a task of the Ray engine."""
+    pids = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if file.read_bytes().startswith(b"ray::_do"):
-                found.append(int(file.parent.name))
-    return found
+            if file.read_bytes().startswith(b"ray::_ray_task"):
+                pids.append(int(file.parent.name))
+    return pids
 
 
-def test_a_sweep_on_ray_killed_and_gone_on_with_by_the_local_engine(demo, cluster, undisturbed, tmp_path):
-    """8 runs on two machines; the command dies with kill -9 in the middle, its tasks with it; then the local engine."""
+def test_a_killed_sweep_on_ray_is_resumed_by_the_local_engine(demo, cluster, undisturbed, tmp_path):
+    """8 runs on two machines: kill -9 ends the command and its tasks midway, and the local engine does the rest."""
     where = [demo.config.path, "--groups", demo.config.groups, "--masks", demo.config.masks, "--image-size", "32x32"]
     command = ["sweep-freeze", *where, *OPTIONS.split(), "--runs-dir", tmp_path]
     xaitune(tmp_path, "advise", *where, "--weights", "slim", "--precision", "float32", "--runs-dir", tmp_path)
@@ -79,11 +79,11 @@ def test_a_sweep_on_ray_killed_and_gone_on_with_by_the_local_engine(demo, cluste
     wait_for(lambda: not ray_tasks(), seconds=60)
     workers = str(len(os.sched_getaffinity(0)))
     assert xaitune(tmp_path, *command, "--engine", "local", "--workers", workers).status == 0
-    assert {p: p.stat().st_mtime_ns for p in before} == before  # none was trained again
+    assert {p: p.stat().st_mtime_ns for p in before} == before  # no run was trained again
     table = load_sweep(tmp_path / "sweep")
     assert len(table.runs) == 8
     assert set(table.runs["state"]) == {"finished"}
-    assert results(table.path) == undisturbed  # bit for bit, whichever engine
+    assert results(table.path) == undisturbed  # bit for bit the same with either engine
     assert not list(tmp_path.glob("sweep/*/checkpoint/*"))
 
 
@@ -104,7 +104,7 @@ def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
     assert not ray.is_initialized()
 
 
-def test_what_no_machine_has_is_refused(demo, cluster, tmp_path):
+def test_more_than_any_machine_has_is_refused(demo, cluster, tmp_path):
     options = {"runs_dir": tmp_path, "engine": "ray", "ray_address": cluster, "seeds": 1}
     with pytest.raises(ConfigError, match=r"has 3 CPUs and 0 GPUs for a run \(they have: 1 CPUs, 0 GPUs; 1 CPUs"):
         sweep_freeze(demo, train=BASE, run_cpus=3, **options)
@@ -125,7 +125,7 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
         rayengine.run_ray([], [], 1, print, print)
 
 
-def test_options_of_ray_without_ray(demo, tmp_path):
+def test_ray_options_with_the_local_engine(demo, tmp_path):
     with pytest.raises(ConfigError, match="run_gpus must be left out unless engine is ray"):
         sweep_freeze(demo, train=BASE, runs_dir=tmp_path, run_gpus=1)
-    SweepConfig(engine="local", run_gpus=1).require_engine(["engine"])  # a file's settings are no hindrance
+    SweepConfig(engine="local", run_gpus=1).require_engine(["engine"])  # settings from a file are ignored

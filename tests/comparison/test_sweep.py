@@ -1,4 +1,4 @@
-"""sweep.py: the table of a grid and the verdict on an advice, against figures worked out beside it."""
+"""Sweeps: the grid, the table and the check of the advice, against independently computed figures."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ import pytest
 from xaitune import _files
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import check_advice, save_check
-from xaitune.comparison import sweep
-from xaitune.comparison.grid import base_config, grid_runs, unfinished
+from xaitune.comparison.grid import base_config, grid_runs
+from xaitune.comparison.plan import has_ended
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.comparison.verdict import images_needed
@@ -28,30 +28,30 @@ FINGERPRINT, WEIGHTS = "f" * 16, "w" * 12
 
 
 def images(count, groups, seed=0):
-    """True classes and groups of a split: `groups` of equal size."""
+    """True classes and group names of a split with `groups` groups of equal size."""
     true = np.random.default_rng(seed).permutation(np.arange(count) % len(NAMES))
     return true, np.array([f"part {i % groups:02d}" for i in range(count)])
 
 
 def answers(true, wrong):
-    """The true classes but for the first `wrong` images, which are given the next class."""
+    """The true classes, except that the first `wrong` images get the next class."""
     predicted = true.copy()
     predicted[:wrong] = (predicted[:wrong] + 1) % len(NAMES)
     return predicted
 
 
 def write_run(folder, config, validation_wrong, test_predicted, test_true, test_groups, seconds=1.0):
-    """The files of a finished run with these answers."""
+    """Write the files of a finished run with these predictions."""
     splits = {"train": images(12, 4), "validation": images(30, 10, 1), "test": (test_true, test_groups)}
     predicted = {"train": splits["train"][0], "validation": answers(splits["validation"][0], validation_wrong)}
     predicted["test"] = test_predicted
     metrics, rows = {}, []
     for split, (true, groups) in splits.items():
-        sure = np.eye(len(NAMES))[predicted[split]] * 0.7 + 0.1
-        metrics[split] = classification_metrics(true, sure, NAMES)
+        probabilities = np.eye(len(NAMES))[predicted[split]] * 0.7 + 0.1
+        metrics[split] = classification_metrics(true, probabilities, NAMES)
         frame = {"file": [f"{split}/{i}.png" for i in range(len(true))], "group": groups, "split": split}
         frame |= {"true": np.array(NAMES)[true], "predicted": np.array(NAMES)[predicted[split]]}
-        rows.append(pd.DataFrame(frame | {f"p({n})": sure[:, i] for i, n in enumerate(NAMES)}))
+        rows.append(pd.DataFrame(frame | {f"p({n})": probabilities[:, i] for i, n in enumerate(NAMES)}))
     path = folder / runs.run_name(config, with_rate=config.learning_rate is not None)
     identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS, "learning_rate": config.rate}
     contents = {"identity": identity, "train": dataclasses.asdict(config), "data": dataclasses.asdict(DataConfig())}
@@ -63,7 +63,7 @@ def write_run(folder, config, validation_wrong, test_predicted, test_true, test_
 
 
 def write_sweep(folder, cells, count=60, groups=20, started="2026-01-02T00:00:00+00:00", metric="f1_macro"):
-    """A sweep: (depth, optimizer) -> (wrong on validation, [predictions on test, one a seed], seconds)."""
+    """Write a sweep of (depth, optimizer) -> (number wrong on validation, [test predictions, one per seed], seconds)."""
     true, names = images(count, groups, 2)
     identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
     _files.write_json(folder / "config.json", {"identity": identity, "started": started, "class_names": NAMES})
@@ -75,7 +75,7 @@ def write_sweep(folder, cells, count=60, groups=20, started="2026-01-02T00:00:00
 
 
 def advice(freeze_through, created="2026-01-01T00:00:00+00:00", **other):
-    """An advice without its evidence."""
+    """Advice without its evidence."""
     values = {"confidence": 0.8, "evidence": pd.DataFrame(), "votes": {}, "reasons": "", "method": "heatmap"}
     values |= {"measure": "localisation", "fingerprint": FINGERPRINT, "weights": WEIGHTS, "image_size": (32, 32)}
     values |= {"images": 10, "groups": 10, "model_calls": 60, "created": created, "freeze_through": freeze_through}
@@ -87,10 +87,10 @@ TRUE, GROUPS = images(60, 20, 2)
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """3 depths x 2 optimizers x 2 seeds with known answers."""
+    """3 depths x 2 optimizers x 2 seeds with known predictions."""
     cells = {
         (3, "nag"): (2, [answers(TRUE, 3), answers(TRUE, 5)], 30.0),  # best on validation
-        (3, "sgd"): (4, [answers(TRUE, 1), answers(TRUE, 2)], 30.0),  # better on test, which must not count
+        (3, "sgd"): (4, [answers(TRUE, 1), answers(TRUE, 2)], 30.0),  # better on test, which must not matter
         (4, "nag"): (5, [answers(TRUE, 4), answers(TRUE, 5)], 20.0),
         (4, "sgd"): (6, [answers(TRUE, 9), answers(TRUE, 9)], 20.0),
         (5, "nag"): (9, [answers(TRUE, 40), answers(TRUE, 42)], 5.0),
@@ -99,8 +99,8 @@ def table(tmp_path_factory):
     return write_sweep(tmp_path_factory.mktemp("table") / "sweep", cells)
 
 
-def test_layout(table):
-    """Frozen blocks x optimizer, the optimizers in the order of their table and not of the alphabet."""
+def test_the_layout_of_the_table(table):
+    """Frozen blocks x optimizer, with the optimizers in the order of OPTIMIZERS, not of the alphabet."""
     layout = table.table()
     assert list(layout.index) == [3, 4, 5]
     assert list(layout.columns) == ["sgd", "nag"]
@@ -109,16 +109,16 @@ def test_layout(table):
     assert (table.groups, table.images) == (20, 60)
 
 
-def test_means_and_intervals_are_those_of_stats(table):
+def test_means_and_intervals_come_from_stats(table):
     for depth, optimizer, wrong in ((3, "nag", (3, 5)), (5, "sgd", (44, 44))):
         predicted = np.stack([answers(TRUE, w) for w in wrong])
         interval = stats.bootstrap_interval(TRUE, predicted, GROUPS, "f1_macro")
         cell = table.cell(depth, optimizer)
         assert cell["test"] == pytest.approx(interval.value)
         assert (cell["low"], cell["high"]) == (interval.low, interval.high)
-        ones = [classification_metrics(TRUE, np.eye(3)[p] * 0.7 + 0.1, NAMES)["f1_macro"] for p in predicted]
-        assert cell["scores"] == pytest.approx(ones)  # every seed's figure is kept
-        assert cell["test"] == pytest.approx(np.mean(ones))
+        by_seed = [classification_metrics(TRUE, np.eye(3)[p] * 0.7 + 0.1, NAMES)["f1_macro"] for p in predicted]
+        assert cell["scores"] == pytest.approx(by_seed)  # the score of every seed
+        assert cell["test"] == pytest.approx(np.mean(by_seed))
         assert cell["seeds"] == 2
 
 
@@ -149,28 +149,30 @@ def test_equals_are_the_cells_whose_interval_reaches_zero(table):
 def test_confirmed(table):
     check = check_advice(advice(3), table)
     assert (check.verdict, check.advised, check.rival) == ("confirmed", 3, 4)
-    assert check.optimizers == {3: "nag", 4: "nag"}  # for each depth the one that is best on validation
+    assert check.optimizers == {3: "nag", 4: "nag"}  # the best one on validation for each depth
     a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((3, 5), (4, 5)))
     gap = comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert check.difference == gap
     assert check.interval[0] > -0.01
-    ones = [[classification_metrics(TRUE, np.eye(3)[p], NAMES)["f1_macro"] for p in x] for x in (a, b)]
-    assert check.difference.difference == pytest.approx(np.mean(ones[0]) - np.mean(ones[1]))
+    scores = [[classification_metrics(TRUE, np.eye(3)[p], NAMES)["f1_macro"] for p in x] for x in (a, b)]
+    assert check.difference.difference == pytest.approx(np.mean(scores[0]) - np.mean(scores[1]))
     assert check.best["name"] == "freeze3-nag"
     assert check.test_images_needed is None
     assert check.seeds == 2
-    # Of seed 0 the rival alone is wrong on the 4th image (1 of 1: p = 1), of seed 1 both are wrong on the same 5.
-    kept = {"advised_only": 1, "rival_only": 0, "p": 1.0}
-    assert check.mcnemar == ({"seed": 0} | kept, {"seed": 1, "advised_only": 0, "rival_only": 0, "p": 1.0})
-    assert "Too few to rely on the interval: 1 group on which the two differ." in check.sentence()
+    # With seed 0 only the rival is wrong on the 4th image (1 of 1: p = 1); with seed 1 both are wrong on the same 5.
+    first, second = check.mcnemar
+    assert first == {"seed": 0, "advised_only": 1, "rival_only": 0, "p": 1.0}
+    assert second == {"seed": 1, "advised_only": 0, "rival_only": 0, "p": 1.0}
+    few = "There is too little data to rely on the interval: only 1 group on which the two differ."
+    assert few in check.sentence()
     assert "confirms" in check.sentence()
-    assert "60 test images in 20 groups, 2 seeds" in check.sentence()
+    assert "60 test images in 20 groups, with 2 seeds" in check.sentence()
 
 
 def test_contradicted(table):
     check = check_advice(advice(5), table)
     assert (check.verdict, check.rival) == ("contradicted", 3)
-    assert check.optimizers == {5: "sgd", 3: "nag"}  # sgd is the better one of depth 5 on validation
+    assert check.optimizers == {5: "sgd", 3: "nag"}  # at depth 5 sgd is better on validation
     assert check.interval[1] < 0
     a, b = np.stack([answers(TRUE, 44)] * 2), np.stack([answers(TRUE, 3), answers(TRUE, 5)])
     assert check.difference == comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
@@ -181,13 +183,13 @@ def test_contradicted(table):
 
 
 def test_cannot_tell(tmp_path):
-    """Each is wrong on 12 images, of other groups: the accuracy is equal, the interval wide."""
+    """Each is wrong on 12 images of different groups: the accuracies are equal and the interval is wide."""
     a, b = TRUE.copy(), TRUE.copy()
     a[:12] = (a[:12] + 1) % 3
-    rest = [*range(32, 40), *range(52, 56)]  # of the groups in which `a` is right
-    b[rest] = (b[rest] + 1) % 3
-    made = write_sweep(tmp_path / "sweep", {(2, "nag"): (1, [a], 9.0), (4, "nag"): (2, [b], 3.0)}, metric="accuracy")
-    check = check_advice(advice(2), made)
+    others = [*range(32, 40), *range(52, 56)]  # in the groups where `a` is correct
+    b[others] = (b[others] + 1) % 3
+    table = write_sweep(tmp_path / "sweep", {(2, "nag"): (1, [a], 9.0), (4, "nag"): (2, [b], 3.0)}, metric="accuracy")
+    check = check_advice(advice(2), table)
     assert check.verdict == "cannot tell"
     assert check.difference.difference == pytest.approx(0)
     low, high = check.interval
@@ -196,7 +198,7 @@ def test_cannot_tell(tmp_path):
     assert check.test_images_needed > 60
     assert f"About {check.test_images_needed} test images" in check.sentence()
     assert check.cheapest["name"] == "freeze4-nag"
-    assert "the cheapest whose interval against it reaches 0 is freeze4-nag (" in check.sentence()
+    assert "the cheapest cell that cannot be told apart from it is freeze4-nag (" in check.sentence()
 
 
 def test_other_data_or_weights_are_refused(table):
@@ -207,37 +209,37 @@ def test_other_data_or_weights_are_refused(table):
 
 
 def test_a_sweep_without_the_advised_depth_is_refused(table, tmp_path):
-    with pytest.raises(ConfigError, match=r"advised depth 1 and another\. It has: 3, 4, 5"):
+    with pytest.raises(ConfigError, match=r"advised depth 1 and at least one other\. It contains: 3, 4, 5\."):
         check_advice(advice(1), table)
     alone = write_sweep(tmp_path / "sweep", {(3, "nag"): (1, [TRUE], 1.0)})
-    with pytest.raises(ConfigError, match=r"advised depth 3 and another\. It has: 3"):
+    with pytest.raises(ConfigError, match=r"advised depth 3 and at least one other\. It contains: 3\."):
         check_advice(advice(3), alone)
 
 
 def test_advice_that_was_made_after_the_sweep_is_flagged(table):
     late = check_advice(advice(3, created="2026-01-03T00:00:00+00:00"), table)
     assert not late.advice_made_first
-    assert "no blind test" in late.sentence()
+    assert "this is not a blind test" in late.sentence()
     first = check_advice(advice(3), table)
     assert first.advice_made_first
-    assert "no blind test" not in first.sentence()
+    assert "blind test" not in first.sentence()
 
 
 def test_check_json(table):
     check = check_advice(advice(3), table)
     save_check(check, table.path)
-    kept = json.loads((table.path / "check.json").read_text(encoding="utf-8"))
-    assert kept["verdict"] == "confirmed"
-    assert kept["sentence"] == check.sentence()
-    assert kept["difference"]["low"] == check.difference.low
-    assert kept["mcnemar"][0] == check.mcnemar[0]
+    saved = json.loads((table.path / "check.json").read_text(encoding="utf-8"))
+    assert saved["verdict"] == "confirmed"
+    assert saved["sentence"] == check.sentence()
+    assert saved["difference"]["low"] == check.difference.low
+    assert saved["mcnemar"][0] == check.mcnemar[0]
 
 
 # ---- several learning rates
 
 
 def write_rates(folder, cells):
-    """A sweep: (depth, rate) -> [(wrong on validation, wrong on test), one a seed]."""
+    """Write a sweep of (depth, rate) -> [(number wrong on validation, number wrong on test), one per seed]."""
     identity = {"fingerprint": FINGERPRINT, "weights": WEIGHTS}
     contents = {"identity": identity, "started": "2026-01-02T00:00:00+00:00", "class_names": NAMES}
     _files.write_json(folder / "config.json", contents)
@@ -250,98 +252,102 @@ def write_rates(folder, cells):
 
 @pytest.fixture(scope="module")
 def rated(tmp_path_factory):
-    """2 depths x 2 rates x 2 seeds: on test the other rate is better, on validation the mean decides, not one seed."""
+    """2 depths x 2 rates x 2 seeds: the rate that is worse on test has the better validation mean, which decides."""
     cells = {(3, 1e-3): [(0, 9), (8, 9)], (3, 1e-5): [(3, 20), (3, 22)]}
     cells |= {(4, 1e-3): [(5, 9), (5, 9)], (4, 1e-5): [(9, 1), (9, 2)]}
     return write_rates(tmp_path_factory.mktemp("rated") / "sweep", cells)
 
 
-def test_a_cell_keeps_the_rate_that_is_best_on_validation(rated):
+def test_a_cell_describes_the_rate_that_is_best_on_validation(rated):
     assert sorted(rated.runs["name"])[:2] == ["freeze3-nag-lr0.001-seed0", "freeze3-nag-lr0.001-seed1"]
     assert "freeze4-nag-lr1e-05-seed0" in set(rated.runs["name"])
     assert list(rated.cells["name"]) == ["freeze3-nag", "freeze4-nag"]
     assert list(rated.cells["learning_rate"]) == [1e-5, 1e-3]  # 3 + 3 wrong are fewer than 0 + 8
     assert list(rated.cells["rates"]) == [2, 2]
-    wanted = stats.bootstrap_interval(TRUE, np.stack([answers(TRUE, 20), answers(TRUE, 22)]), GROUPS, "f1_macro")
+    expected = stats.bootstrap_interval(TRUE, np.stack([answers(TRUE, 20), answers(TRUE, 22)]), GROUPS, "f1_macro")
     cell = rated.cell(3, "nag")
-    assert (cell["test"], cell["low"], cell["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
+    assert (cell["test"], cell["low"], cell["high"]) == pytest.approx((expected.value, expected.low, expected.high))
     assert list(rated.cell_runs(3, "nag")["name"]) == ["freeze3-nag-lr1e-05-seed0", "freeze3-nag-lr1e-05-seed1"]
     assert best_run(rated).config.learning_rate == 1e-5
 
 
-def test_the_verdict_compares_the_rates_that_were_kept(rated):
+def test_the_verdict_compares_the_best_rate_of_each_depth(rated):
     check = check_advice(advice(3), rated)
     a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((20, 22), (9, 9)))
     assert check.difference == comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert check.learning_rates == {3: 1e-5, 4: 1e-3}
-    assert "Block 1-3 (nag at 1e-05) against Block 1-4 (nag at 0.001)" in check.sentence()
+    assert (
+        "freezing Block 1-3 (nag at 1e-05) instead of Block 1-4 (nag at 0.001) changes macro F1 by " in check.sentence()
+    )
     save_check(check, rated.path)
     assert json.loads((rated.path / "check.json").read_text())["learning_rates"] == {"3": 1e-5, "4": 1e-3}
 
 
-def test_a_rate_that_diverged_or_lacks_a_seed_is_not_kept(tmp_path):
+def test_a_rate_that_diverged_or_lacks_a_seed_is_not_chosen(tmp_path):
     folder = tmp_path / "sweep"
     write_rates(folder, {(3, 1e-3): [(0, 9)], (3, 1e-4): [(4, 9), (4, 9)], (3, 1e-2): [(0, 9), (0, 9)]})
-    lost = folder / "freeze3-nag-lr0.01-seed1"
-    _files.write_json(lost / runs.RESULT, {"state": "diverged", "metrics": {}, "seconds": 1.0})
-    (lost / "predictions.csv").unlink()
+    diverged = folder / "freeze3-nag-lr0.01-seed1"
+    _files.write_json(diverged / runs.RESULT, {"state": "diverged", "metrics": {}, "seconds": 1.0})
+    (diverged / "predictions.csv").unlink()
     cell = load_sweep(folder).cell(3, "nag")
     assert (cell["learning_rate"], cell["rates"], cell["seeds"]) == (1e-4, 3, 2)
 
 
-def test_the_grid_of_several_rates_and_what_of_it_is_unfinished(tmp_path):
+def missing(folder, config, base):
+    """The runs of the grid that have not ended in the folder."""
+    return [run for run in grid_runs(config, base) if not has_ended(run, folder)]
+
+
+def test_the_grid_of_several_rates_and_its_missing_runs(tmp_path):
     several = SweepConfig(freeze_through=(3, 4), optimizers="nag", seeds=1, learning_rates="1e-2,1e-3")
     notes = []
     base = base_config(dataclasses.replace(BASE, learning_rate=0.5, final_epochs=2), several, notes.append)
     assert (base.learning_rate, base.final_epochs) == (None, 0)
-    assert notes[1] == "learning_rate is left out: each cell tries learning_rates."
-    made = grid_runs(several, base)
-    assert [(c.freeze_through, c.learning_rate) for c in made] == [(4, 1e-2), (4, 1e-3), (3, 1e-2), (3, 1e-3)]
-    assert [runs.run_name(c, with_rate=True) for c in made][-1] == "freeze3-nag-lr0.001-seed0"
-    # A sweep without the option is as it was: its names carry no rate, and its runs at that rate are not run again.
+    assert notes[1] == "learning_rate is ignored: each cell tries the learning_rates of the sweep."
+    grid = grid_runs(several, base)
+    assert [(c.freeze_through, c.learning_rate) for c in grid] == [(4, 1e-2), (4, 1e-3), (3, 1e-2), (3, 1e-3)]
+    assert [runs.run_name(c, with_rate=True) for c in grid][-1] == "freeze3-nag-lr0.001-seed0"
+    # A sweep without learning_rates has no rate in its run names; its runs at one of these rates are not missing.
     plain = dataclasses.replace(several, learning_rates=None)
     assert grid_runs(plain, BASE)[0] == dataclasses.replace(BASE, freeze_through=4, optimizer="nag", seed=0)
-    write_sweep(tmp_path / "a", {(3, "nag"): (1, [TRUE], 1.0)})  # at the table's 1e-3
-    assert [(c.freeze_through, c.rate) for c in unfinished(tmp_path / "a", several, base)] == [
-        (4, 1e-2),
-        (4, 1e-3),
-        (3, 1e-2),
-    ]
+    write_sweep(tmp_path / "a", {(3, "nag"): (1, [TRUE], 1.0)})  # at nag's own 1e-3
+    left = [(c.freeze_through, c.rate) for c in missing(tmp_path / "a", several, base)]
+    assert left == [(4, 1e-2), (4, 1e-3), (3, 1e-2)]
     write_rates(tmp_path / "b", {(3, 1e-3): [(1, 1)], (4, 1e-2): [(1, 1)]})
-    assert [c.freeze_through for c in unfinished(tmp_path / "b", plain, BASE)] == [4]
+    assert [c.freeze_through for c in missing(tmp_path / "b", plain, BASE)] == [4]
 
 
 # ---- the folder
 
 
-def test_runs_on_other_test_images_cannot_be_compared(tmp_path):
+def test_runs_on_different_test_images_cannot_be_compared(tmp_path):
     write_sweep(tmp_path / "sweep", {(3, "nag"): (1, [TRUE], 1.0)})
     other, names = images(59, 20, 2)
     write_run(tmp_path / "sweep", dataclasses.replace(BASE, freeze_through=4), 1, other, other, names)
-    with pytest.raises(DataError, match="tested on other images"):
+    with pytest.raises(DataError, match="were tested on different images, so they cannot be compared"):
         load_sweep(tmp_path / "sweep")
 
 
-def test_diverged_and_failed_runs_are_listed_beside_the_cells(tmp_path):
+def test_diverged_and_failed_runs_are_listed_but_are_not_in_the_cells(tmp_path):
     folder = tmp_path / "sweep"
     write_sweep(folder, {(3, "nag"): (1, [TRUE], 1.0), (4, "nag"): (1, [TRUE, TRUE], 1.0)})
     result = folder / "freeze4-nag-seed1" / runs.RESULT
     _files.write_json(result, {"state": "diverged", "metrics": {}, "seconds": 1.0})
     (result.parent / "predictions.csv").unlink()
     _files.write_json(folder / "sweep.json", {"grid": {}, "failures": {"freeze5-nag-seed0": "memory ran out"}})
-    made = load_sweep(folder)
-    states = dict(zip(made.runs["name"], made.runs["state"], strict=True))
+    table = load_sweep(folder)
+    states = dict(zip(table.runs["name"], table.runs["state"], strict=True))
     assert states["freeze4-nag-seed1"] == "diverged"
     assert states["freeze5-nag-seed0"] == "failed: memory ran out"
-    assert made.cell(4, "nag")["seeds"] == 1
-    assert len(made.cells) == 2
+    assert table.cell(4, "nag")["seeds"] == 1
+    assert len(table.cells) == 2
 
 
 def test_no_sweep_and_an_empty_one(tmp_path):
-    with pytest.raises(RunError, match="missing or damaged"):
+    with pytest.raises(RunError, match="is not a sweep's folder"):
         load_sweep(tmp_path)
     _files.write_json(tmp_path / "sweep/config.json", {"identity": {}, "started": "2026"})
-    with pytest.raises(RunError, match="no finished run yet"):
+    with pytest.raises(RunError, match=r"has no finished run yet\. Run 'xaitune sweep-freeze' again to continue\."):
         load_sweep(tmp_path / "sweep")
     assert find_sweep(tmp_path) is None
 
@@ -358,29 +364,25 @@ def test_best_run_is_the_best_seed_of_the_best_cell(table):
 
 
 def test_grid_order():
-    made = grid_runs(SweepConfig(freeze_through=(1, 5), optimizers=("sgd", "nag"), seeds=2), BASE)
-    assert [(c.seed, c.freeze_through, c.optimizer) for c in made[:4]] == [
-        (0, 5, "sgd"),
-        (0, 5, "nag"),
-        (0, 1, "sgd"),
-        (0, 1, "nag"),
-    ]
-    assert len(made) == 8
-    assert {c.epochs for c in made} == {1}
+    grid = grid_runs(SweepConfig(freeze_through=(1, 5), optimizers=("sgd", "nag"), seeds=2), BASE)
+    first = [(c.seed, c.freeze_through, c.optimizer) for c in grid[:4]]
+    assert first == [(0, 5, "sgd"), (0, 5, "nag"), (0, 1, "sgd"), (0, 1, "nag")]
+    assert len(grid) == 8
+    assert {c.epochs for c in grid} == {1}
 
 
 # ---- with real trainings
 
 
-def test_grow_again_and_a_changed_base(demo, tmp_path):
-    """A larger grid trains only what is missing, the same one nothing, another base goes to another folder."""
+def test_a_larger_grid_the_same_grid_and_another_base(demo, tmp_path):
+    """A larger grid trains only its missing runs, the same grid none; another base goes to another folder."""
     small = {"train": BASE, "runs_dir": tmp_path, "freeze_through": (4, 5), "optimizers": ("nag",), "workers": 1}
     one = sweep_freeze(demo, seeds=1, **small)
     assert list(one.runs["name"]) == ["freeze4-nag-seed0", "freeze5-nag-seed0"]
     times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
     notes = []
     two = sweep_freeze(demo, seeds=2, notes=notes.append, **small)
-    assert notes == ["2 of 4 runs are finished already."]
+    assert notes == ["2 of 4 runs are already finished."]
     assert len(two.runs) == 4
     assert list(two.cells["seeds"]) == [2, 2]
     assert {p: p.stat().st_mtime_ns for p in times} == times
@@ -389,13 +391,13 @@ def test_grow_again_and_a_changed_base(demo, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")} == times
     pd.testing.assert_frame_equal(again.cells, two.cells)
     assert set(two.runs["train"].notna()) == {True}
-    # All cells of a seed share the head, every seed its test images.
-    heads = [two.histories(f"freeze{k}-nag-seed0").query("stage == 'head'").drop(columns="seconds") for k in (4, 5)]
+    # All cells of a seed share the head, and all seeds the test images.
+    heads = [two.history(f"freeze{k}-nag-seed0").query("stage == 'head'").drop(columns="seconds") for k in (4, 5)]
     pd.testing.assert_frame_equal(*heads)
     assert {tuple(two.predictions(n)["file"]) for n in two.runs["name"]} == {demo.files}
-    # More rates of the same cells: the two trained runs of the table's rate are not trained again.
+    # More rates for the same cells: the two trained runs at nag's own rate are not trained again.
     rates = sweep_freeze(demo, seeds=1, learning_rates="1e-3,1e-4", notes=notes.append, **small)
-    assert notes[-1] == "2 of 4 runs are finished already."
+    assert notes[-1] == "2 of 4 runs are already finished."
     new = {"freeze4-nag-lr0.0001-seed0", "freeze5-nag-lr0.0001-seed0"}
     assert set(rates.runs["name"]) - set(two.runs["name"]) == new
     assert list(rates.cells["rates"]) == [2, 2]
@@ -407,19 +409,19 @@ def test_grow_again_and_a_changed_base(demo, tmp_path):
 
 
 def test_progress_of_each_run_and_the_best_so_far(demo, tmp_path):
-    runs_seen, told = {}, []
+    steps, messages = {}, []
 
-    def of_run(name, done, total, what):
-        runs_seen.setdefault(name, []).append((done, total))
+    def run_progress(name, done, total, what):
+        steps.setdefault(name, []).append((done, total))
 
     grid = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1, "workers": 1}
     base = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32")
-    options = {"progress": lambda done, total, what: told.append(what), "run_progress": of_run}
-    table = sweep.sweep_freeze(demo, train=base, runs_dir=tmp_path, **options, **grid)
+    options = {"progress": lambda done, total, what: messages.append(what), "run_progress": run_progress}
+    table = sweep_freeze(demo, train=base, runs_dir=tmp_path, **options, **grid)
     for name in ("freeze4-nag-seed0", "freeze5-nag-seed0"):
-        *before, end = runs_seen[name]
+        *before, end = steps[name]
         assert end[0] == end[1]
         assert before
         assert all(done < total for done, total in before)
     best = table.runs.sort_values("validation")["name"].iloc[-1]
-    assert told[-1].startswith(f"2 done, best {best} (f1_macro ")
+    assert messages[-1].startswith(f"2 of 2 runs done, best {best} (f1_macro ")

@@ -1,4 +1,4 @@
-"""datacheck.py and duplicates.py: what data-check finds, on drawn images and on the shared sets."""
+"""Checks of a data set and the search for near-duplicates, on generated images and on the shared data sets."""
 
 import shutil
 from pathlib import Path
@@ -16,23 +16,23 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 
 def scene(rng, side=160):
-    """One 'part': smooth blobs, fine texture and vertical streaks that all parts share in kind."""
+    """One 'part': smooth blobs, fine texture and vertical streaks, as all parts have."""
     texture = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 4) * 12
     return 3 * texture + rng.normal(size=(side, side)) + 2 * rng.normal(size=(1, side))
 
 
 def photograph(part, rng):
-    """The part under other lighting, cut a little differently, with noise."""
+    """The part in other light, cropped slightly differently, with noise."""
     top, left, height, width = rng.integers(0, 6, 4)
-    cut = part[top : part.shape[0] - height, left : part.shape[1] - width]
-    light = np.linspace(rng.uniform(0.6, 1), rng.uniform(0.6, 1), cut.shape[1])
-    image = (rng.uniform(70, 150) + rng.uniform(3, 7) * cut + rng.normal(size=cut.shape)) * light
+    crop = part[top : part.shape[0] - height, left : part.shape[1] - width]
+    light = np.linspace(rng.uniform(0.6, 1), rng.uniform(0.6, 1), crop.shape[1])
+    image = (rng.uniform(70, 150) + rng.uniform(3, 7) * crop + rng.normal(size=crop.shape)) * light
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """30 parts of two classes, two photographs each; the truth is in the names."""
+    """30 parts of two classes, with two photographs each; file names begin with the part."""
     root = tmp_path_factory.mktemp("parts")
     rng = np.random.default_rng(0)
     for number in range(30):
@@ -58,7 +58,7 @@ def test_near_duplicates_are_found_and_proposed_as_groups(parts):
     assert check.proposed_groups.columns.tolist() == ["file", "group"]
 
 
-def test_the_proposed_groups_mend_the_split(parts, tmp_path):
+def test_the_proposed_groups_remove_the_leakage(parts, tmp_path):
     proposed = ImageData.from_folder(parts).check().proposed_groups
     proposed.to_csv(tmp_path / "groups.csv", index=False)
     check = ImageData.from_folder(parts, groups=tmp_path / "groups.csv").check()
@@ -67,18 +67,17 @@ def test_the_proposed_groups_mend_the_split(parts, tmp_path):
 
 
 def test_different_parts_give_no_pairs(parts):
-    singles = sorted(parts.rglob("*_0.png"))
-    found = find_near_duplicates(singles)
-    assert len(found.pairs) == 0
-    assert found.component.tolist() == list(range(30))
+    duplicates = find_near_duplicates(sorted(parts.rglob("*_0.png")))
+    assert len(duplicates.pairs) == 0
+    assert duplicates.component.tolist() == list(range(30))
 
 
-def test_a_few_images_are_not_compared(parts):
+def test_very_few_images_are_not_compared(parts):
     assert len(find_near_duplicates(sorted(parts.rglob("*.png"))[:7]).pairs) == 0
 
 
-def test_a_very_large_set_is_not_searched_and_says_so(parts, monkeypatch):
-    monkeypatch.setattr("xaitune.data.checks.MOST_IMAGES", 10)
+def test_a_very_large_set_is_not_searched_and_a_note_says_so(parts, monkeypatch):
+    monkeypatch.setattr("xaitune.data.checks.MAX_IMAGES", 10)
     check = ImageData.from_folder(parts).check()
     assert check.near_duplicates is None
     assert "not searched" in problems(check, "note")
@@ -88,7 +87,7 @@ def test_connected_numbers_components_by_first_member():
     assert connected(6, np.array([[4, 1], [1, 3], [5, 2]])).tolist() == [0, 1, 2, 1, 1, 2]
 
 
-def make(root, classes):
+def make_images(root, classes):
     rng = np.random.default_rng(1)
     for label, count in classes.items():
         (root / label).mkdir(parents=True)
@@ -110,24 +109,24 @@ def problems(check, level):
     ],
 )
 def test_meaningless_data_is_an_error(tmp_path, classes, kind):
-    check = ImageData.from_folder(make(tmp_path / "d", classes)).check()
+    check = ImageData.from_folder(make_images(tmp_path / "d", classes)).check()
     assert not check.ok
     assert problems(check, "error") == [kind]
 
 
 def test_a_class_absent_from_a_given_split_is_an_error(tmp_path):
     for split, classes in (("train", {"a": 5, "b": 5}), ("val", {"a": 2, "b": 2}), ("test", {"a": 2})):
-        make(tmp_path / split, classes)
+        make_images(tmp_path / split, classes)
     check = check_data(ImageData.from_folder(tmp_path), near_duplicates=False)
     assert problems(check, "error") == ["absent from a split"]
 
 
 def test_exact_duplicates_across_classes_and_given_splits(tmp_path):
     for split in ("train", "val", "test"):
-        make(tmp_path / split, {"a": 4, "b": 4})
+        make_images(tmp_path / split, {"a": 4, "b": 4})
     shutil.copy(tmp_path / "train/a/00.png", tmp_path / "test/b/copy.png")
     rng = np.random.default_rng(2)
-    for split in ("val", "test"):  # all three folders were drawn alike; keep only the one copy
+    for split in ("val", "test"):  # all three folders have the same images: replace those of two
         for path in (tmp_path / split).rglob("0*.png"):
             Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(path)
     check = check_data(ImageData.from_folder(tmp_path), near_duplicates=False)
@@ -142,21 +141,21 @@ def test_exact_duplicates_across_classes_and_given_splits(tmp_path):
 
 def test_groups_divided_by_given_splits(tmp_path):
     for split in ("train", "val", "test"):
-        make(tmp_path / split, {"a": 4, "b": 4})
+        make_images(tmp_path / split, {"a": 4, "b": 4})
     check = check_data(ImageData.from_folder(tmp_path, groups=r"(\d\d)"), near_duplicates=False)
     assert "leakage: groups across splits" in problems(check, "warning")
     assert "groups of several classes" in problems(check, "note")
 
 
-def test_tables_and_what_one_image_is_worth(tmp_path):
-    make(tmp_path / "d", {"a": 10, "b": 40})
+def test_tables_and_the_worth_of_one_image(tmp_path):
+    make_images(tmp_path / "d", {"a": 10, "b": 40})
     Image.new("RGB", (50, 60)).save(tmp_path / "d/b/rgb.jpg")
-    (tmp_path / "d/b/bad.png").write_text("no image")
+    (tmp_path / "d/b/bad.png").write_text("not an image")
     check = check_data(ImageData.from_folder(tmp_path / "d"), near_duplicates=False)
     assert check.frequencies.loc["a"].tolist() == [10, 10 / 51, 4.1]
     assert check.sizes["images"].tolist() == [50, 1]
     assert check.sizes["largest"].tolist() == ["32 x 32", "60 x 50"]
-    # two test images: one is half of the recall; F1 falls from 1 to 2/3, a sixth in the mean of two classes
+    # two test images: one is half of the recall; F1 drops from 1 to 2/3, which is a sixth in the mean of two classes
     assert check.image_worth["test_images"] == 2
     assert check.image_worth["recall_points"] == 50
     assert check.image_worth["f1_macro_points"] == pytest.approx(100 / 6)
@@ -166,17 +165,17 @@ def test_tables_and_what_one_image_is_worth(tmp_path):
 
 
 def test_mask_problems(tmp_path):
-    make(tmp_path / "d", {"a": 10, "b": 10})
+    make_images(tmp_path / "d", {"a": 10, "b": 10})
     (tmp_path / "m/a").mkdir(parents=True)
     Image.new("L", (32, 32)).save(tmp_path / "m/a/00.png")
     Image.new("L", (30, 32)).save(tmp_path / "m/a/01.png")
     table = check_data(ImageData.from_folder(tmp_path / "d", masks=tmp_path / "m"), near_duplicates=False).problems
-    found = table.set_index("kind")["files"]
-    assert found["mask unusable"] == ("a/01.png",)
-    assert len(found["no mask"]) == 18
+    files = table.set_index("kind")["files"]
+    assert files["mask unusable"] == ("a/01.png",)
+    assert len(files["no mask"]) == 18
 
 
-@pytest.mark.skipif(not (SHARED / "data/magnetic-tile").is_dir(), reason="the shared data sets are not here")
+@pytest.mark.skipif(not (SHARED / "data/magnetic-tile").is_dir(), reason="the shared data sets are missing")
 def test_exposures_of_magnetic_tiles_are_found():
     folder = SHARED / "data/magnetic-tile"
     data = ImageData.from_folder(folder / "images", groups=folder / "groups.csv")
@@ -186,5 +185,5 @@ def test_exposures_of_magnetic_tiles_are_found():
     right = (groups[pairs[:, 0]] == groups[pairs[:, 1]]).sum()
     true = np.triu(groups[:, None] == groups[None], 1).sum()
     assert right / true > 0.85
-    # groups.csv parts some tiles that are plainly one and the same, so that its precision understates
+    # groups.csv separates some photographs that clearly show the same tile, so this understates the precision
     assert right / len(pairs) > 0.7

@@ -1,4 +1,4 @@
-"""data.py and datafiles.py: listings, groups, masks, splits, fingerprints and what they refuse."""
+"""ImageData: listings, groups, masks, splits, fingerprints, and the errors for bad data."""
 
 import os
 import shutil
@@ -53,7 +53,7 @@ def test_class_folders(root):
         data.indices("dev")
 
 
-def test_decomposed_korean_names_are_composed(tmp_path):
+def test_decomposed_korean_names_become_composed(tmp_path):
     name = unicodedata.normalize("NFD", "균열")
     data = ImageData.from_folder(make_images(tmp_path, {name: 3, "free": 3}))
     assert data.class_names == ("free", "균열")
@@ -123,12 +123,12 @@ def test_bad_folders(tmp_path, monkeypatch):
         ("absent", "No image folder at"),
         ("empty", "No images in the class folders"),
         ("deep", r"Did you mean .*deep/images\?"),
-        ("flat", "one folder for each class"),
-        ("flat/000.png", "is a file, where a folder"),
+        ("flat", "one folder per class"),
+        ("flat/000.png", "is a file, but a folder"),
     ):
         with pytest.raises(DataError, match=message):
             ImageData.from_folder(tmp_path / path)
-    with pytest.raises(DataError, match="No data was named"):
+    with pytest.raises(DataError, match="No data set was given"):
         ImageData.from_config(DataConfig())
     with pytest.raises(DataError, match="No CSV at"):
         ImageData.from_config(DataConfig(path=str(tmp_path / "x.csv")))
@@ -154,10 +154,10 @@ def test_groups_from_a_pattern_and_from_a_csv(tmp_path):
     (tmp_path / "two.csv").write_text("file,group\na/p1_x.png,p1\na/p1_x.png,p2\n")
     for rule, message in (
         ("(p", "neither a CSV nor a regular expression"),
-        (r"p\d", "needs a group in brackets"),
+        (r"p\d", "needs a capture group in parentheses"),
         (r"(p[123])_", "does not match b/p4_x.png"),
-        (tmp_path / "few.csv", "no group for 5 of 6 images, the first a/p1_y.png"),
-        (tmp_path / "two.csv", "two groups to a/p1_x.png"),
+        (tmp_path / "few.csv", "no group for 5 of 6 images, the first is a/p1_y.png"),
+        (tmp_path / "two.csv", "assigns two groups to a/p1_x.png"),
         (tmp_path / "none.csv", "No CSV at"),
     ):
         with pytest.raises(DataError, match=message):
@@ -174,8 +174,8 @@ def test_masks(root, tmp_path):
     data = ImageData.from_folder(root, masks=masks, image_size=(64, 64))
     assert data.masks[0] == masks / "crack" / "000.bmp"
     assert data.masks[2] is None
-    first, none = data.load_masks([0, 2])
-    assert none is None
+    first, without_mask = data.load_masks([0, 2])
+    assert without_mask is None
     assert first[:32].all()
     assert not first[32:].any()
     assert data.mask(0).shape == (32, 32)
@@ -188,28 +188,28 @@ def test_masks(root, tmp_path):
         ImageData.from_folder(root, masks=tmp_path / "absent")
 
 
-def test_masks_inside_the_root_are_no_class(root):
+def test_masks_inside_the_root_are_not_a_class(root):
     make_images(root / "masks", {"crack": ["000"]})
     assert ImageData.from_folder(root, masks=root / "masks").class_names == ("crack", "free", "균열")
 
 
-def test_few_unreadable_images_are_skipped_and_many_refused(root):
+def test_few_unreadable_images_are_skipped_but_many_are_refused(root):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
     image.save(root / "crack" / "cut.jpg")
     whole = (root / "crack" / "cut.jpg").read_bytes()
     (root / "crack" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (root / "crack" / "zero.png").write_bytes(b"")
-    (root / "free" / "text.png").write_text("no image")
+    (root / "free" / "text.png").write_text("not an image")
     data = ImageData.from_folder(root)
     assert [f for f, _ in data.skipped] == ["crack/cut.jpg", "crack/zero.png", "free/text.png"]
     assert "cut short" in data.skipped[0][1]
     assert len(data) == len(data.headers) == len(data.digests) == len(data.load()) == 35
-    (root / "free" / "text2.png").write_text("no image")
+    (root / "free" / "text2.png").write_text("not an image")
     with pytest.raises(DataError, match=r"4 of 39 images .* cannot be read. The first: .*cut\.jpg"):
         ImageData.from_folder(root)
 
 
-def test_large_sets_find_cut_files_by_their_end(root, monkeypatch):
+def test_large_sets_recognise_truncated_files_by_their_end(root, monkeypatch):
     data = (root / "crack" / "000.png").read_bytes()
     (root / "crack" / "cut.png").write_bytes(data[:-200])
     monkeypatch.setattr("xaitune.data.scan.DECODE_LIMIT", 0)
@@ -245,7 +245,7 @@ def test_fingerprint_follows_content_labels_groups_split_and_size(root, tmp_path
     ]
     file = root / "crack" / "000.png"
     content = file.read_bytes()
-    file.write_bytes(content + b"\0")  # a byte behind the end changes no pixel
+    file.write_bytes(content + b"\0")  # a byte after the end changes no pixel
     others.append(ImageData.from_folder(root).fingerprint)
     file.write_bytes(content)
     (root / "crack").rename(root / "riss")
@@ -269,7 +269,7 @@ def test_split_properties(seed):
     sizes = rng.integers(1, 8, len(group_class))
     groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes)
     labels = np.repeat(group_class, sizes)
-    mixed = rng.random(len(labels)) < 0.02  # some groups stand in two classes
+    mixed = rng.random(len(labels)) < 0.02  # some groups have images of two classes
     labels[mixed] = 3
     shares = np.array([0.6, 0.2, 0.2])
     split = split_groups(labels, groups, shares, seed)
@@ -305,7 +305,7 @@ def test_require_trainable(tmp_path):
         ImageData.from_folder(tmp_path).require_trainable()
 
 
-def test_shown_in_a_notebook(root):
+def test_notebook_display(root):
     data = ImageData.from_folder(root)
     assert "35 images, 3 classes" in repr(data)
     assert "균열" in data._repr_html_()
@@ -314,7 +314,7 @@ def test_shown_in_a_notebook(root):
     assert table["class"].tolist()[-1] == "균열"
 
 
-@pytest.mark.skipif(not (SHARED / "data/magnetic-tile").is_dir(), reason="the shared data sets are not here")
+@pytest.mark.skipif(not (SHARED / "data/magnetic-tile").is_dir(), reason="the shared data sets are missing")
 def test_magnetic_tile():
     folder = SHARED / "data/magnetic-tile"
     data = ImageData.from_folder(folder / "images", masks=folder / "masks", groups=folder / "groups.csv")

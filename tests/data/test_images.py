@@ -1,4 +1,4 @@
-"""images.py against generated files and hand-computed numbers."""
+"""Reading and resizing of images, against generated files and numbers computed by hand."""
 
 import struct
 import warnings
@@ -38,7 +38,7 @@ def test_rgb_is_exact_in_lossless_formats(tmp_path, rgb, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bits_keep_the_fraction(tmp_path, suffix):
+def test_sixteen_bits_keep_fractions(tmp_path, suffix):
     values = np.random.default_rng(1).integers(0, 65536, (12, 16, 3), dtype=np.uint16)
     cv2.imwrite(str(tmp_path / f"g.{suffix}"), values[..., 0])
     cv2.imwrite(str(tmp_path / f"c.{suffix}"), values)
@@ -91,7 +91,7 @@ def test_exif_orientation_is_applied(tmp_path, rgb, orientation, suffix):
     assert (header.height, header.width) == expected.shape[:2]
 
 
-def test_first_page_of_several(tmp_path, rgb):
+def test_only_the_first_page_is_read(tmp_path, rgb):
     pages = [Image.fromarray(rgb), Image.fromarray(255 - rgb)]
     pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:])
     assert np.array_equal(read_image(tmp_path / "m.tif"), rgb)
@@ -132,17 +132,17 @@ def _jpeg(path, rgb):
 def bad_files(tmp_path, rgb):
     whole = _jpeg(tmp_path / "whole.jpg", rgb)
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("this is no image")
+    (tmp_path / "text.png").write_text("this is not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     Image.new("L", (1, 1)).save(tmp_path / "one.png")
     Image.fromarray(np.ones((10, 10), np.float32)).save(tmp_path / "float.tif")
     (tmp_path / "folder.png").mkdir()
     return {
         "cut.jpg": "damaged or cut short",
-        "text.png": "not an image that can be read",
+        "text.png": "not an image in a known format",
         "empty.png": r"empty \(0 bytes\)",
         "one.png": "too small: 1 x 1",
-        "float.tif": "32 bits a channel",
+        "float.tif": "32 bits per channel",
         "folder.png": "is a folder",
         "absent.png": "No image at",
     }
@@ -158,7 +158,7 @@ def test_bad_files_are_named_in_at_most_two_lines(tmp_path, rgb, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_check_pixels_finds_a_cut_jpeg_with_a_good_header(tmp_path, rgb):
+def test_check_pixels_detects_a_truncated_jpeg_with_a_good_header(tmp_path, rgb):
     data = _jpeg(tmp_path / "a.jpg", rgb)
     check_pixels(data, "a.jpg")
     (tmp_path / "cut.jpg").write_bytes(data[:-2000])
@@ -183,7 +183,7 @@ def test_resize_averages_areas_when_shrinking():
     assert resize_image(image.astype(np.float32), (1, 2)).dtype == np.float32
 
 
-def test_pad_keeps_the_aspect_centred_on_black():
+def test_pad_keeps_the_aspect_ratio_centred_on_black():
     image = np.full((10, 20, 3), 200, np.uint8)
     out = resize_image(image, (20, 20), "pad")
     assert (out[5:15] == 200).all()

@@ -1,4 +1,4 @@
-"""`xaitune demo` at a small size: the whole way to the report, and resumed."""
+"""`xaitune demo` at a small size: the whole workflow up to the report, interrupted and resumed."""
 
 import dataclasses
 import functools
@@ -21,15 +21,15 @@ def small(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_interrupted_then_the_whole_way_and_again(tmp_path):
-    seen, said = [], []
+def test_interrupted_then_completed_then_repeated(tmp_path):
+    seen, messages = [], []
 
     def stop(done, total, what):
         if what.startswith("advise"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        demo.run_demo(tmp_path / "demo", stop, said.append)
+        demo.run_demo(tmp_path / "demo", stop, messages.append)
     trained = tmp_path / "demo/runs/freeze3-nag-seed0/result.json"
     trained_at = trained.stat().st_mtime_ns
 
@@ -37,9 +37,9 @@ def test_interrupted_then_the_whole_way_and_again(tmp_path):
         seen.append((done / total, what))
 
     start = time.monotonic()
-    first = demo.run_demo(tmp_path / "demo", progress, said.append)
+    first = demo.run_demo(tmp_path / "demo", progress, messages.append)
     took = time.monotonic() - start
-    assert trained.stat().st_mtime_ns == trained_at  # it went on where it was interrupted
+    assert trained.stat().st_mtime_ns == trained_at  # it resumed where it was interrupted
     page = first["report"].read_text(encoding="utf-8")
     assert first["report"].name == "report.html"
     assert "http" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")  # needs no network
@@ -47,12 +47,12 @@ def test_interrupted_then_the_whole_way_and_again(tmp_path):
     assert first["check"].sentence().split(":")[0] in page
     assert first["check"].advice_made_first
     assert len(first["sweep"].runs) == 5
-    # One bar over all steps, that never goes back.
+    # One bar over all steps, which never goes back.
     shares = [share for share, _ in seen]
     assert shares == sorted(shares)
     assert 0 <= shares[0] <= shares[-1] <= 1
     assert [s for s in demo.STEPS if any(what.startswith(s) for _, what in seen)] == list(demo.STEPS)
-    # What it leaves is a project: xaitune.toml with paths that hold, a run, explanations, advice, a sweep.
+    # It leaves a usable project: xaitune.toml with valid paths, a run, explanations, advice and a sweep.
     config = load_config(tmp_path / "demo/xaitune.toml")
     assert config.train == demo.TRAIN
     names = {p.name for p in (tmp_path / "demo/runs").iterdir()}
@@ -61,14 +61,14 @@ def test_interrupted_then_the_whole_way_and_again(tmp_path):
     files = [p for p in (tmp_path / "demo").rglob("*") if p.name in ("result.json", "advice.json", "explain.json")]
     before = {p: p.stat().st_mtime_ns for p in files}
     start = time.monotonic()
-    again = demo.run_demo(tmp_path / "demo", progress, said.append)
+    again = demo.run_demo(tmp_path / "demo", progress, messages.append)
     assert time.monotonic() - start < max(0.6 * took, 10)
     assert {p: p.stat().st_mtime_ns for p in files} == before  # nothing was trained or drawn twice
     assert again["check"] == first["check"] or again["check"].difference == first["check"].difference
     assert again["check"].verdict == first["check"].verdict
 
 
-def test_the_real_demo_is_what_the_issue_asks_for():
+def test_the_full_demo_has_fifteen_cells_and_slim_weights():
     assert demo.TRAIN.weights == "slim"
     assert len(demo.SWEEP.freeze_through) * len(demo.SWEEP.optimizers) == 15
     assert sum(demo.STEPS.values()) == 100

@@ -1,3 +1,5 @@
+"""The demo's synthetic scans: classes, groups, masks, reproducibility, and folders that are left alone."""
+
 import csv
 import hashlib
 import json
@@ -13,7 +15,7 @@ from xaitune.errors import ConfigError, DataError, RunError
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The demo's data as it is drawn by default."""
+    """The demo's data with the default arguments."""
     path = tmp_path_factory.mktemp("demo") / "결함 data"
     return path, make_demo_data(path)
 
@@ -76,7 +78,7 @@ def test_every_image_is_8_bit_grey_with_a_mask_that_is_neither_empty_nor_large(w
 
 
 def test_the_mask_marks_where_the_echo_is():
-    """Echoes that only brighten: the drawn echo lies inside the mask, and the image is brighter there than around."""
+    """For classes with bright echoes only: the echo lies inside the mask, where the image is brighter than around it."""
     grid = synthetic._Grid((64, 64))
     for name in ("porosity", "inclusion", "crack", "shrinkage", "flake", "centre_line", "burst"):
         for number in range(1, 6):
@@ -95,24 +97,24 @@ def test_shapes_by_hand():
     disc = grid.ellipses([1.0, 0.5], [0.3, 0.3])
     assert disc.sum() / 100**2 == pytest.approx(np.pi * 0.09, rel=0.01)
     turned = grid.ellipses([1.0, 0.5], [0.4, 0.1], np.pi / 2)
-    assert (turned[:, 100] > 0.5).sum() == 80  # the long axis stands upright
+    assert (turned[:, 100] > 0.5).sum() == 80  # the long axis is vertical
     line = grid.line(np.array([[0.5, 0.5], [1.5, 0.5]]), 0.1)
     assert (line[:, 100] >= 0.5).sum() == 10
     assert (line[50] >= 0.5).sum() == pytest.approx(110, abs=1)  # round ends
 
 
-def test_scans_of_a_part_are_alike_and_never_the_same():
+def test_scans_of_a_part_are_alike_but_never_identical():
     grid = synthetic._Grid((64, 64))
     scans = [image for image, _ in synthetic._part("island", 1, 0, grid)]
     other = synthetic._part("island", 2, 0, grid)[0][0]
     assert not any(np.array_equal(scans[0], scan) for scan in scans[1:])
 
-    def likeness(a, b):
-        """Best correlation over the shifts that two scans can have."""
+    def similarity(a, b):
+        """Highest correlation over the shifts that two scans can have."""
         a, b = (cv2.GaussianBlur(x.astype(np.float32), (0, 0), 1.5) for x in (a, b))
         return cv2.matchTemplate(a, b[7:-7, 7:-7], cv2.TM_CCOEFF_NORMED).max()
 
-    assert min(likeness(scans[0], scan) for scan in scans[1:]) > likeness(scans[0], other) + 0.2
+    assert min(similarity(scans[0], scan) for scan in scans[1:]) > similarity(scans[0], other) + 0.2
 
 
 def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path):
@@ -133,7 +135,7 @@ def test_a_smaller_scale_keeps_the_same_parts(tmp_path, whole):
     assert all(all_of_them[name] == digest for name, digest in few.items() if name.endswith(".png"))
 
 
-def test_finished_data_are_found_again_and_not_drawn(tmp_path, monkeypatch):
+def test_complete_data_are_reused_and_not_drawn_again(tmp_path, monkeypatch):
     first = small(tmp_path / "d")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "d").rglob("*")}
     monkeypatch.setattr(synthetic, "_write", lambda *_: pytest.fail("drawn again"))
@@ -159,7 +161,7 @@ def test_an_interrupted_folder_is_completed(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "_part", write)
     small(tmp_path / "d")
     assert fingerprints(tmp_path / "d") == fingerprints(tmp_path / "whole")
-    next((tmp_path / "d" / "masks").rglob("*.png")).unlink()  # and so is one that has lost a file
+    next((tmp_path / "d" / "masks").rglob("*.png")).unlink()  # a folder that has lost a file is completed too
     small(tmp_path / "d")
     assert fingerprints(tmp_path / "d") == fingerprints(tmp_path / "whole")
 
@@ -189,16 +191,16 @@ def test_a_folder_with_other_content_is_left_as_it_is(tmp_path):
     ("options", "message"),
     [({"seed": -1}, "seed=-1"), ({"seed": True}, "seed=True"), ({"scale": 0}, "scale=0"), ({"image_size": 8}, "8")],
 )
-def test_wrong_arguments_are_named_before_anything_is_written(tmp_path, options, message):
+def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         make_demo_data(tmp_path / "d", **options)
     assert not (tmp_path / "d").exists()
 
 
-def test_a_disk_that_cannot_be_written_is_one_error(tmp_path, monkeypatch):
-    def full(*_):
+def test_a_full_disk_is_one_clear_error(tmp_path, monkeypatch):
+    def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthetic, "_write", full)
+    monkeypatch.setattr(synthetic, "_write", disk_full)
     with pytest.raises(RunError, match="No space left"):
         small(tmp_path / "d")

@@ -1,4 +1,4 @@
-"""The contract of every way of explaining, and what stands on disk afterwards."""
+"""What every explanation method must do, and the files that it leaves on disk."""
 
 import json
 
@@ -28,7 +28,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A grey, an RGB, a palette and an RGBA file, none of the model's size; one in a Korean folder."""
+    """A grey, an RGB, a palette and an RGBA file in a folder with a Korean name, none of the model's size."""
     folder = tmp_path_factory.mktemp("images") / "사진"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -40,64 +40,67 @@ def files(tmp_path_factory):
     return folder
 
 
-def numbers(made):
-    """The figures of an explanation, one list of arrays an image."""
-    if isinstance(made, BlockHeatmaps):
-        return [[made.raw[b][i] for b in made.blocks] for i in range(len(made))]
-    return [[w, s] for w, s in zip(made.class_weights, made.segments, strict=True)]
+def arrays_of(explanation):
+    """The arrays of an explanation, one list per image."""
+    if isinstance(explanation, BlockHeatmaps):
+        return [[explanation.raw[b][i] for b in explanation.blocks] for i in range(len(explanation))]
+    return [[w, s] for w, s in zip(explanation.class_weights, explanation.segments, strict=True)]
 
 
-def equal(a, b, atol=1e-5):
-    for one, two in zip(a, b, strict=True):
-        np.testing.assert_allclose(one, two, atol=atol)
+def assert_equal(arrays_a, arrays_b, atol=1e-5):
+    for a, b in zip(arrays_a, arrays_b, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
 
 
 @pytest.mark.parametrize("method", METHODS)
 class TestEveryMethod:
     @pytest.mark.parametrize("name", ["grey", "rgb", "palette", "rgba"])
     def test_files_of_every_kind(self, classifier, files, method, name):
-        made = explain_images(classifier, files / f"{name}.png", method=method, **FAST)
-        assert len(made) == 1
-        assert made.method == method
-        assert made.images.shape == (1, 32, 64, 3)
-        assert made.files == (str(files / f"{name}.png"),)
-        assert made.class_names == CLASSES
-        np.testing.assert_allclose(made.probabilities.sum(axis=1), 1, atol=1e-6)
-        assert made.classes[0] == made.probabilities[0].argmax()
-        for array in numbers(made)[0]:
+        explanation = explain_images(classifier, files / f"{name}.png", method=method, **FAST)
+        assert len(explanation) == 1
+        assert explanation.method == method
+        assert explanation.images.shape == (1, 32, 64, 3)
+        assert explanation.files == (str(files / f"{name}.png"),)
+        assert explanation.class_names == CLASSES
+        np.testing.assert_allclose(explanation.probabilities.sum(axis=1), 1, atol=1e-6)
+        assert explanation.classes[0] == explanation.probabilities[0].argmax()
+        for array in arrays_of(explanation)[0]:
             assert np.isfinite(array).all()
             assert array.std() > 0
 
-    def test_a_grey_file_equals_itself_in_rgb(self, classifier, files, method, tmp_path):
+    def test_a_grey_file_is_explained_as_in_rgb(self, classifier, files, method, tmp_path):
         grey = Image.open(files / "grey.png")
         grey.convert("RGB").save(tmp_path / "grey.png")
         one = explain_images(classifier, files / "grey.png", method=method, **FAST)
         two = explain_images(classifier, tmp_path / "grey.png", method=method, **FAST)
-        equal(numbers(one)[0], numbers(two)[0], 0)
+        assert_equal(arrays_of(one)[0], arrays_of(two)[0], 0)
 
-    def test_a_batch_equals_its_images(self, classifier, files, method):
-        every = explain_images(classifier, files, method=method, **FAST)
-        assert [file.rsplit("/", 1)[-1] for file in every.files] == ["grey.png", "palette.png", "rgb.png", "rgba.png"]
-        for i, file in enumerate(every.files):
-            equal(numbers(every)[i], numbers(explain_images(classifier, file, method=method, **FAST))[0])
+    def test_a_batch_equals_single_images(self, classifier, files, method):
+        together = explain_images(classifier, files, method=method, **FAST)
+        names = ["grey.png", "palette.png", "rgb.png", "rgba.png"]
+        assert [file.rsplit("/", 1)[-1] for file in together.files] == names
+        for i, file in enumerate(together.files):
+            assert_equal(arrays_of(together)[i], arrays_of(explain_images(classifier, file, method=method, **FAST))[0])
 
-    def test_array_and_file_are_one_thing(self, classifier, files, method):
-        made = explain_images(classifier, files / "rgb.png", method=method, **FAST)
+    def test_an_array_is_explained_as_its_file(self, classifier, files, method):
+        explanation = explain_images(classifier, files / "rgb.png", method=method, **FAST)
         array = classifier.read(files / "rgb.png")[0]
-        equal(numbers(explain_images(classifier, array, method=method, **FAST))[0], numbers(made)[0])
-        equal(numbers(explain_images(classifier.model, array[0], method=method, **FAST))[0], numbers(made)[0])
+        assert_equal(arrays_of(explain_images(classifier, array, method=method, **FAST))[0], arrays_of(explanation)[0])
+        assert_equal(
+            arrays_of(explain_images(classifier.model, array[0], method=method, **FAST))[0], arrays_of(explanation)[0]
+        )
 
     def test_class_name(self, classifier, files, method):
-        made = explain_images(classifier, files, method=method, class_name="균열", **FAST)
-        assert made.classes.tolist() == [0] * 4
+        explanation = explain_images(classifier, files, method=method, class_name="균열", **FAST)
+        assert explanation.classes.tolist() == [0] * 4
         other = explain_images(classifier, files, method=method, class_name="hole", **FAST)
-        shown = [(made.weights, other.weights)] if method == "lime" else [(made.raw[5], other.raw[5])]
-        assert not np.allclose(shown[0][0][0], shown[0][1][0], atol=1e-9)
+        values = [e.weights if method == "lime" else e.raw[5] for e in (explanation, other)]
+        assert not np.allclose(values[0][0], values[1][0], atol=1e-9)
         with pytest.raises(ModelError, match=r"Unknown class 'hol'\. Did you mean 'hole'\?"):
             explain_images(classifier, files, method=method, class_name="hol", **FAST)
 
     @pytest.mark.parametrize("through", [3, 5])
-    def test_a_frozen_model_explains_the_same_and_stays(self, classifier, files, method, through):
+    def test_freezing_does_not_change_the_explanation(self, classifier, files, method, through):
         model = classifier.model
         free = explain_images(classifier, files / "rgb.png", method=method, **FAST)
         try:
@@ -108,7 +111,7 @@ class TestEveryMethod:
             assert [layer.trainable for layer in model.layers] == before[1]
         finally:
             freeze_blocks(model, 0)
-        equal(numbers(frozen)[0], numbers(free)[0])
+        assert_equal(arrays_of(frozen)[0], arrays_of(free)[0])
 
     def test_written_and_read_again(self, classifier, files, method, tmp_path):
         folder = tmp_path / "설명"
@@ -116,17 +119,17 @@ class TestEveryMethod:
             classifier, ExplainOptions(method, class_name="균열"), LimeOptions(num_samples=FAST["num_samples"])
         )
         about = {"method": method, "class_names": list(CLASSES), "rule": "gradcam"}
-        made = []
+        parts = []
         with ExplanationWriter(folder, about) as writer:
             for part in iter_explanations(classifier, sorted(files.iterdir()), explain, size=3):  # two batches
                 writer.add(part)
-                made.append(part)
+                parts.append(part)
             written = writer.close()
         assert sorted(p.name for p in (folder / "균열").iterdir()) == [
             "grey.png", "palette.png", "rgb.png", "rgba.png",
         ]  # fmt: skip
         for picture in (folder / "균열").iterdir():
-            assert np.asarray(Image.open(picture).convert("L")).std() > 10  # a picture, not a blank
+            assert np.asarray(Image.open(picture).convert("L")).std() > 10  # not blank
         assert written["pictures"] == 4
         assert (folder / "contact-sheet.png").is_file()
         assert sorted(p.name for p in folder.iterdir()) == sorted(
@@ -137,20 +140,20 @@ class TestEveryMethod:
         if method == "lime":
             with pytest.raises(RunError, match="holds LIME superpixels, not heatmaps"):
                 load_heatmaps(folder)
-            with np.load(folder / "heatmaps.npz", allow_pickle=False) as found:
-                np.testing.assert_array_equal(found["class_weights/00001"], made[1].class_weights[0].T)
-                np.testing.assert_array_equal(found["segments/00000"], np.stack(made[0].segments))
+            with np.load(folder / "heatmaps.npz", allow_pickle=False) as archive:
+                np.testing.assert_array_equal(archive["class_weights/00001"], parts[1].class_weights[0].T)
+                np.testing.assert_array_equal(archive["segments/00000"], np.stack(parts[0].segments))
             return
-        for where in (folder, folder / "heatmaps.npz"):
-            again = load_heatmaps(where)
-            assert again.files == made[0].files + made[1].files
-            assert again.class_names == CLASSES
-            assert again.precision == listed["precision"] == made[0].precision
-            for b in again.blocks:
-                np.testing.assert_array_equal(again.raw[b], np.concatenate([m.raw[b] for m in made]))
-            np.testing.assert_array_equal(again.images, np.concatenate([m.images for m in made]))
+        for path in (folder, folder / "heatmaps.npz"):
+            loaded = load_heatmaps(path)
+            assert loaded.files == parts[0].files + parts[1].files
+            assert loaded.class_names == CLASSES
+            assert loaded.precision == listed["precision"] == parts[0].precision
+            for b in loaded.blocks:
+                np.testing.assert_array_equal(loaded.raw[b], np.concatenate([part.raw[b] for part in parts]))
+            np.testing.assert_array_equal(loaded.images, np.concatenate([part.images for part in parts]))
 
-    def test_one_picture_has_no_sheet(self, classifier, files, method, tmp_path):
+    def test_a_single_picture_has_no_contact_sheet(self, classifier, files, method, tmp_path):
         about = {"method": method, "class_names": list(CLASSES), "rule": "gradcam"}
         with ExplanationWriter(tmp_path, about) as writer:
             writer.add(explain_images(classifier, files / "rgb.png", method=method, **FAST))
@@ -165,20 +168,22 @@ class TestEveryMethod:
             explain_images(classifier, tmp_path / "none.png", method=method, **FAST)
 
 
-def test_files_of_one_name_keep_their_own_picture(classifier, files, tmp_path):
+def test_files_with_the_same_name_get_their_own_pictures(classifier, files, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes((files / "rgb.png").read_bytes())
-    made = explain_images(classifier, [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"], blocks=5, class_name="hole")
+    explanation = explain_images(
+        classifier, [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"], blocks=5, class_name="hole"
+    )
     with ExplanationWriter(
         tmp_path / "out", {"method": "gradcam", "class_names": CLASSES, "rule": "gradcam"}
     ) as writer:
-        writer.add(made)
+        writer.add(explanation)
         writer.close()
     assert sorted(p.name for p in (tmp_path / "out" / "hole").iterdir()) == ["x-2.png", "x.png"]
 
 
-def test_a_class_name_is_no_path(files, tmp_path):
+def test_a_class_name_is_not_used_as_a_path(files, tmp_path):
     names = ("../up", "a/b", "..")
     classifier = Classifier(build_vgg16(3, image_size=(32, 32), weights="slim"), names)
     with ExplanationWriter(tmp_path / "out", {"method": "cam", "class_names": names, "rule": "gradcam"}) as writer:
@@ -190,15 +195,15 @@ def test_a_class_name_is_no_path(files, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_work_that_fails_leaves_the_old_result(classifier, files, tmp_path):
+def test_an_interrupted_write_leaves_the_old_result(classifier, files, tmp_path):
     about = {"method": "cam", "class_names": CLASSES, "rule": "gradcam"}
-    made = explain_images(classifier, files, method="cam")
+    explanation = explain_images(classifier, files, method="cam")
     with ExplanationWriter(tmp_path, about) as writer:
-        writer.add(made)
+        writer.add(explanation)
         writer.close()
-    with ExplanationWriter(tmp_path, about) as writer:  # left before close(), as by an error or Ctrl-C
+    with ExplanationWriter(tmp_path, about) as writer:  # left before close(), as after an error or Ctrl-C
         writer.add(explain_images(classifier, files / "rgb.png", method="cam"))
-    assert load_heatmaps(tmp_path).files == made.files
+    assert load_heatmaps(tmp_path).files == explanation.files
     assert not list(tmp_path.glob(".*"))
 
 
@@ -214,31 +219,31 @@ def test_damaged_folders(tmp_path):
             load_heatmaps(tmp_path)
 
 
-def test_wrong_methods_and_options(classifier, files):
+def test_wrong_methods_and_options_are_refused(classifier, files):
     with pytest.raises(ConfigError, match=r"method must be one of gradcam, cam, lime\. .* Did you mean 'gradcam'\?"):
         explain_images(classifier, files, method="gradcan")
     with pytest.raises(ConfigError, match=r"block must be 1\.\.5"):
         explain_images(classifier, files, blocks=7)
-    with pytest.raises(ConfigError, match="num_samples must be at least 2"):
+    with pytest.raises(ConfigError, match="num_samples must be a whole number of at least 2"):
         explain_images(classifier, files, method="lime", num_samples=1)
     with pytest.raises(ConfigError, match=r"Did you mean 'slic'\?"):
         explain_images(classifier, files, method="lime", segmenter="slick")
-    with pytest.raises(ConfigError, match=r"CAM is made at Block 5 alone"):
+    with pytest.raises(ConfigError, match=r"CAM is drawn at Block 5 only"):
         explain_images(classifier, files, method="cam", blocks=3)
     with pytest.raises(TypeError):
-        explain_images(classifier, files, blok=3)  # a misspelled option is not swallowed
+        explain_images(classifier, files, blok=3)  # a misspelled option is not ignored
 
 
-def test_plain_keras_models_number_their_classes(classifier):
+def test_plain_keras_models_have_numbered_classes(classifier):
     assert open_classifier(classifier.model).class_names == ("class 0", "class 1", "class 2")
     assert open_classifier(classifier) is classifier
     assert classifier.image_size == (32, 64)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_model_that_has_diverged(files, method):
+def test_a_diverged_model_is_refused(files, method):
     model = build_vgg16(3, image_size=(32, 64), weights="slim", seed=3)
     kernel = model.get_layer("logits").get_weights()[0]
     model.get_layer("logits").set_weights([kernel, np.array([0, np.nan, 0])])
-    with pytest.raises(ModelError, match=r"run 7 answers with NaN or infinity\. It has diverged: train it again"):
+    with pytest.raises(ModelError, match=r"run 7 returns NaN or infinity\. It has diverged: train it again"):
         explain_images(Classifier(model, CLASSES, name="run 7"), files, method=method, **FAST)

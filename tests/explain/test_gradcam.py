@@ -1,4 +1,4 @@
-"""gradcam.py and cam.py against maps worked out by hand, and what they leave untouched."""
+"""Grad-CAM and CAM against maps worked out by hand, and what they must leave unchanged."""
 
 import gc
 import weakref
@@ -41,7 +41,7 @@ def hand_net(trainable=True):
 
 @pytest.mark.parametrize("trainable", [True, False])
 def test_gradients_and_maps_by_hand(trainable):
-    """Frozen layers give the same gradients of activations, and the same maps."""
+    """Frozen layers give the same activation gradients and maps."""
     x = IMAGE[0, :, :, 0]
     passes = ActivationGradients(hand_net(trainable), ["first", "second"])
     ((a1, g1), (a2, g2)), logits = passes(IMAGE, np.array([0]))
@@ -53,12 +53,12 @@ def test_gradients_and_maps_by_hand(trainable):
     # through the ReLU: 2 where x > 3 for the first channel, and -1 * -1/2 where x < 8 for the second
     np.testing.assert_allclose(g1[0], np.stack([2.0 * (x > 3), 0.5 * (x < 8)], -1))
     # weights of `second`: 2 and -1, so 2 relu(x - 3) - relu(8 - x); of `first`: 2 * 12/16 and 0.5 * 8/16
-    wanted = [[-8, -7, -6, -5], [-2, 1, 4, 7], [10, 12, 14, 16], [18, 20, 22, 24]]
-    np.testing.assert_allclose(RULES["gradcam"](a2, g2)[0], wanted, atol=1e-5)
+    expected = [[-8, -7, -6, -5], [-2, 1, 4, 7], [10, 12, 14, 16], [18, 20, 22, 24]]
+    np.testing.assert_allclose(RULES["gradcam"](a2, g2)[0], expected, atol=1e-5)
     np.testing.assert_allclose(RULES["gradcam"](a1, g1)[0], 1.5 * x + 0.25 * 2 * x, atol=1e-5)
 
 
-def test_top_class_stands_for_minus_one():
+def test_minus_one_means_the_top_class():
     passes = ActivationGradients(hand_net(), ["second"])
     batch = np.concatenate([IMAGE, IMAGE * 0])  # classes 0 and 1 win: logits (120, 36) and (-128, 128)
     [(_, top)], logits = passes(batch, np.array([-1, -1]))
@@ -99,27 +99,27 @@ def images():
 
 
 def test_one_block_alone_equals_all_at_once(model, images):
-    """Each block alone gives what all five at once give; their sizes are the blocks' own, before pooling."""
-    made = gradcam_blocks(model, images, precision="float32")
-    assert made.blocks == (1, 2, 3, 4, 5)
-    for b in made.blocks:
-        assert made.raw[b].shape == (3, 32 >> (b - 1), 48 >> (b - 1))
+    """Each block alone gives the same map as all five at once, at the block's own size before pooling."""
+    maps = gradcam_blocks(model, images, precision="float32")
+    assert maps.blocks == (1, 2, 3, 4, 5)
+    for b in maps.blocks:
+        assert maps.raw[b].shape == (3, 32 >> (b - 1), 48 >> (b - 1))
         alone = gradcam_blocks(model, images, blocks=b, precision="float32").raw[b]
-        np.testing.assert_allclose(alone, made.raw[b], atol=1e-6)
-    np.testing.assert_allclose(made.probabilities.sum(axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(alone, maps.raw[b], atol=1e-6)
+    np.testing.assert_allclose(maps.probabilities.sum(axis=1), 1, atol=1e-6)
     logits = model.predict_on_batch(images.astype(np.float32))
-    np.testing.assert_allclose(made.probabilities, softmax(logits, axis=1), atol=1e-5)
-    assert made.classes.tolist() == logits.argmax(axis=1).tolist()
+    np.testing.assert_allclose(maps.probabilities, softmax(logits, axis=1), atol=1e-5)
+    assert maps.classes.tolist() == logits.argmax(axis=1).tolist()
 
 
 @pytest.mark.parametrize("block", [3, 4])
-def test_gradient_is_the_logits(model, images, block):
-    """The mean gradient that weighs a channel, by a finite difference of the logit through the rest of the net."""
+def test_the_gradient_is_that_of_the_logit(model, images, block):
+    """The gradient at a block, against a finite difference of the logit through the rest of the network."""
     name = BLOCKS[block][-1]
     [(a, g)], logits = ActivationGradients(model, [name])(images[:1], np.array([2]))
     rest = keras.Model(model.get_layer(name).output, model.output)
     np.testing.assert_allclose(rest.predict_on_batch(a), logits, atol=1e-5)
-    direction = g * (a > 0)  # where two zeros meet in a pooling window there is no derivative
+    direction = g * (a > 0)  # where two zeros tie in a pooling window there is no derivative
     step = 3e-4 / np.abs(direction).max()
     ahead, behind = (float(rest.predict_on_batch(a + sign * step * direction)[0, 2]) for sign in (1, -1))
     assert (ahead - behind) / (2 * step) == pytest.approx(float((direction**2).sum()), rel=0.01)
@@ -136,7 +136,7 @@ def test_cam_is_the_gradcam_of_block_five_times_its_size(model, images):
 
 
 def test_cam_sums_to_the_logit(model, images):
-    """mean over the map of CAM, plus the bias, is the logit itself."""
+    """The mean of the CAM plus the bias is the logit."""
     cam = class_activation_map(model, images, class_name="class 1", precision="float32")
     bias = model.get_layer("logits").get_weights()[1][1]
     logits = model.predict_on_batch(images.astype(np.float32))[:, 1]
@@ -174,41 +174,42 @@ def test_frozen_blocks_give_the_same_maps(model, images):
     freeze_blocks(model, 0)
 
 
-def test_a_batch_equals_its_images(model, images):
-    many = np.concatenate([images] * 7)[:19]  # more than one pass of 16, the last one short
-    made = gradcam_blocks(model, many, blocks="3,5")
+def test_a_batch_equals_single_images(model, images, monkeypatch):
+    monkeypatch.setattr("xaitune.explain.gradcam.images_at_once", lambda *size: 16)
+    many = np.concatenate([images] * 7)[:19]  # two batches, the second one incomplete
+    maps = gradcam_blocks(model, many, blocks="3,5")
     for i in (0, 1, 2, 17, 18):
         one = gradcam_blocks(model, many[i], blocks="3,5")
         for b in (3, 5):
-            np.testing.assert_allclose(made.raw[b][i], one.raw[b][0], atol=1e-5)
-        assert made.classes[i] == one.classes[0]
+            np.testing.assert_allclose(maps.raw[b][i], one.raw[b][0], atol=1e-5)
+        assert maps.classes[i] == one.classes[0]
 
 
 def test_class_name_chooses_the_class(run, demo):
     names = run.class_names
-    made = gradcam_blocks(run, demo.paths([0, 30]), blocks=5, class_name=names[3])
-    assert made.classes.tolist() == [3, 3]
-    assert made.explained(1) == names[3]
-    assert made.files == tuple(map(str, demo.paths([0, 30])))
+    maps = gradcam_blocks(run, demo.paths([0, 30]), blocks=5, class_name=names[3])
+    assert maps.classes.tolist() == [3, 3]
+    assert maps.explained(1) == names[3]
+    assert maps.files == tuple(map(str, demo.paths([0, 30])))
     other = gradcam_blocks(run, demo.paths([0, 30]), blocks=5, class_name=names[4])
-    assert not np.allclose(made.raw[5], other.raw[5])
+    assert not np.allclose(maps.raw[5], other.raw[5])
     with pytest.raises(ModelError) as excinfo:
         gradcam_blocks(run, demo.paths([0]), class_name="crak")
     assert str(excinfo.value).startswith("Unknown class 'crak'. Did you mean 'crack'? The model's classes: blowhole, ")
 
 
-def test_run_path_and_model_file_are_one_model(run, demo):
+def test_a_run_its_path_and_its_model_file_give_the_same_maps(run, demo):
     paths = demo.paths([5])
-    wanted = gradcam_blocks(run, paths, blocks=4)
+    expected = gradcam_blocks(run, paths, blocks=4)
     for model in (run.path, str(run.path), run.path / "model.keras"):
-        made = gradcam_blocks(model, paths, blocks=4)
-        np.testing.assert_array_equal(made.raw[4], wanted.raw[4])
-        assert made.class_names == run.class_names
+        maps = gradcam_blocks(model, paths, blocks=4)
+        np.testing.assert_array_equal(maps.raw[4], expected.raw[4])
+        assert maps.class_names == run.class_names
     array = demo.load([5])
-    np.testing.assert_array_equal(gradcam_blocks(run, array, blocks=4).raw[4], wanted.raw[4])
+    np.testing.assert_array_equal(gradcam_blocks(run, array, blocks=4).raw[4], expected.raw[4])
 
 
-def test_is_zero_says_which_maps_show_nothing(model, images):
+def test_is_zero_marks_maps_that_show_nothing(model, images):
     kernel, bias = model.get_layer("logits").get_weights()
     try:
         model.get_layer("logits").set_weights([np.stack([np.ones(128), -np.ones(128), np.zeros(128)], 1), bias])
@@ -220,54 +221,56 @@ def test_is_zero_says_which_maps_show_nothing(model, images):
     assert not shown.is_zero.any()
     assert shown.view[5].max(axis=(1, 2)).tolist() == [1.0, 1.0, 1.0]
     assert against.is_zero.all()
-    assert against.raw[5].min() < 0  # the raw map keeps what the view cuts off
+    assert against.raw[5].min() < 0  # the raw map keeps what the view sets to 0
     assert against.view[5].max() == 0
     assert nothing.is_zero.all()
     assert nothing.is_zero.shape == (3, 5)
 
 
-def refused(model, images, **options):
+def refusal(model, images, **options):
     with pytest.raises((ModelError, ConfigError, ImageError)) as excinfo:
         gradcam_blocks(model, images, **options)
     return str(excinfo.value)
 
 
-def test_models_that_cannot_be_explained(model, images, tmp_path):
-    """Nested models and last activations are in test_graphs.py."""
+def test_models_that_cannot_be_explained_are_refused(model, images, tmp_path):
+    """Nested models and final activations are tested in test_flatten.py."""
     x = model.get_layer("gap").output
-    assert "is no image classifier" in refused(keras.Model(model.input, x[:, None]), images)
+    assert "is not an image classifier" in refusal(keras.Model(model.input, x[:, None]), images)
     several = keras.Model(model.input, [model.output, x])
-    assert "is no image classifier" in refused(several, images)
-    assert refused(3, images) == "A model must be a Run, a path or a keras.Model. Received: int."
-    assert "No model at" in refused(tmp_path / "none.keras", images)
+    assert "is not an image classifier" in refusal(several, images)
+    assert refusal(3, images) == "A model must be a Run, a path or a keras.Model. Received: int."
+    assert "No model at" in refusal(tmp_path / "none.keras", images)
 
 
-def test_wrong_images_blocks_and_rules(model, images):
-    assert "raw values 0..255, not preprocessed ones. Received: -1..1." in refused(
+def test_wrong_images_blocks_and_rules_are_refused(model, images):
+    assert "raw values 0..255, not preprocessed ones. Received: -1..1." in refusal(
         model, np.linspace(-1, 1, 32 * 48 * 3).reshape(1, 32, 48, 3)
     )
-    assert "must be (n, height, width, 3) RGB in 0..255. Received: shape (3, 32, 48)" in refused(model, images[..., 0])
-    assert "not preprocessed ones" in refused(model, np.full((1, 32, 48, 3), np.nan))
-    assert "Received: shape (0, 32, 48, 3)" in refused(model, images[:0])
-    assert "block must be 1..5" in refused(model, images, blocks=7)
-    message = refused(model, images, rule="layer-cam")
-    assert message.startswith("rule must be one of gradcam, gradcam++, hirescam, xgradcam, layercam. Received: 'layer-")
+    assert "must be (n, height, width, 3) RGB in 0..255. Received: shape (3, 32, 48)" in refusal(model, images[..., 0])
+    assert "not preprocessed ones" in refusal(model, np.full((1, 32, 48, 3), np.nan))
+    assert "Received: shape (0, 32, 48, 3)" in refusal(model, images[:0])
+    assert "block must be 1..5" in refusal(model, images, blocks=7)
+    message = refusal(model, images, rule="layer-cam")
+    assert message.startswith(
+        "rule must be one of gradcam, gradcam++, hirescam, xgradcam, layercam. Received: rule='layer-"
+    )
     assert message.endswith("Did you mean 'layercam'?")
 
 
-def test_a_second_call_builds_nothing_and_follows_the_weights(images):
-    """The compiled pass and the bfloat16 copy stay as long as the model, not longer."""
+def test_a_second_call_builds_nothing_and_uses_the_new_weights(images):
+    """The compiled pass and the bfloat16 copy are kept as long as the model, not longer."""
     model = build_vgg16(3, image_size=(32, 48), weights="slim", seed=1)
     for precision in ("float32", "bfloat16"):
         before = gradcam_blocks(model, images, class_name="class 1", precision=precision)
         kernel, bias = model.get_layer("logits").get_weights()
-        with mock.patch("xaitune.models.gradients.ActivationGradients", side_effect=AssertionError("built again")):
+        with mock.patch("xaitune.explain.gradcam.ActivationGradients", side_effect=AssertionError("built again")):
             model.get_layer("logits").set_weights([2 * kernel, bias])
             after = gradcam_blocks(model, images, class_name="class 1", precision=precision)
         model.get_layer("logits").set_weights([kernel, bias])
         scale = np.abs(before.raw[5]).max()
         np.testing.assert_allclose(after.raw[5] / scale, 2 * before.raw[5] / scale, atol=2e-2)
-    kept = weakref.ref(model)
+    reference = weakref.ref(model)
     del model
     gc.collect()
-    assert kept() is None
+    assert reference() is None

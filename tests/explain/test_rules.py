@@ -1,4 +1,4 @@
-"""The contract of every weighting rule, and parity with other packages."""
+"""What every weighting rule must do, and equality with other packages."""
 
 import functools
 
@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from xaitune.errors import ConfigError
+from xaitune.explain import gradcam
 from xaitune.explain.api import explain_images
 from xaitune.explain.classifier import open_classifier
-from xaitune.explain.gradcam import RULES, RulesMapper, computing_model, gradcam_blocks
-from xaitune.models import backend as device
+from xaitune.explain.gradcam import RULES, RulesMapper, gradcam_blocks, model_for_maps
 from xaitune.models.backend import keras
 from xaitune.models.blocks import freeze_blocks
 from xaitune.models.flatten import find_stages
@@ -21,7 +21,7 @@ SIZE = (32, 48)
 TOP = -1
 
 
-def drawn(count):
+def random_images(count):
     return np.random.default_rng(0).integers(0, 256, (count, *SIZE, 3)).astype(np.float32)
 
 
@@ -30,7 +30,7 @@ def slim(**options):
 
 
 def numpy_maps(a, g):
-    """The rules as their papers write them, in float64."""
+    """The rules as written in their papers, in float64."""
     a, g = a.astype(np.float64), g.astype(np.float64)
     total = a.sum(axis=(1, 2), keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -46,7 +46,7 @@ def numpy_maps(a, g):
 
 
 def nested(activation=None):
-    """A backbone called as a layer, and the same weights in one flat graph."""
+    """A model with a backbone called as a layer."""
     inner = keras.applications.VGG16(weights=None, include_top=False, input_shape=(*SIZE, 3))
     ends = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation=activation)]
     return keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Rescaling(1 / 255), inner, *ends])
@@ -60,29 +60,29 @@ def application(name):
 
 # situation -> (model, images)
 SITUATIONS = {
-    "grey as RGB": lambda: (slim(), np.repeat(drawn(2)[..., :1], 3, axis=-1)),
-    "one image": lambda: (slim(), drawn(1)),
-    "more than a batch": lambda: (slim(), drawn(5)),
-    "frozen": lambda: (freeze_blocks(slim(), 5), drawn(2)),
-    "fc head": lambda: (slim(head="fc"), drawn(2)),
-    "VGG19": lambda: (application("VGG19"), drawn(2)),
-    "ResNet50": lambda: (application("ResNet50"), drawn(2)),
-    "nested": lambda: (nested(), drawn(2)),
-    "softmax": lambda: (nested("softmax"), drawn(2)),
+    "grey as RGB": lambda: (slim(), np.repeat(random_images(2)[..., :1], 3, axis=-1)),
+    "one image": lambda: (slim(), random_images(1)),
+    "more than a batch": lambda: (slim(), random_images(5)),
+    "frozen": lambda: (freeze_blocks(slim(), 5), random_images(2)),
+    "fc head": lambda: (slim(head="fc"), random_images(2)),
+    "VGG19": lambda: (application("VGG19"), random_images(2)),
+    "ResNet50": lambda: (application("ResNet50"), random_images(2)),
+    "nested": lambda: (nested(), random_images(2)),
+    "softmax": lambda: (nested("softmax"), random_images(2)),
 }
 
 
 @functools.cache
 def passes(situation):
-    """(block -> (activations, gradients)), as they come out whole, and rule -> block -> maps."""
+    """Block -> (activations, gradients) without any rule, and rule -> block -> maps."""
     keras.utils.set_random_seed(0)
-    given, images = SITUATIONS[situation]()
-    model = open_classifier(given).model
+    original, images = SITUATIONS[situation]()
+    model = open_classifier(original).model
     stages = find_stages(model)
     top = np.full(len(images), TOP, np.int32)
     pairs, _ = ActivationGradients(model, list(stages.values()))(images, top)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "images_at_once", lambda *size: 2)
+        patch.setattr(gradcam, "images_at_once", lambda *size: 2)
         maps, logits = RulesMapper(model)(images, top)
     assert len(logits) == len(images)
     return dict(zip(stages, pairs, strict=True)), maps
@@ -90,26 +90,26 @@ def passes(situation):
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("rule", RULES)
-def test_maps_in_the_pass_are_the_papers(rule, situation):
+def test_compiled_rules_equal_the_papers_formulas(rule, situation):
     pairs, maps = passes(situation)
     assert sorted(maps[rule]) == sorted(pairs) == [1, 2, 3, 4, 5]
     for block, (a, g) in pairs.items():
-        wanted = numpy_maps(a, g)[rule]
-        assert wanted.std() > 0
-        made = maps[rule][block]
-        assert made.dtype == np.float32
-        np.testing.assert_allclose(made, wanted, atol=1e-4 * np.abs(wanted).max())
-        assert made.shape == a.shape[:3]
-        assert a.shape[1] / a.shape[2] == pytest.approx(SIZE[0] / SIZE[1], abs=0.34)  # not turned round
+        expected = numpy_maps(a, g)[rule]
+        assert expected.std() > 0
+        result = maps[rule][block]
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, expected, atol=1e-4 * np.abs(expected).max())
+        assert result.shape == a.shape[:3]
+        assert a.shape[1] / a.shape[2] == pytest.approx(SIZE[0] / SIZE[1], abs=0.34)  # height and width are not swapped
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_one_rule_alone_is_the_same(rule):
+def test_one_rule_alone_gives_the_same_maps(rule):
     _, maps = passes("one image")
-    made = gradcam_blocks(slim(), drawn(1), rule=rule, precision="float32")
-    assert made.rule == rule
-    for b in made.blocks:
-        np.testing.assert_allclose(made.raw[b], maps[rule][b], atol=1e-5 * np.abs(maps[rule][b]).max())
+    result = gradcam_blocks(slim(), random_images(1), rule=rule, precision="float32")
+    assert result.rule == rule
+    for b in result.blocks:
+        np.testing.assert_allclose(result.raw[b], maps[rule][b], atol=1e-5 * np.abs(maps[rule][b]).max())
 
 
 # ---- precision
@@ -117,23 +117,23 @@ def test_one_rule_alone_is_the_same(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_bfloat16_agrees_with_float32(run, demo, rule):
-    """On a trained model; where the processor has no bfloat16 units it is slower there, and the same."""
+    """On a trained model; a processor without bfloat16 units is slower but gives the same."""
     images, name = demo.load(range(6)), run.class_names[3]
-    wanted = gradcam_blocks(run, images, rule=rule, class_name=name, precision="float32")
+    expected = gradcam_blocks(run, images, rule=rule, class_name=name, precision="float32")
     half = gradcam_blocks(run, images, rule=rule, class_name=name, precision="bfloat16")
-    assert (half.precision, wanted.precision) == ("bfloat16", "float32")
-    np.testing.assert_allclose(half.probabilities, wanted.probabilities, atol=0.02)
-    for b in wanted.blocks:
+    assert (half.precision, expected.precision) == ("bfloat16", "float32")
+    np.testing.assert_allclose(half.probabilities, expected.probabilities, atol=0.02)
+    for b in expected.blocks:
         assert half.raw[b].dtype == np.float32
-        found = [spearmanr(x.ravel(), y.ravel())[0] for x, y in zip(half.raw[b], wanted.raw[b], strict=True)]
-        assert np.mean(found) > 0.98, (b, found)
+        correlations = [spearmanr(x.ravel(), y.ravel())[0] for x, y in zip(half.raw[b], expected.raw[b], strict=True)]
+        assert np.mean(correlations) > 0.98, (b, correlations)
 
 
-def test_auto_is_bfloat16_for_a_vgg_where_there_are_units(monkeypatch):
-    asked = []
-    monkeypatch.setattr(device, "resolve_precision", lambda p: asked.append(p) or ("bfloat16", "so"))
+def test_auto_is_bfloat16_for_a_vgg_where_the_processor_has_units(monkeypatch):
+    calls = []
+    monkeypatch.setattr(gradcam, "resolve_precision", lambda p: calls.append(p) or ("bfloat16", "so"))
     model = slim()
-    half, used = computing_model(model)
+    half, used = model_for_maps(model)
     assert used == "bfloat16"
     kinds = {layer.name: layer.dtype_policy.name for layer in half.layers}
     assert kinds["block1_conv2"] == kinds["block1_pool"] == kinds["gap"] == kinds["logits"] == "float32"
@@ -141,36 +141,38 @@ def test_auto_is_bfloat16_for_a_vgg_where_there_are_units(monkeypatch):
     inputs = keras.Input((*SIZE, 3))
     x = keras.layers.Conv2D(2, 3, name="stage1_a")(inputs)
     other = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
-    assert computing_model(other) == (other, "float32")  # never measured
-    assert computing_model(other, "bfloat16")[1] == "bfloat16"
-    assert asked == ["auto", "bfloat16"]
+    assert model_for_maps(other) == (other, "float32")  # auto is bfloat16 only for models on which it was measured
+    assert model_for_maps(other, "bfloat16")[1] == "bfloat16"
+    assert calls == ["auto", "bfloat16"]
 
 
 @pytest.mark.parametrize("method", ["gradcam", "cam", "lime"])
 def test_an_unknown_precision_is_refused(method):
-    with pytest.raises(ConfigError, match=r"precision must be one of auto, float32, bfloat16\. Received: 'float16'"):
-        explain_images(slim(), drawn(1), method=method, precision="float16", num_samples=2)
+    with pytest.raises(
+        ConfigError, match=r"precision must be one of auto, float32, bfloat16\. Received: precision='float16'"
+    ):
+        explain_images(slim(), random_images(1), method=method, precision="float16", num_samples=2)
 
 
-# ---- the same by others
+# ---- equality with other packages
 
 
 @pytest.fixture(scope="module")
 def ours():
-    model, images = slim(), drawn(3)
+    model, images = slim(), random_images(3)
     maps, _ = RulesMapper(model)(images, np.full(3, 2, np.int32))
     return model, images, maps
 
 
-def close(theirs, raw):
-    """Theirs are after the ReLU."""
-    wanted = np.maximum(raw, 0)
-    np.testing.assert_allclose(theirs, wanted, atol=1e-4 * wanted.max())
+def assert_close(theirs, raw):
+    """The other package's maps are taken after the ReLU."""
+    expected = np.maximum(raw, 0)
+    np.testing.assert_allclose(theirs, expected, atol=1e-4 * expected.max())
 
 
 @pytest.mark.parametrize("rule", ["gradcam", "layercam"])
 def test_equal_to_tf_keras_vis(ours, rule):
-    """Not Grad-CAM++: there each channel's alphas are divided by their sum, as in its authors' code but not its paper."""
+    """Except Grad-CAM++: tf-keras-vis divides each channel's alphas by their sum, as in the authors' code but not the paper."""
     pytest.importorskip("tf_keras_vis")
     from tf_keras_vis.gradcam import Gradcam
     from tf_keras_vis.layercam import Layercam
@@ -180,17 +182,17 @@ def test_equal_to_tf_keras_vis(ours, rule):
     explain = {"gradcam": Gradcam, "layercam": Layercam}[rule](model, clone=True)
     for block, name in find_stages(model).items():
         options = {"penultimate_layer": name, "expand_cam": False, "normalize_cam": False}
-        close(explain(CategoricalScore([2] * 3), images, **options), maps[rule][block])
+        assert_close(explain(CategoricalScore([2] * 3), images, **options), maps[rule][block])
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_equal_to_pytorch_grad_cam(rule):
-    """Its weighting alone, of the same activations and gradients; it cannot give raw maps otherwise."""
+    """Only its weighting, of the same activations and gradients: it cannot give raw maps otherwise."""
     theirs = pytest.importorskip("pytorch_grad_cam")
     names = dict(zip(RULES, ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM"), strict=True))
     kind = getattr(theirs, names[rule])
     rng = np.random.default_rng(0)
     a, g = np.maximum(rng.normal(size=(2, 4, 6, 5)), 0), rng.normal(size=(2, 4, 6, 5))
-    first = (np.moveaxis(x, -1, 1) for x in (a, g))  # channels first
-    wanted = kind.get_cam_image(kind.__new__(kind), None, None, None, *first, False)
-    np.testing.assert_allclose(RULES[rule](a, g), wanted, atol=1e-4 * np.abs(wanted).max())
+    channels_first = (np.moveaxis(x, -1, 1) for x in (a, g))
+    expected = kind.get_cam_image(kind.__new__(kind), None, None, None, *channels_first, False)
+    np.testing.assert_allclose(RULES[rule](a, g), expected, atol=1e-4 * np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""graphs.py: stages by name, models within models, final softmaxes, and what stays untouched."""
+"""flatten.py: stages by name, nested models, final softmaxes, and models that are left unchanged."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ def images():
 
 def convolutions(prefix="", first=1, channels=4):
     """Two stages of one convolution and a pooling."""
-    made = []
+    steps = []
     for stage in (first, first + 1):
-        made.append(layers.Conv2D(channels, 3, padding="same", activation="relu", name=f"{prefix}block{stage}_conv1"))
-        made.append(layers.MaxPooling2D(2, name=f"{prefix}block{stage}_pool"))
-    return made
+        steps.append(layers.Conv2D(channels, 3, padding="same", activation="relu", name=f"{prefix}block{stage}_conv1"))
+        steps.append(layers.MaxPooling2D(2, name=f"{prefix}block{stage}_pool"))
+    return steps
 
 
 def chain(tensor, steps):
@@ -47,20 +47,20 @@ def backbone(shape=SHAPE, **options):
 
 
 def state(model):
-    """Everything of a model that an explanation might touch."""
-    found = []
+    """Everything in a model that an explanation might change."""
+    states = []
     for layer in model.layers:
         nodes = len(layer._inbound_nodes), len(layer._outbound_nodes)
-        found.append((id(layer), id(layer.output), layer.trainable, nodes, [w.tobytes() for w in layer.get_weights()]))
+        states.append((id(layer), id(layer.output), layer.trainable, nodes, [w.tobytes() for w in layer.get_weights()]))
         if isinstance(layer, keras.Model):
-            found += state(layer)
-    return found
+            states += state(layer)
+    return states
 
 
 # ---- stages
 
 
-def test_stages_of_ours_are_vggs_blocks():
+def test_stages_of_our_vgg16_are_its_blocks():
     model = build_vgg16(3, image_size=(32, 48), weights="slim")
     assert find_stages(model) == {block: names[-1] for block, names in BLOCKS.items()}
 
@@ -75,10 +75,10 @@ def test_stages_of_ours_are_vggs_blocks():
 )
 def test_stages_of_keras_applications(name, taps):
     model = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(64, 64, 3))
-    found = find_stages(model)
-    assert list(found) == list(range(1, len(found) + 1))
+    stages = find_stages(model)
+    assert list(stages) == list(range(1, len(stages) + 1))
     for block, tap in enumerate(taps[:4], 1):
-        assert found[block] == tap
+        assert stages[block] == tap
 
 
 def test_stages_by_other_words():
@@ -88,13 +88,13 @@ def test_stages_by_other_words():
         return find_stages(keras.Model(inputs, chain(x, head())))
 
     assert stages("layer1_0_a", "layer1_1_b", "layer2_0_a") == {1: "layer1_1_b", 2: "layer2_0_a"}
-    assert stages("stage_0", "stage_2", "stage_10") == {1: "stage_0", 2: "stage_2", 3: "stage_10"}  # by number
-    assert stages("Block1", "stem", "block2_a", "conv1") == {1: "Block1", 2: "block2_a"}  # more blocks than convs
+    assert stages("stage_0", "stage_2", "stage_10") == {1: "stage_0", 2: "stage_2", 3: "stage_10"}  # in numerical order
+    assert stages("Block1", "stem", "block2_a", "conv1") == {1: "Block1", 2: "block2_a"}  # 2 numbers, conv has 1
     with pytest.raises(ModelError, match=r"no convolution stages by name.*\(its layers: stem, conv2d_7, gap, scores"):
         stages("stem", "conv2d_7")
 
 
-def test_block_numbers_end_with_the_model(images):
+def test_block_numbers_are_limited_to_those_of_the_model(images):
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, chain(inputs, convolutions() + head()))
     assert gradcam_blocks(model, images).blocks == (1, 2)
@@ -102,7 +102,7 @@ def test_block_numbers_end_with_the_model(images):
         gradcam_blocks(model, images, blocks=3)
 
 
-# ---- models within models
+# ---- nested models
 
 preprocess = keras.applications.vgg16.preprocess_input
 
@@ -117,19 +117,19 @@ def sequential_of_sequentials():
 
 
 def called_backbone():
-    """As Keras's transfer learning guide has it: operations, augmentation, a frozen backbone in inference mode."""
+    """As in Keras's transfer learning guide: operations, augmentation, a frozen backbone in inference mode."""
     base = backbone()
     base.trainable = False
     inputs = keras.Input(SHAPE)
     x = layers.RandomFlip()(inputs)
     x = base(preprocess(x), training=False)
     model = keras.Model(inputs, chain(x, [head()[0], layers.Dropout(0.5), head()[1]]))
-    model.compile("adam", loss=lambda true, given: keras.ops.mean(given))  # nothing that a copy could look up
+    model.compile("adam", loss=lambda true, given: keras.ops.mean(given))  # not a name that a copy could look up
     return model
 
 
 def normalised():
-    """Normalization computes with numbers that are not among its weights."""
+    """Normalization computes with values that are not among its weights."""
     step = layers.Normalization()
     step.adapt(np.random.default_rng(1).uniform(0, 255, (4, *SHAPE)))
     return keras.Sequential([keras.Input(SHAPE), step, backbone(), layers.BatchNormalization(), *head()])
@@ -142,55 +142,55 @@ def two_levels():
 
 
 def one_by_one():
-    """`add` builds a Sequential again at each step, so that its layers have been called several times."""
+    """`add` rebuilds the Sequential each time, so that its layers have been called several times."""
     model = keras.Sequential([keras.Input(SHAPE)])
     for layer in convolutions() + head():
         model.add(layer)
     return model
 
 
-def called_anew():
-    """Layers of another model that were called once more: their first output is not of this graph."""
+def called_again():
+    """Layers of another model that are called once more: their first output is not in this graph."""
     base = backbone()
     inputs = keras.Input(SHAPE)
     return keras.Model(inputs, chain(chain(inputs, base.layers[1:]), head()))
 
 
 NESTED = (
-    nested_sequential, sequential_of_sequentials, called_backbone, normalised, two_levels, one_by_one, called_anew,
+    nested_sequential, sequential_of_sequentials, called_backbone, normalised, two_levels, one_by_one, called_again,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("build", NESTED, ids=lambda build: build.__name__)
-def test_a_model_within_is_unwrapped_and_left_alone(build, images):
+def test_a_nested_model_is_unwrapped_in_a_copy(build, images):
     keras.utils.set_random_seed(1)
     model = build()
-    before, wanted = state(model), model.predict_on_batch(images)
+    before, expected = state(model), model.predict_on_batch(images)
     flat = as_classifier(model)
     assert flat is not model
     assert not any(isinstance(layer, keras.Model) for layer in flat.layers)
     assert all(len(layer._inbound_nodes) == 1 for layer in flat.layers)
     logits = flat.predict_on_batch(images)
-    given = softmax(logits, axis=1) if build is sequential_of_sequentials else logits
-    np.testing.assert_allclose(given, wanted, atol=1e-5)
-    made = gradcam_blocks(model, images, precision="float32")
-    assert made.blocks == ((1, 2, 3, 4) if build is two_levels else (1, 2))
-    np.testing.assert_allclose(made.probabilities, softmax(logits, axis=1), atol=1e-5)
-    assert all(np.isfinite(raw).all() and raw.std() > 0 for raw in made.raw.values())
+    output = softmax(logits, axis=1) if build is sequential_of_sequentials else logits
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    maps = gradcam_blocks(model, images, precision="float32")
+    assert maps.blocks == ((1, 2, 3, 4) if build is two_levels else (1, 2))
+    np.testing.assert_allclose(maps.probabilities, softmax(logits, axis=1), atol=1e-5)
+    assert all(np.isfinite(raw).all() and raw.std() > 0 for raw in maps.raw.values())
     assert state(model) == before
 
 
 def test_maps_of_a_nested_model_are_those_of_the_flat_one(images):
-    """At both blocks, and by CAM past a Dropout."""
+    """At both blocks, and for CAM with a Dropout before the logits."""
     base, (pool, dense) = backbone(), head()
     flat = keras.Model(base.input, dense(pool(base.output)))
     inputs = keras.Input(SHAPE)
     nested = keras.Model(inputs, dense(layers.Dropout(0.3)(pool(base(inputs)))))
-    copy = keras.models.clone_model(flat)  # whose layers have been called once
+    copy = keras.models.clone_model(flat)  # its layers have been called once
     copy.set_weights(flat.get_weights())
-    wanted, made = gradcam_blocks(copy, images), gradcam_blocks(nested, images)
+    expected, maps = gradcam_blocks(copy, images), gradcam_blocks(nested, images)
     for b in (1, 2):
-        np.testing.assert_allclose(made.raw[b], wanted.raw[b], atol=1e-6)
+        np.testing.assert_allclose(maps.raw[b], expected.raw[b], atol=1e-6)
     cam = class_activation_map(nested, images)
     assert cam.blocks == (2,)
     np.testing.assert_allclose(cam.raw[2], class_activation_map(copy, images).raw[2], atol=1e-6)
@@ -206,7 +206,7 @@ class Hidden(keras.Model):
 
 
 class Forgetful(layers.Layer):
-    """Computes with a number that is no weight."""
+    """Computes with a number that is not a weight."""
 
     factor = 1.0
 
@@ -214,7 +214,7 @@ class Forgetful(layers.Layer):
         return self.factor * x
 
 
-def test_what_cannot_be_unwrapped(images):
+def test_models_that_cannot_be_unwrapped_are_refused(images):
     inputs = keras.Input(SHAPE)
 
     def refused(x):
@@ -224,8 +224,10 @@ def test_what_cannot_be_unwrapped(images):
 
     twice = backbone(shape=(None, None, 3))(layers.Conv2D(3, 1, name="block1_conv1")(inputs))
     message = refused(twice)
-    assert message.startswith('mine: The models within it cannot be unwrapped (The name "block1_conv1" is used 2 times')
-    assert message.endswith("Build it flat, from backbone.output instead of backbone(inputs), of Keras's own layers.")
+    assert message.startswith('mine: Its nested models cannot be unwrapped (The name "block1_conv1" is used 2 times')
+    assert message.endswith(
+        "Build it as one flat graph of Keras's own layers, from backbone.output instead of backbone(inputs)."
+    )
     assert "cannot be unwrapped" in refused(Hidden()(inputs))
     assert "cannot be unwrapped" in refused(backbone()(layers.Lambda(lambda x: x / 255)(inputs)))
     step = Forgetful()
@@ -253,29 +255,29 @@ def softmax_endings():
 
 
 @pytest.mark.parametrize(("name", "ending"), list(softmax_endings()), ids=lambda v: v if isinstance(v, str) else "")
-def test_a_final_softmax_is_left_out(name, ending, images):
+def test_a_final_softmax_is_removed(name, ending, images):
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, chain(inputs, [layers.Rescaling(9.0), *convolutions(), *ending]))
     scores = model.get_layer("scores")
-    scores.set_weights([20 * w for w in scores.get_weights()])  # a saturated one
-    before, wanted = state(model), model.predict_on_batch(images)
+    scores.set_weights([20 * w for w in scores.get_weights()])  # saturates the softmax
+    before, expected = state(model), model.predict_on_batch(images)
     logits = as_classifier(model).predict_on_batch(images)
-    np.testing.assert_allclose(softmax(logits, axis=1), np.exp(wanted) if "log" in name else wanted, atol=1e-5)
+    np.testing.assert_allclose(softmax(logits, axis=1), np.exp(expected) if "log" in name else expected, atol=1e-5)
     assert np.abs(logits).max() > 10
-    made = gradcam_blocks(model, images, class_name="class 1")
-    assert not np.allclose(made.raw[2], 0)
+    maps = gradcam_blocks(model, images, class_name="class 1")
+    assert not np.allclose(maps.raw[2], 0)
     assert state(model) == before
 
 
-def test_the_maps_are_the_logits(images):
-    """A model with softmax explains as the same model without."""
+def test_the_maps_are_those_of_the_logits(images):
+    """A model with a final softmax has the same maps as the model without it."""
     inputs = keras.Input(SHAPE)
     x = chain(inputs, convolutions() + head())
     plain = keras.Model(inputs, x)
-    wanted = gradcam_blocks(plain, images, class_name="class 2").raw
-    made = gradcam_blocks(keras.Model(inputs, layers.Softmax()(x)), images, class_name="class 2").raw
-    for b in wanted:
-        np.testing.assert_array_equal(made[b], wanted[b])
+    expected = gradcam_blocks(plain, images, class_name="class 2").raw
+    maps = gradcam_blocks(keras.Model(inputs, layers.Softmax()(x)), images, class_name="class 2").raw
+    for b in expected:
+        np.testing.assert_array_equal(maps[b], expected[b])
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "tanh"])
@@ -297,7 +299,5 @@ def test_a_softmax_over_a_lambda_is_refused():
         ModelError, match=r"with softmax and cannot be copied without it \(.*activation=None \(logits\)"
     ):
         open_classifier(keras.Model(inputs, chain(x, convolutions() + head("softmax"))))
-    assert gradcam_blocks(keras.Model(inputs, chain(x, convolutions() + head())), np.zeros((1, *SHAPE))).blocks == (
-        1,
-        2,
-    )
+    without_softmax = keras.Model(inputs, chain(x, convolutions() + head()))
+    assert gradcam_blocks(without_softmax, np.zeros((1, *SHAPE))).blocks == (1, 2)

@@ -1,4 +1,4 @@
-"""winograd.py: Keras's answers to rounding, by ncnn; which models it leaves to Keras; threads; LIME on top of it."""
+"""ncnn.py: the same outputs as Keras to rounding, the models that it leaves to Keras, threads, and its use in LIME."""
 
 import os
 import threading
@@ -8,19 +8,19 @@ import pytest
 from scipy.special import softmax
 
 from xaitune.errors import ConfigError, ModelError, XaituneError
+from xaitune.explain import probabilities
 from xaitune.explain.classifier import open_classifier
-from xaitune.explain.lime import explain as superpixels
 from xaitune.explain.lime.explain import lime_superpixels
 from xaitune.explain.probabilities import Probabilities
-from xaitune.models import backend as device
-from xaitune.models import ncnn as winograd
-from xaitune.models import precision
+from xaitune.models import backend, precision
+from xaitune.models import ncnn as fast
 from xaitune.models.backend import keras
+from xaitune.models.ncnn import NcnnForward
 from xaitune.models.predict import Predictor
 from xaitune.models.vgg import build_vgg16
 
 ncnn = pytest.importorskip("ncnn", reason="ncnn is not installed: pip install 'xaitune[fast]'")
-pytestmark = pytest.mark.skipif(winograd.library() is None, reason="a GPU, an old ncnn, or XAITUNE_FAST=0")
+pytestmark = pytest.mark.skipif(fast.library() is None, reason="a GPU, an old ncnn, or XAITUNE_FAST=0")
 layers = keras.layers
 SIZE = (96, 96)
 
@@ -30,14 +30,14 @@ def noise(count, size=SIZE, seed=0):
 
 
 def vgg(head="gap", size=SIZE, classes=3):
-    """A small VGG16 whose every weight counts: biases that are not zero, classes that differ."""
-    made = build_vgg16(classes, image_size=size, head=head, weights="slim", seed=2)
+    """A small VGG16 in which every weight matters: no bias is zero, and the classes differ."""
+    model = build_vgg16(classes, image_size=size, head=head, weights="slim", seed=2)
     rng = np.random.default_rng(1)
-    for layer in made.layers:
+    for layer in model.layers:
         if isinstance(layer, layers.Dense):
             kernel, bias = layer.get_weights()
             layer.set_weights([kernel * 3, rng.normal(size=bias.shape)])
-    return made
+    return model
 
 
 def chain(*steps, size=SIZE):
@@ -47,12 +47,12 @@ def chain(*steps, size=SIZE):
     return keras.Model(inputs, tensor)
 
 
-def agree(model, images):
-    wanted = Predictor(model)(images)
-    made = winograd.forward(model)(images)
-    assert made.dtype == np.float32
-    assert made.shape == wanted.shape
-    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max(initial=0))
+def assert_agrees(model, images):
+    expected = Predictor(model)(images)
+    logits = fast.forward(model)(images)
+    assert logits.dtype == np.float32
+    assert logits.shape == expected.shape
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max(initial=0))
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,12 @@ def model():
 
 @pytest.mark.parametrize("head", ["gap", "fc"])
 @pytest.mark.parametrize("size", [(96, 96), (97, 139), (163, 75)])
-def test_it_gives_what_keras_gives(head, size):
-    agree(vgg(head, size), noise(2, size))
+def test_outputs_are_those_of_keras(head, size):
+    assert_agrees(vgg(head, size), noise(2, size))
 
 
 def test_a_convolution_by_hand():
-    """Each logit is the number of a pixel's neighbours within the image, itself included, for 36 of the pixels."""
+    """Each logit counts the pixels of a 3x3 window that are within the image, for 36 windows."""
     ones = chain(
         layers.Conv2D(1, 3, padding="same", kernel_initializer="ones"),
         layers.MaxPooling2D(1, strides=19),  # rows and columns 0, 19, ..., 95
@@ -78,7 +78,7 @@ def test_a_convolution_by_hand():
     inside[[0, -1]] = inside[:, [0, -1]] = 6
     inside[[0, 0, -1, -1], [0, -1, 0, -1]] = 4
     grey = np.ones((1, *SIZE, 3), np.float32) / 3
-    np.testing.assert_allclose(winograd.forward(ones)(grey)[0].reshape(6, 6), inside, rtol=1e-5)
+    np.testing.assert_allclose(fast.forward(ones)(grey)[0].reshape(6, 6), inside, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -95,58 +95,56 @@ def test_a_convolution_by_hand():
     ],
 )
 @pytest.mark.parametrize("flat", [True, False])
-def test_every_layer_that_it_knows(steps, flat):
+def test_every_supported_layer(steps, flat):
     steps = [type(step).from_config(step.get_config()) for step in steps]
     dense = layers.Dense(5, activation="relu"), layers.Dense(3, use_bias=False)
     head = [layers.Flatten()] if flat else [layers.GlobalAveragePooling2D(), layers.Flatten()]
-    agree(chain(*steps, *head, *dense, size=(97, 99)), noise(2, (97, 99)))
+    assert_agrees(chain(*steps, *head, *dense, size=(97, 99)), noise(2, (97, 99)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_any_number_of_images(model, count):
-    agree(model, noise(count))
+    assert_agrees(model, noise(count))
 
 
-def test_an_image_alone_or_among_others_is_the_same(model, monkeypatch):
+def test_an_image_has_the_same_logits_alone_and_among_others(model, monkeypatch):
     images = noise(5)
-    together = winograd.forward(model)(images)
-    monkeypatch.setenv(device.THREADS, "1")
-    alone = winograd.forward(model)
+    together = fast.forward(model)(images)
+    monkeypatch.setenv(backend.THREADS, "1")
+    alone = fast.forward(model)
     np.testing.assert_array_equal(together, np.concatenate([alone(images[i : i + 1]) for i in range(5)]))
 
 
 def test_images_of_any_layout_and_type(model):
     images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3)).astype(np.uint8)
-    call = winograd.forward(model)
-    wanted = call(images.astype(np.float32))
-    np.testing.assert_array_equal(call(images), wanted)
-    np.testing.assert_array_equal(call(np.asfortranarray(images)), wanted)
-    np.testing.assert_array_equal(call(np.concatenate([images] * 2)[::2][[0, 0]]), wanted[[0, 0]])
+    predict = fast.forward(model)
+    expected = predict(images.astype(np.float32))
+    np.testing.assert_array_equal(predict(images), expected)
+    np.testing.assert_array_equal(predict(np.asfortranarray(images)), expected)
+    np.testing.assert_array_equal(predict(np.concatenate([images] * 2)[::2][[0, 0]]), expected[[0, 0]])
 
 
 def test_images_of_another_size_are_refused(model):
     with pytest.raises(ModelError, match=r"shape \(96, 96, 3\)\. Received: \(97, 96, 3\)"):
-        winograd.forward(model)(noise(1, (97, 96)))
+        fast.forward(model)(noise(1, (97, 96)))
 
 
-def test_the_model_is_left_as_it_was_and_not_followed():
+def test_the_model_is_not_changed_and_later_changes_have_no_effect():
     model = vgg()
     state = [(w.copy(), layer.trainable) for layer in model.layers for w in layer.get_weights()]
     nodes = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers]
-    call, images = winograd.forward(model), noise(1)
-    before = call(images)
-    assert all(
-        np.array_equal(old, new) and flag == layer.trainable
-        for (old, flag), (new, layer) in zip(
-            state, ((w, layer) for layer in model.layers for w in layer.get_weights()), strict=True
-        )
-    )
+    predict, images = fast.forward(model), noise(1)
+    before = predict(images)
+    after = [(w, layer.trainable) for layer in model.layers for w in layer.get_weights()]
+    for (old, was_trainable), (new, trainable) in zip(state, after, strict=True):
+        assert np.array_equal(old, new)
+        assert was_trainable == trainable
     assert [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers] == nodes
     model.set_weights([w * 0 for w in model.get_weights()])
-    np.testing.assert_array_equal(call(images), before)
+    np.testing.assert_array_equal(predict(images), before)
 
 
-# ---- what it leaves to Keras
+# ---- models that it leaves to Keras
 
 
 class Doubled(layers.Dense):
@@ -170,77 +168,77 @@ class Doubled(layers.Dense):
     ],
     ids=lambda step: type(step).__name__,
 )
-def test_a_layer_that_it_does_not_know(step):
-    assert winograd.forward(chain(step, layers.GlobalAveragePooling2D(), layers.Dense(3))) is None
+def test_an_unsupported_layer(step):
+    assert fast.forward(chain(step, layers.GlobalAveragePooling2D(), layers.Dense(3))) is None
 
 
-def test_models_that_are_no_chain():
+def test_models_that_are_not_a_chain():
     inputs = keras.Input((*SIZE, 3))
     x = layers.Conv2D(3, 3, padding="same")(inputs)
     pooled = layers.GlobalAveragePooling2D()
-    assert winograd.forward(keras.Model(inputs, layers.Dense(2)(pooled(x + inputs)))) is None  # a skip
-    assert winograd.forward(keras.Model(inputs, layers.Dense(2)(pooled(keras.ops.relu(x))))) is None  # no layer
-    assert winograd.forward(keras.Model(inputs, layers.Dense(2)(pooled(x)) / 2)) is None  # after the last layer
-    assert winograd.forward(chain(pooled, Doubled(2))) is None
-    assert winograd.forward(chain(pooled)) is None  # `pooled` is called more than once
-    assert winograd.forward(keras.Model(inputs, x)) is None  # no logits
-    assert winograd.forward(keras.Model(inputs, [layers.Flatten()(inputs), layers.Flatten()(x)])) is None
-    assert winograd.forward(keras.Sequential([keras.Input((*SIZE, 3)), layers.Flatten(), layers.Dense(2)])) is None
+    assert fast.forward(keras.Model(inputs, layers.Dense(2)(pooled(x + inputs)))) is None  # a skip connection
+    assert fast.forward(keras.Model(inputs, layers.Dense(2)(pooled(keras.ops.relu(x))))) is None  # not a layer
+    assert fast.forward(keras.Model(inputs, layers.Dense(2)(pooled(x)) / 2)) is None  # follows the last layer
+    assert fast.forward(chain(pooled, Doubled(2))) is None
+    assert fast.forward(chain(pooled)) is None  # `pooled` is called more than once
+    assert fast.forward(keras.Model(inputs, x)) is None  # no logits
+    assert fast.forward(keras.Model(inputs, [layers.Flatten()(inputs), layers.Flatten()(x)])) is None
+    assert fast.forward(keras.Sequential([keras.Input((*SIZE, 3)), layers.Flatten(), layers.Dense(2)])) is None
 
 
 def test_other_models_and_small_images():
-    assert winograd.forward(precision.with_precision(vgg(), "bfloat16")) is None
-    assert winograd.forward(vgg(size=(96, 95))) is None
+    assert fast.forward(precision.with_precision(vgg(), "bfloat16")) is None
+    assert fast.forward(vgg(size=(96, 95))) is None
 
 
-def test_a_model_whose_answers_differ(monkeypatch):
-    """Weights that are no numbers, which ReLUs would hide; and whatever a translation might miss."""
+def test_a_model_with_other_outputs(monkeypatch):
+    """NaN weights, which ncnn's ReLU hides, and an error in the translation."""
     model = vgg()
     kernel, bias = model.get_layer("block3_conv1").get_weights()
     model.get_layer("block3_conv1").set_weights([kernel * np.nan, bias])
-    assert winograd.forward(model) is None
-    monkeypatch.setattr(winograd, "_relu", lambda layer: 0)
-    assert winograd.forward(vgg()) is None
+    assert fast.forward(model) is None
+    monkeypatch.setattr(fast, "_relu", lambda layer: 0)
+    assert fast.forward(vgg()) is None
 
 
 def test_it_can_be_switched_off(model, monkeypatch):
-    assert winograd.library() == f"ncnn {ncnn.__version__}"
+    assert fast.library() == f"ncnn {ncnn.__version__}"
     monkeypatch.setenv("XAITUNE_FAST", "0")
-    assert winograd.library() is None
-    assert winograd.forward(model) is None
+    assert fast.library() is None
+    assert fast.forward(model) is None
     monkeypatch.setenv("XAITUNE_FAST", "no")
     with pytest.raises(ConfigError, match=r"XAITUNE_FAST must be 0 .* or 1 .*\. Received: 'no'\."):
-        winograd.forward(model)
+        fast.forward(model)
 
 
-def test_where_it_is_not_to_be_had(model, monkeypatch):
+def test_where_ncnn_cannot_be_used(model, monkeypatch):
     for version in ("1.0.20260526", "1.0", "unknown"):
         monkeypatch.setattr(ncnn, "__version__", version)
-        assert winograd.library() is None
+        assert fast.library() is None
     monkeypatch.undo()
     with monkeypatch.context() as patch:
         patch.setitem(__import__("sys").modules, "ncnn", None)  # its import fails
-        assert winograd.forward(model) is None
-    monkeypatch.setattr(device, "gpus", lambda: 1)
-    assert winograd.forward(model) is None
+        assert fast.forward(model) is None
+    monkeypatch.setattr(backend, "gpus", lambda: 1)
+    assert fast.forward(model) is None
 
 
 # ---- threads
 
 
-def test_it_works_on_as_many_images_at_a_time_as_threads_are_allowed(model, monkeypatch):
-    monkeypatch.setenv(device.THREADS, "3")
-    call, images = winograd.forward(model), noise(6)
-    together = threading.Barrier(3, timeout=60)  # passed only by three at a time
-    real = winograd._logits
-    monkeypatch.setattr(winograd, "_logits", lambda *args: (together.wait(), real(*args))[1])
+def test_as_many_images_at_a_time_as_threads_are_allowed(model, monkeypatch):
+    monkeypatch.setenv(backend.THREADS, "3")
+    predict, images = fast.forward(model), noise(6)
+    three_together = threading.Barrier(3, timeout=60)  # only three threads at a time can pass it
+    real = NcnnForward._logits
+    monkeypatch.setattr(NcnnForward, "_logits", lambda *args: (three_together.wait(), real(*args))[1])
     before = set(threading.enumerate())
-    assert len(call(images)) == 6
+    assert len(predict(images)) == 6
     assert set(threading.enumerate()) == before
 
 
-def test_what_a_thread_raises_is_raised(model, monkeypatch):
-    call = winograd.forward(model)
+def test_an_error_in_a_thread_is_raised(model, monkeypatch):
+    predict = fast.forward(model)
     before = set(threading.enumerate())
 
     class Broken:
@@ -254,10 +252,10 @@ def test_what_a_thread_raises_is_raised(model, monkeypatch):
             return -100, None
 
     with pytest.raises(XaituneError, match=r"status -100.*XAITUNE_FAST=0"):
-        winograd._function(Broken(), "s1", (*SIZE, 3), 3)(noise(4))
-    monkeypatch.setattr(winograd, "_logits", lambda *args: 1 / 0)
+        NcnnForward(Broken(), "s1", (*SIZE, 3), 3)(noise(4))
+    monkeypatch.setattr(NcnnForward, "_logits", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        call(noise(4))
+        predict(noise(4))
     assert set(threading.enumerate()) == before
 
 
@@ -267,40 +265,40 @@ def test_memory_does_not_grow_with_the_images(model):
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    call, images = winograd.forward(model), noise(16)
+    predict, images = fast.forward(model), noise(16)
     for _ in range(4):
-        call(images)
+        predict(images)
     start = resident()
     for _ in range(20):  # 320 images; the activations of one are 5 MB, a copy of its pixels 0.1 MB
-        call(images)
+        predict(images)
     assert resident() - start < 20e6
 
 
-# ---- what uses it
+# ---- its users
 
 
-def test_probabilities_are_keras_softmax(model, monkeypatch):
+def test_probabilities_are_the_softmax_of_keras(model, monkeypatch):
     images = noise(3)
-    wanted = softmax(model.predict_on_batch(images).astype(np.float64), axis=1)
-    used = []
-    real = winograd.forward
-    monkeypatch.setattr(superpixels.winograd, "forward", lambda m: used.append(real(m)) or used[-1])
+    expected = softmax(model.predict_on_batch(images).astype(np.float64), axis=1)
+    returned = []
+    real = fast.forward
+    monkeypatch.setattr(probabilities.ncnn, "forward", lambda m: returned.append(real(m)) or returned[-1])
     classifier = open_classifier(model)
-    np.testing.assert_allclose(Probabilities(classifier, "float32")(images), wanted, rtol=1e-5)
-    assert used[0] is not None
-    np.testing.assert_allclose(Probabilities(classifier, "bfloat16")(images), wanted, atol=0.05)
-    assert used[1:] == [None]
-    np.testing.assert_allclose(Probabilities(classifier, "float32", exact=True)(images), wanted, rtol=1e-5)
-    assert len(used) == 2
+    np.testing.assert_allclose(Probabilities(classifier, "float32")(images), expected, rtol=1e-5)
+    assert returned[0] is not None
+    np.testing.assert_allclose(Probabilities(classifier, "bfloat16")(images), expected, atol=0.05)
+    assert returned[1:] == [None]
+    np.testing.assert_allclose(Probabilities(classifier, "float32", exact=True)(images), expected, rtol=1e-5)
+    assert len(returned) == 2
 
 
 def test_lime_gives_the_same_superpixels_with_and_without_it(model, monkeypatch):
     image = np.kron(noise(1, (8, 8), seed=3)[0], np.ones((12, 12, 1))).astype(np.uint8)
     grid = np.kron(np.arange(36).reshape(6, 6), np.ones((16, 16), int))
     options = {"segmenter": grid, "num_samples": 200, "precision": "float32"}
-    fast = lime_superpixels(model, image, **options)
+    with_ncnn = lime_superpixels(model, image, **options)
     monkeypatch.setenv("XAITUNE_FAST", "0")
-    plain = lime_superpixels(model, image, **options)
-    assert fast.samples.tolist() == plain.samples.tolist()
-    scale = np.abs(plain.class_weights[0]).max()
-    np.testing.assert_allclose(fast.class_weights[0], plain.class_weights[0], rtol=0, atol=1e-4 * scale)
+    without = lime_superpixels(model, image, **options)
+    assert with_ncnn.samples.tolist() == without.samples.tolist()
+    scale = np.abs(without.class_weights[0]).max()
+    np.testing.assert_allclose(with_ncnn.class_weights[0], without.class_weights[0], rtol=0, atol=1e-4 * scale)

@@ -1,4 +1,4 @@
-"""vgg.py: freezing by block, the graph, preprocessing inside the model, and every way to give weights."""
+"""vgg.py, blocks.py and weights.py: freezing by block, the graph, preprocessing, and every source of weights."""
 
 import dataclasses
 
@@ -39,12 +39,12 @@ def write_h5(path, arrays, **attributes):
 
 
 def tiny_arrays(channels=(4, 4, 6, 6, 8), seed=0):
-    rng, arrays, before = np.random.default_rng(seed), {}, 3
+    rng, arrays, channels_in = np.random.default_rng(seed), {}, 3
     for block, names in BLOCKS.items():
         for name in names:
             width = channels[block - 1]
-            kernel = rng.normal(0, (2 / (9 * before)) ** 0.5, (3, 3, before, width)).astype(np.float32)
-            arrays[name], before = (kernel, rng.normal(0, 0.1, width).astype(np.float32)), width
+            kernel = rng.normal(0, (2 / (9 * channels_in)) ** 0.5, (3, 3, channels_in, width)).astype(np.float32)
+            arrays[name], channels_in = (kernel, rng.normal(0, 0.1, width).astype(np.float32)), width
     return arrays
 
 
@@ -60,10 +60,10 @@ def test_blocks_are_vgg16s():
 
 
 def test_multiply_adds_by_formula():
-    found = multiply_adds((224, 224))
-    assert found[1] == 224 * 224 * 9 * (3 * 64 + 64 * 64)
-    assert found[5] == 14 * 14 * 9 * 3 * 512 * 512
-    assert sum(found.values()) == pytest.approx(15.35e9, rel=0.002)  # the 15.3 billion usually stated
+    costs = multiply_adds((224, 224))
+    assert costs[1] == 224 * 224 * 9 * (3 * 64 + 64 * 64)
+    assert costs[5] == 14 * 14 * 9 * 3 * 512 * 512
+    assert sum(costs.values()) == pytest.approx(15.35e9, rel=0.002)  # usually given as 15.3 billion
 
 
 @pytest.mark.parametrize("through", range(6))
@@ -75,18 +75,18 @@ def test_freezing(slim, through):
     shapes, blocks = convolution_shapes(SLIM), [b for b, names in BLOCKS.items() for _ in names]
     free = sum(9 * i * o + o for (i, o), block in zip(shapes, blocks, strict=True) if block > through)
     assert sum(int(np.prod(v.shape)) for v in slim.trainable_variables) == free + 128 * 3 + 3
-    kept = sum(9 * i * o + o for i, o in shapes) - free
-    assert sum(int(np.prod(v.shape)) for v in slim.non_trainable_variables) == kept
+    frozen = sum(9 * i * o + o for i, o in shapes) - free
+    assert sum(int(np.prod(v.shape)) for v in slim.non_trainable_variables) == frozen
 
 
-def test_freezing_again_frees_what_was_frozen(slim):
+def test_freezing_fewer_blocks_unfreezes_the_rest(slim):
     freeze_blocks(freeze_blocks(slim, 5), 2)
     assert slim.get_layer("block3_conv1").trainable
     assert not slim.get_layer("block2_conv2").trainable
 
 
 @pytest.mark.parametrize("through", [-1, 6, 2.0, "3", True, None])
-def test_wrong_depth(slim, through):
+def test_other_depths_are_refused(slim, through):
     with pytest.raises(ConfigError, match=r"freeze_through must be 0\.\.5 .* Received: ") as excinfo:
         freeze_blocks(slim, through)
     assert str(excinfo.value).endswith(f"Received: {through!r}.")
@@ -104,19 +104,19 @@ def test_graph_is_flat_and_gives_logits(head):
     assert not np.allclose(rows.sum(axis=1), 1)
     # the last Dense by hand
     kernel, bias = model.get_layer("logits").get_weights()
-    fed = keras.Model(model.input, model.get_layer("logits").input).predict_on_batch(np.full((2, *SIZE, 3), 90.0))
-    np.testing.assert_allclose(rows, fed @ kernel + bias, atol=1e-5)
+    features = keras.Model(model.input, model.get_layer("logits").input).predict_on_batch(np.full((2, *SIZE, 3), 90.0))
+    np.testing.assert_allclose(rows, features @ kernel + bias, atol=1e-5)
 
 
 def test_gap_head_is_the_mean_after_the_relu(slim, images):
     kernel, bias = slim.get_layer("logits").get_weights()
-    a = base_output(slim, images)  # (2, 2, 3, 128)
-    assert a.min() == 0
-    assert a.shape == (2, 2, 3, 128)
-    np.testing.assert_allclose(slim.predict_on_batch(images), a.mean(axis=(1, 2)) @ kernel + bias, atol=1e-5)
+    activations = base_output(slim, images)
+    assert activations.min() == 0
+    assert activations.shape == (2, 2, 3, 128)
+    np.testing.assert_allclose(slim.predict_on_batch(images), activations.mean(axis=(1, 2)) @ kernel + bias, atol=1e-5)
 
 
-def test_seed_decides_the_head_and_random_weights():
+def test_seed_determines_the_head_and_random_weights():
     def kernels(weights, seed):
         model = build_vgg16(2, image_size=(32, 32), weights=weights, seed=seed)
         return {layer.name: layer.get_weights()[0] for layer in model.layers if layer.get_weights()}
@@ -128,13 +128,13 @@ def test_seed_decides_the_head_and_random_weights():
     one, same, other = kernels("random", 1), kernels("random", 1), kernels("random", 2)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not any(np.array_equal(one[name], other[name]) for name in one)
-    assert len({one[f"block5_conv{i}"].tobytes() for i in (1, 2, 3)}) == 3  # no two layers alike
+    assert len({one[f"block5_conv{i}"].tobytes() for i in (1, 2, 3)}) == 3  # no two layers are equal
     spread = float(one["block5_conv1"].std())
     assert spread == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.15)  # He et al. 2015
 
 
 @pytest.mark.parametrize("options", [{"num_classes": 1}, {"head": "fcn"}, {"image_size": (16, 16)}])
-def test_wrong_calls(options):
+def test_invalid_arguments_are_refused(options):
     with pytest.raises(ConfigError, match="Received"):
         build_vgg16(**{"num_classes": 3, "weights": "slim", **options})
 
@@ -142,15 +142,15 @@ def test_wrong_calls(options):
 def test_preprocessing_in_the_model_is_float32(slim, images):
     layer = slim.get_layer("preprocess")
     assert layer.compute_dtype == "float32"
-    shown = keras.Model(slim.input, layer.output).predict_on_batch(images)
-    np.testing.assert_allclose(shown, images / 127.5 - 1, atol=1e-6)
+    preprocessed = keras.Model(slim.input, layer.output).predict_on_batch(images)
+    np.testing.assert_allclose(preprocessed, images / 127.5 - 1, atol=1e-6)
     random = build_vgg16(2, image_size=SIZE, weights="random")
-    shown = keras.Model(random.input, random.get_layer("preprocess").output).predict_on_batch(images)
-    np.testing.assert_allclose(shown, images / 255, atol=1e-6)
+    preprocessed = keras.Model(random.input, random.get_layer("preprocess").output).predict_on_batch(images)
+    np.testing.assert_allclose(preprocessed, images / 255, atol=1e-6)
 
 
 def test_rgb_model_equals_keras_vgg16_on_bgr(tmp_path):
-    """An .h5 as Keras lays it out, trained on mean-free BGR, against our model on raw RGB."""
+    """An .h5 in Keras's layout, for BGR images less their mean, against our model on raw RGB."""
     reference = keras.applications.VGG16(weights=None, include_top=False, input_shape=(*SIZE, 3))
     rng = np.random.default_rng(0)
     arrays = {}
@@ -160,7 +160,7 @@ def test_rgb_model_equals_keras_vgg16_on_bgr(tmp_path):
             arrays[name] = (kernel * np.float32(1.6), rng.normal(0, 0.5, bias.shape).astype(np.float32))
             reference.get_layer(name).set_weights(arrays[name])
     model = build_vgg16(2, image_size=SIZE, weights=str(write_h5(tmp_path / "base.h5", arrays)))
-    check_against(model, reference)
+    assert_equals_reference(model, reference)
 
 
 def test_imagenet_weights_equal_keras(shared):
@@ -169,21 +169,23 @@ def test_imagenet_weights_equal_keras(shared):
         pytest.skip("no ImageNet weights here")
     reference = keras.applications.VGG16(weights=str(file), include_top=False, input_shape=(*SIZE, 3))
     model = build_vgg16(2, image_size=SIZE, weights=str(file))
-    check_against(model, reference)
+    assert_equals_reference(model, reference)
 
 
-def check_against(model, reference):
+def assert_equals_reference(model, reference):
     rgb = np.random.default_rng(1).integers(0, 256, (2, *SIZE, 3)).astype(np.float32)
-    wanted = keras.Model(reference.input, reference.get_layer("block5_conv3").output).predict_on_batch(
+    expected = keras.Model(reference.input, reference.get_layer("block5_conv3").output).predict_on_batch(
         keras.applications.vgg16.preprocess_input(rgb.copy())
     )
-    got = base_output(model, rgb)
-    assert wanted.max() > 0
-    np.testing.assert_allclose(got, wanted, atol=1e-4 * wanted.max())
-    assert np.abs(base_output(model, rgb[..., ::-1]) - wanted).max() > 1e-2 * wanted.max()  # BGR would not do
+    output = base_output(model, rgb)
+    assert expected.max() > 0
+    np.testing.assert_allclose(output, expected, atol=1e-4 * expected.max())
+    assert (
+        np.abs(base_output(model, rgb[..., ::-1]) - expected).max() > 1e-2 * expected.max()
+    )  # BGR gives another output
 
 
-def test_h5_without_an_attribute_is_vggs_own_and_slim_keeps_its_order(tmp_path):
+def test_h5_without_an_attribute_is_keras_own_and_slim_keeps_its_order(tmp_path):
     arrays = tiny_arrays()
     plain = load_backbone(write_h5(tmp_path / "plain.h5", arrays))
     assert plain.preprocessing == weights.PREPROCESSING["imagenet"]
@@ -198,7 +200,7 @@ def test_h5_without_an_attribute_is_vggs_own_and_slim_keeps_its_order(tmp_path):
         load_backbone(write_h5(tmp_path / "odd.h5", arrays, preprocessing="own"))
 
 
-def test_digest_follows_every_array():
+def test_digest_depends_on_every_array():
     base = load_backbone("slim")
     arrays = dict(base.arrays)
     kernel, bias = arrays["block5_conv3"]
@@ -206,7 +208,7 @@ def test_digest_follows_every_array():
     assert dataclasses.replace(base, arrays=arrays).digest != base.digest
 
 
-def test_run_folder_and_its_model_file_as_weights(run):
+def test_a_run_folder_or_its_model_file_as_weights(run):
     base = load_backbone(run.path)
     trained = run.model
     assert base.preprocessing == {"scale": 1 / 127.5, "offset": -1.0}
@@ -215,7 +217,7 @@ def test_run_folder_and_its_model_file_as_weights(run):
             for a, b in zip(base.arrays[name], trained.get_layer(name).get_weights(), strict=True):
                 np.testing.assert_array_equal(a, b)
     assert load_backbone(run.path / "model.keras").digest == base.digest
-    assert load_backbone("slim").digest != base.digest  # Block 4 and 5 were trained
+    assert load_backbone("slim").digest != base.digest  # Blocks 4 and 5 were trained
     again = build_vgg16(4, image_size=(32, 32), weights=str(run.path))
     image = np.full((1, 32, 32, 3), 120, np.float32)
     np.testing.assert_allclose(base_output(again, image), base_output(trained, image), atol=1e-6)
@@ -284,7 +286,7 @@ def test_nested_backbone_is_named():
         require_blocks(nested)
 
 
-def test_imagenet_without_a_network_names_the_other_ways(monkeypatch):
+def test_imagenet_without_a_network_names_the_other_choices(monkeypatch):
     def fail(**_):
         raise Exception("URL fetch failure on https://storage.googleapis.com/x: None -- unreachable")
 
@@ -292,14 +294,14 @@ def test_imagenet_without_a_network_names_the_other_ways(monkeypatch):
     message = refused("imagenet")
     assert message.startswith("ImageNet's VGG16 could not be downloaded (")
     assert "unreachable" in message.splitlines()[0]
-    for way in ("--weights PATH", ".h5", "run's folder", "'slim'", "'random'"):
-        assert way in message
+    for choice in ("--weights PATH", ".h5", "run's folder", "'slim'", "'random'"):
+        assert choice in message
     with pytest.raises(WeightsError, match=r"with its classes could not be downloaded"):
         vgg.imagenet_classifier()
 
 
 def test_imagenet_download_equals_the_file(monkeypatch, tmp_path):
-    """What Keras's own loader gives is turned to RGB just as a file is."""
+    """Weights from Keras's own loader are converted to RGB in the same way as a file's."""
     source = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
     monkeypatch.setattr(keras.applications, "VGG16", lambda **_: source)
     base = load_backbone("imagenet")

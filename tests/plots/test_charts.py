@@ -1,4 +1,4 @@
-"""Pictures against arithmetic; no state of matplotlib is changed; names print as themselves."""
+"""Plots: pixel values computed by hand, no change to matplotlib's state, and names drawn literally."""
 
 import importlib.util
 import io
@@ -25,11 +25,11 @@ needs_font = pytest.mark.skipif(
 )
 
 
-def history(epochs=6, fault=False):
+def history(epochs=6, diverged=False):
     rise = np.linspace(0.1, 0.8, epochs)
     frame = pd.DataFrame({"stage": ["head"] * 2 + ["fine-tune"] * (epochs - 2), "epoch": np.arange(1, epochs + 1)})
-    frame["train_loss"] = frame["val_loss"] = np.nan if fault else 2 - rise
-    frame["val_f1_macro"] = np.nan if fault else rise
+    frame["train_loss"] = frame["val_loss"] = np.nan if diverged else 2 - rise
+    frame["val_f1_macro"] = np.nan if diverged else rise
     return frame
 
 
@@ -52,7 +52,7 @@ def block_summary():
 
 
 def every_plot():
-    """(name, function of ax) of every plot."""
+    """Plot name -> function of ax, for every plot."""
     counts = pd.DataFrame({"train": [6, 3], "validation": [2, 1], "test": [2, 1]}, index=[KOREAN, "no $defect$"])
     table = pd.DataFrame({"score": [0.2, 0.5], "low": [0.1, 0.4], "high": [0.3, 0.6]}, index=[1, 2])
     runs = cells()[["name", "freeze_through", "optimizer"]]
@@ -60,9 +60,9 @@ def every_plot():
     return {
         "class_frequencies": lambda ax: charts.class_frequencies(counts, ax=ax),
         "confusion_matrix": lambda ax: charts.confusion_matrix([[3, 1], [0, 5]], [KOREAN, "b"], ax=ax),
-        "learning_curves": lambda ax: charts.learning_curves({"a": history(), "b": history(fault=True)}, ax=ax),
+        "learning_curves": lambda ax: charts.learning_curves({"a": history(), "b": history(diverged=True)}, ax=ax),
         "all_curves": lambda ax: charts.all_curves({n: history() for n in runs["name"]}, runs, ax=ax),
-        "evidence": lambda ax: charts.evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
+        "block_evidence": lambda ax: charts.block_evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
         "sweep_cells": lambda ax: charts.sweep_cells(cells(), ax=ax),
         "block_scores": lambda ax: charts.block_scores(block_summary(), ax=ax),
         "shares": lambda ax: charts.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
@@ -90,22 +90,22 @@ def test_overlay_blends_by_value_on_a_fixed_scale():
     assert np.array_equal(out[0, 1], np.rint(0.2 * 100 + 0.8 * top))
     half = np.rint(np.array(matplotlib.colormaps["inferno"](0.5)[:3]) * 255)
     assert np.array_equal(out[0, 0], np.rint(0.6 * 100 + 0.4 * half))
-    # A weak map stays weak: nothing is stretched to the map's own maximum; beyond 1 is cut.
+    # A weak map stays weak: the scale is not stretched to the map's own maximum; values above 1 are clipped.
     weak = overlays.overlay(np.full((1, 1), 100.0), np.array([[0.01]]))
     assert np.abs(weak.astype(int) - 100).max() <= 1
     assert np.array_equal(overlays.overlay([[100.0]], [[7.0]]), overlays.overlay([[100.0]], [[1.0]]))
 
 
-def test_signed_overlay_colours_by_sign_and_one_scale():
+def test_signed_overlay_colours_by_sign_on_one_scale():
     out = overlays.signed_overlay(np.full((1, 4), 100.0), np.array([[2.0, -2.0, 1.0, 0.0]]), alpha=1.0)[0]
-    assert tuple(out[0]) == charts.POSITIVE
-    assert tuple(out[1]) == charts.NEGATIVE
-    assert np.array_equal(out[2], np.rint(50 + np.array(charts.POSITIVE) / 2))
+    assert tuple(out[0]) == overlays.POSITIVE
+    assert tuple(out[1]) == overlays.NEGATIVE
+    assert np.array_equal(out[2], np.rint(50 + np.array(overlays.POSITIVE) / 2))
     assert tuple(out[3]) == (100, 100, 100)
     assert np.array_equal(overlays.signed_overlay(np.full((2, 2), 7), np.zeros((2, 2))), np.full((2, 2, 3), 7))
 
 
-def test_tint_touches_only_the_mask():
+def test_tint_changes_only_the_mask():
     out = overlays.tint(np.full((1, 2), 100), [[True, False]], (40, 160, 80), alpha=0.5)
     assert out[0].tolist() == [[70, 130, 90], [100, 100, 100]]
 
@@ -120,12 +120,12 @@ def test_boundaries_lie_between_segments():
 
 
 @pytest.mark.parametrize("draw", [overlays.overlay, overlays.signed_overlay, overlays.boundaries])
-def test_sizes_must_agree(draw):
+def test_sizes_must_match(draw):
     with pytest.raises(InputError, match=r"size \(4, 4\)"):
         draw(np.zeros((4, 4, 3)), np.zeros((2, 4)))
 
 
-def test_strip_has_one_height_and_keeps_aspect():
+def test_strip_has_one_height_and_keeps_aspect_ratios():
     out = overlays.strip([np.zeros((64, 64)), np.full((100, 50, 3), 200)], height=128, gap=4)
     assert out.shape == (128, 128 + 4 + 64, 3)
     assert (out[:, :128] == 0).all()
@@ -182,7 +182,7 @@ def test_latin_text_keeps_the_fonts_of_the_caller():
     assert {tuple(t.get_fontfamily()) for t in ax.findobj(Text)} == {tuple(matplotlib.rcParams["font.family"])}
 
 
-def test_a_name_with_dollars_is_no_formula():
+def test_a_name_with_dollars_is_not_a_formula():
     ax = every_plot()["class_frequencies"](None)
     assert "no $defect$" in texts(ax)
     assert not any(t.get_parse_math() for t in ax.get_yticklabels())
@@ -235,9 +235,8 @@ def test_captions_are_drawn():
             content = np.frombuffer(figures.png_bytes(ax, dpi=80), np.uint8)
             dark = (cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) < 128).any(axis=1)
             heights.setdefault(len(ax.images[0].get_array()), []).append(int(np.diff(dark.astype(int)).clip(0).sum()))
-    assert all(with_caption == without + 1 for without, with_caption in heights.values()), (
-        heights
-    )  # one more row of ink
+    one_more_line = all(with_caption == without + 1 for without, with_caption in heights.values())
+    assert one_more_line, heights
 
 
 def test_class_frequencies_are_sorted_with_totals_and_shares():
@@ -254,7 +253,7 @@ def test_learning_curves_mark_the_best_epoch_and_the_stages():
     assert len(ax.figure.axes) == 2
 
 
-def test_all_curves_has_one_line_a_run():
+def test_all_curves_has_one_line_per_run():
     runs = cells()[["name", "freeze_through", "optimizer"]]
     ax = charts.all_curves({n: history() for n in runs["name"][:4]}, runs)
     assert len(ax.lines) == 4
@@ -263,10 +262,12 @@ def test_all_curves_has_one_line_a_run():
 
 def test_evidence_names_the_advised_block_and_the_votes():
     table = pd.DataFrame({"score": [0.2, 0.5, np.nan]}, index=[1, 2, 3])
-    assert {"advised", "Block 1-2\nchosen 70%", "Block 1\nchosen 0%"} <= set(texts(charts.evidence(table, 2, {2: 0.7})))
+    assert {"advised", "Block 1-2\nchosen 70%", "Block 1\nchosen 0%"} <= set(
+        texts(charts.block_evidence(table, 2, {2: 0.7}))
+    )
 
 
-def test_sweep_cells_rings_the_best_on_validation_not_on_test():
+def test_sweep_cells_marks_the_best_on_validation_not_on_test():
     table = cells()
     table.loc[0, "validation"] = 0.99
     ax = charts.sweep_cells(table)
@@ -275,35 +276,35 @@ def test_sweep_cells_rings_the_best_on_validation_not_on_test():
     charts.sweep_cells(table.assign(test=np.nan, validation=np.nan))  # all diverged: drawn without a ring
 
 
-def test_block_scores_against_masks_and_model_or_one_of_them():
+def test_block_scores_against_masks_and_model_or_only_one():
     both = charts.block_scores(block_summary())
     upper, lower = both.figure.axes
-    assert {"average precision", "best IoU", "chance (mask's area)", "deletion (low is good)"} <= set(texts(both))
+    assert {"average precision", "best IoU", "chance (mask area)", "deletion (lower is better)"} <= set(texts(both))
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("against the masks", "against the model")
     assert [t.get_text() for t in lower.get_xticklabels()] == ["Block 1", "Block 3"]
     dashed = [line for line in upper.get_lines() if line.get_linestyle() == "--"]
     assert dashed[0].get_ydata()[0] == pytest.approx(0.2)  # the mean of both blocks' rows
-    asked = block_summary().query("score in ('insertion', 'gini')")
-    assert len(charts.block_scores(asked).figure.axes) == 1
+    model_only = block_summary().query("score in ('insertion', 'gini')")
+    assert len(charts.block_scores(model_only).figure.axes) == 1
     with pytest.raises(InputError, match=r"No scores to draw\. Received: gini"):
-        charts.block_scores(asked.query("score == 'gini'"))
+        charts.block_scores(model_only.query("score == 'gini'"))
 
 
 def test_difference_is_in_points():
     assert "+1.3 [-0.4, +3.0]" in texts(charts.difference(0.013, -0.004, 0.03, margin=0.01))
 
 
-def test_save_is_whole_or_nothing(tmp_path, monkeypatch):
+def test_save_is_atomic(tmp_path, monkeypatch):
     path = figures.save(every_plot()["difference"](None), tmp_path / "새 폴더" / "d.png", dpi=50)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in path.parent.iterdir()] == ["d.png"]
     old = path.read_bytes()
 
-    def full(*_):
+    def disk_full(*_):
         raise OSError(28, "The disk is full on device")
 
-    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr("os.replace", disk_full)
     with pytest.raises(RunError, match="The disk is full"):
-        figures.save(every_plot()["evidence"](None), path, dpi=50)
+        figures.save(every_plot()["block_evidence"](None), path, dpi=50)
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["d.png"]

@@ -18,8 +18,9 @@ from xaitune.config.schema import DataConfig, TrainConfig
 from xaitune.errors import InputError, RunError
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
-from xaitune.report import page as report
+from xaitune.report.headline import checked_section
 from xaitune.report.page import write_report
+from xaitune.report.run_figures import per_class_rows
 from xaitune.stats import intervals as stats
 from xaitune.stats.comparisons import Difference
 from xaitune.training.run import Run
@@ -267,7 +268,10 @@ def test_figures_of_the_sweep(full):
     assert marked in page.texts
     assert page.texts.count("≈ equals the best") == int(sweep.cells["equals"].sum()) - 1
     cheapest = sweep.equals.iloc[0]
-    assert f"Cheapest of the cells that cannot be told from it: {cheapest['name']} (50 s against 2.5 min)" in page.texts
+    assert (
+        f"Cheapest of the cells that cannot be told apart from it: {cheapest['name']} (50 s against 2.5 min)"
+        in page.texts
+    )
     assert "30 test images in 15 groups" in page.texts
 
 
@@ -292,10 +296,10 @@ def test_figures_of_each_class(full):
 
 def test_class_intervals_never_claim_certainty():
     true = np.repeat([0, 1], 5)
-    rows = report._per_class(true, true, np.arange(10), ["a", "b"])
+    rows = per_class_rows(true, true, np.arange(10), ["a", "b"])
     low, high = stats.wilson_interval(5, 5)
     assert rows[0]["figures"][1] == ("1.000", f"[{low:.3f}, {high:.3f}]")
-    empty = report._per_class(np.zeros(4, int), np.zeros(4, int), np.arange(4), ["a", "b"])[1]
+    empty = per_class_rows(np.zeros(4, int), np.zeros(4, int), np.arange(4), ["a", "b"])[1]
     assert empty["images"] == 0
     assert empty["figures"][0] == ("–", "[no interval]")
 
@@ -308,11 +312,11 @@ def test_class_intervals_never_claim_certainty():
     ],
 )
 def test_other_verdicts(verdict, headline, command):
-    told = report._checked(make_check(verdict))
-    assert headline in told["headline"]
-    assert any(command in c for _, c in told["todo"])
-    assert any("480" in text for text, _ in told["todo"]) == (verdict == "cannot tell")
-    assert told["tone"] == {"contradicted": "bad", "cannot tell": "open"}[verdict]
+    shown = checked_section(make_check(verdict))
+    assert headline in shown["headline"]
+    assert any(command in c for _, c in shown["todo"])
+    assert any("480" in text for text, _ in shown["todo"]) == (verdict == "cannot tell")
+    assert shown["tone"] == {"contradicted": "bad", "cannot tell": "open"}[verdict]
 
 
 def test_a_single_run_says_what_is_missing(tmp_path):
@@ -338,7 +342,7 @@ def test_a_diverged_run_and_a_diverged_sweep(tmp_path):
     assert page.texts.count("diverged") >= 3
     grid = {(k, o) for k in range(1, 6) for o in OPTIMIZERS}
     page, _ = page_of(make_sweep(tmp_path / "b", diverged=grid))
-    assert "No run of this sweep ended well." in page.texts
+    assert "No run of this sweep finished." in page.texts
     assert "nan" not in page.texts.lower().replace("nanumgothic", "")
 
 
@@ -363,6 +367,10 @@ def test_the_learning_rate_that_a_cell_kept(tmp_path):
     runs["name"] = [
         n.replace("-seed", f"-lr{r:g}-seed") for n, r in zip(runs["name"], runs["learning_rate"], strict=True)
     ]
+    for name in runs["name"]:
+        (sweep.path / name).mkdir(exist_ok=True)
+        predictions().to_csv(sweep.path / name / "predictions.csv", index=False)
+        history().to_csv(sweep.path / name / "history.csv", index=False)
     runs.loc[runs["learning_rate"] == 0.01, "validation"] = 0.99  # of one seed alone it would be the best
     cells = sweep.cells.assign(learning_rate=0.001, rates=2)
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells), check=make_check())
@@ -377,9 +385,12 @@ def test_mcnemar_within_each_seed_with_its_meaning(tmp_path):
     rows = ({"seed": 0, "advised_only": 7, "rival_only": 2, "p": 0.1797}, {"seed": 1, "advised_only": 0})
     check = dataclasses.replace(make_check(), mcnemar=(rows[0], rows[1] | {"rival_only": 3, "p": 0.25}))
     page, _ = page_of(make_sweep(tmp_path / "s"), check=check)
-    assert "right with Block 1-3 frozen alone right with Block 1-2 frozen alone p 0 7 2 0.180 1 0 3 0.250" in page.texts
     assert (
-        "p is the chance that the two counts lie at least so far apart if both were equally often right" in page.texts
+        "correct only with Block 1-3 frozen correct only with Block 1-2 frozen p 0 7 2 0.180 1 0 3 0.250" in page.texts
+    )
+    assert (
+        "p is the probability of two counts at least this far apart if both models were correct equally often"
+        in page.texts
     )
     page, _ = page_of(make_sweep(tmp_path / "t"), check=make_check())
     assert "McNemar" not in page.texts
@@ -389,14 +400,14 @@ def test_intervals_that_rest_on_too_little_say_so(tmp_path):
     sweep = make_sweep(tmp_path / "s")
     cells = sweep.cells.assign(few=["", "4 groups in the smallest class"] * 5)
     page, _ = page_of(dataclasses.replace(sweep, cells=cells))
-    assert "where they rest on too little: 4 groups in the smallest class." in page.texts
+    assert "rest on too little data to be reliable: 4 groups in the smallest class." in page.texts
     page, _ = page_of(dataclasses.replace(sweep, cells=cells.assign(few="")))
     assert "rest on too little" not in page.texts.partition("The sweep")[2].partition("Class by class")[0]
 
 
 def test_parts_of_other_data_are_named(tmp_path):
     page, _ = page_of(make_run(tmp_path / "r"), advice=make_advice("another"))
-    assert "The advice given here belongs to other images" in page.texts
+    assert "The advice given here is about other images" in page.texts
     assert "confidence 62%" in page.texts
 
 

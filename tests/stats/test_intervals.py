@@ -1,3 +1,5 @@
+"""Scores, intervals and comparisons, against scikit-learn, scipy, numbers computed by hand and simulations."""
+
 import functools
 import importlib.util
 import json
@@ -18,7 +20,7 @@ from xaitune.stats import comparisons, metrics, resampling
 from xaitune.stats import intervals as stats
 
 COVERAGE = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
-# rows true, columns predicted; class 0: 2 of 3 right, class 1: 1 of 2, class 2: 1 of 1
+# class 0: 2 of 3 right, class 1: 1 of 2, class 2: 1 of 1
 TRUE = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 2, 2])
 SKLEARN = {
@@ -28,10 +30,6 @@ SKLEARN = {
     "accuracy": sk.accuracy_score,
     "balanced_accuracy": sk.balanced_accuracy_score,
 }
-
-
-def one_hot(labels, classes):
-    return np.eye(classes)[labels]
 
 
 def test_confusion_has_true_classes_in_rows():
@@ -54,17 +52,17 @@ def test_scores_by_hand(metric, expected):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_scores_equal_scikit_learn_also_where_classes_are_missing(metric):
+def test_scores_equal_those_of_scikit_learn_even_with_missing_classes(metric):
     rng = np.random.default_rng(0)
     pairs = [(rng.integers(0, 6, n), rng.integers(0, 6, n)) for n in (1, 2, 3, 5, 8, 40) for _ in range(20)]
     matrices = np.stack([metrics.confusion(t, p, 6) for t, p in pairs])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns of a predicted class that does not occur
+        warnings.simplefilter("ignore")  # scikit-learn warns if a predicted class does not occur
         expected = [SKLEARN[metric](t, p) for t, p in pairs]
     np.testing.assert_allclose(metrics.scores_from_confusion(matrices, metric), expected, atol=1e-12)
 
 
-def test_a_matrix_without_images_scores_nan_and_an_unknown_metric_is_named():
+def test_a_matrix_without_images_scores_nan_and_an_unknown_metric_is_refused():
     assert np.isnan(metrics.scores_from_confusion(np.zeros((2, 3, 3)), "f1_macro")).all()
     with pytest.raises(InputError, match="Did you mean 'f1_macro'"):
         metrics.scores_from_confusion(np.eye(2), "f1macro")
@@ -72,32 +70,32 @@ def test_a_matrix_without_images_scores_nan_and_an_unknown_metric_is_named():
 
 def test_classification_metrics_by_hand_and_as_json():
     probabilities = np.array([[0.5, 0.5, 0], [0.25, 0.75, 0], [0.1, 0.7, 0.2]])
-    found = metrics.classification_metrics([0, 1, 1], probabilities, ["a", "b", "c"])
-    assert found["loss"] == pytest.approx(-(math.log(0.5) + math.log(0.75) + math.log(0.7)) / 3)
-    assert found["accuracy"] == 1.0
-    assert found["per_class"]["b"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
-    assert found["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
-    assert found["confusion"] == [[1, 0, 0], [0, 2, 0], [0, 0, 0]]
-    assert json.loads(json.dumps(found)) == found
+    scores = metrics.classification_metrics([0, 1, 1], probabilities, ["a", "b", "c"])
+    assert scores["loss"] == pytest.approx(-(math.log(0.5) + math.log(0.75) + math.log(0.7)) / 3)
+    assert scores["accuracy"] == 1.0
+    assert scores["per_class"]["b"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
+    assert scores["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert scores["confusion"] == [[1, 0, 0], [0, 2, 0], [0, 0, 0]]
+    assert json.loads(json.dumps(scores)) == scores
 
 
-def test_classification_metrics_equal_scikit_learn():
+def test_classification_metrics_equal_those_of_scikit_learn():
     rng = np.random.default_rng(1)
     true = rng.integers(0, 4, 30)
     probabilities = rng.dirichlet(np.ones(5), 30)  # class 4 may be predicted but never occurs
     predicted = probabilities.argmax(1)
-    found = metrics.classification_metrics(true, probabilities, list("abcde"))
+    scores = metrics.classification_metrics(true, probabilities, list("abcde"))
     for average in ("macro", "weighted"):
         precision, recall, f1, _ = sk.precision_recall_fscore_support(true, predicted, average=average, zero_division=0)
-        assert found[f"precision_{average}"] == pytest.approx(precision)
-        assert found[f"recall_{average}"] == pytest.approx(recall)
-        assert found[f"f1_{average}"] == pytest.approx(f1)
-    assert found["loss"] == pytest.approx(sk.log_loss(true, probabilities, labels=range(5)))
+        assert scores[f"precision_{average}"] == pytest.approx(precision)
+        assert scores[f"recall_{average}"] == pytest.approx(recall)
+        assert scores[f"f1_{average}"] == pytest.approx(f1)
+    assert scores["loss"] == pytest.approx(sk.log_loss(true, probabilities, labels=range(5)))
 
 
-def test_a_probability_of_zero_costs_a_finite_loss_and_nan_is_refused():
-    found = metrics.classification_metrics([0], [[0.0, 1.0]], ["a", "b"])
-    assert found["loss"] == pytest.approx(-math.log(1e-15))
+def test_a_probability_of_zero_gives_a_finite_loss_and_nan_is_refused():
+    scores = metrics.classification_metrics([0], [[0.0, 1.0]], ["a", "b"])
+    assert scores["loss"] == pytest.approx(-math.log(1e-15))
     with pytest.raises(InputError, match="diverged"):
         metrics.classification_metrics([0], [[np.nan, 1.0]], ["a", "b"])
 
@@ -109,16 +107,16 @@ def test_a_probability_of_zero_costs_a_finite_loss_and_nan_is_refused():
         ([0, 1], [0, -1], r"predicted must be class numbers"),
         ([0, 1], [0], "one entry per image"),
         ([0.0, 1.0], [0, 1], "dtype float64"),
-        (np.zeros(0, int), np.zeros(0, int), "no image"),
+        (np.zeros(0, int), np.zeros(0, int), "no images"),
     ],
 )
-def test_bad_labels_are_named(true, predicted, message):
+def test_bad_labels_are_refused(true, predicted, message):
     with pytest.raises(InputError, match=message):
         metrics.confusion(true, predicted, 3)
 
 
 def test_wilson_interval_by_its_closed_form():
-    # Figures of Wilson's formula with z = 1.959964: 8 of 10, and the zero of 10, whose upper bound is z2 / (10 + z2).
+    # Values of Wilson's formula with z = 1.959964: 8 of 10, and 0 of 10, whose upper bound is z^2 / (10 + z^2).
     low, high = stats.wilson_interval(8, 10)
     assert (low, high) == (pytest.approx(0.4901625, abs=1e-6), pytest.approx(0.9433178, abs=1e-6))
     assert stats.wilson_interval(0, 10) == (0.0, pytest.approx(0.2775328, abs=1e-6))
@@ -132,14 +130,14 @@ def test_wilson_interval_by_its_closed_form():
 
 def test_group_confusions_by_hand_and_their_sum():
     groups = np.array(["y", "y", "x", "x", "y", "z"])
-    found = resampling.group_confusions(TRUE, PREDICTED, groups, 3)
-    assert found[0].tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]  # x
-    assert found[1].tolist() == [[2, 0, 0], [0, 0, 1], [0, 0, 0]]  # y
-    assert (found.sum(0) == metrics.confusion(TRUE, PREDICTED, 3)).all()
+    matrices = resampling.group_confusions(TRUE, PREDICTED, groups, 3)
+    assert matrices[0].tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]  # x
+    assert matrices[1].tolist() == [[2, 0, 0], [0, 0, 1], [0, 0, 0]]  # y
+    assert (matrices.sum(0) == metrics.confusion(TRUE, PREDICTED, 3)).all()
     assert len(resampling.group_confusions(TRUE, PREDICTED, None, 3)) == 6
 
 
-def test_bootstrap_weights_draw_g_of_g_groups_and_repeat():
+def test_bootstrap_weights_draw_g_of_g_groups_and_are_reproducible():
     weights = resampling.bootstrap_weights(7, draws=500, seed=3)
     assert weights.shape == (500, 7)
     assert (weights.sum(1) == 7).all()
@@ -159,40 +157,41 @@ def test_bootstrap_equals_resampling_the_images_one_by_one(metric):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scores.append(np.mean([SKLEARN[metric](true[images], labels[images]) for labels in predicted]))
-    found = stats.bootstrap_interval(true, predicted, groups, metric, draws=200, seed=9)
+    interval = stats.bootstrap_interval(true, predicted, groups, metric, draws=200, seed=9)
     rest = [groups != g for g in range(8)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         left_out = np.array([np.mean([SKLEARN[metric](true[r], labels[r]) for labels in predicted]) for r in rest])
-    assert (found.low, found.high) == pytest.approx(stats._bounds(np.array(scores), found.value, left_out, 0.95))
-    assert (found.groups, found.images, found.reliable) == (8, 24, False)
+    bounds = stats._bounds(np.array(scores), interval.value, left_out, 0.95)
+    assert (interval.low, interval.high) == pytest.approx(bounds)
+    assert (interval.groups, interval.images, interval.reliable) == (8, 24, False)
 
 
 def test_bounds_by_hand():
-    """Without bias and skewness the percentiles, of few groups wider ones; shifted against the bias."""
+    """Without bias and skewness they are the percentiles, wider for few groups; bias shifts them the other way."""
     drawn, cdf = np.linspace(0, 1, 100_001), scipy_stats.norm.cdf
-    even = np.array([-1.0, 1.0] * 5)  # scores without each of 10 groups, not skewed
+    even = np.array([-1.0, 1.0] * 5)  # scores with each of 10 groups left out, not skewed
     reach = 2.262157 * math.sqrt(10 / 9)  # Student's quantile of 9 degrees of freedom
     assert stats._bounds(drawn, 0.5, even, 0.95) == pytest.approx((cdf(-reach), cdf(reach)), abs=1e-4)
     many = np.array([-1.0, 1.0] * 10**6)
     assert stats._bounds(drawn, 0.5, many, 0.95) == pytest.approx((0.025, 0.975), abs=1e-4)
-    low, high = stats._bounds(drawn, cdf(0.5), many, 0.95)  # the resamples lie too low
+    low, high = stats._bounds(drawn, cdf(0.5), many, 0.95)  # the resamples are too low
     assert (low, high) == pytest.approx((cdf(1 - 1.959964), cdf(1 + 1.959964)), abs=1e-4)
     skewed = np.array([1.0] * 9 + [-9.0])  # mean 0: the gaps are -1 (9 times) and 9
     skew = (9**3 - 9) / (6 * 90**1.5)
-    wanted = [cdf(side * reach / (1 - side * skew * reach)) for side in (-1, 1)]
-    assert stats._bounds(drawn, 0.5, skewed, 0.95) == pytest.approx(wanted, abs=1e-4)
+    expected = [cdf(side * reach / (1 - side * skew * reach)) for side in (-1, 1)]
+    assert stats._bounds(drawn, 0.5, skewed, 0.95) == pytest.approx(expected, abs=1e-4)
     assert stats._bounds(np.ones(9), 1.0, np.ones(20), 0.95) == (1, 1)
     assert stats._bounds(np.array([0.2, 0.4]), 0.3, np.ones(1), 0.95) == (0.2, 0.4)
 
 
-def test_what_there_is_too_little_of_is_said():
+def test_an_interval_names_what_is_too_scarce():
     true = np.repeat([0, 1, 2], [20, 10, 4])
     predicted = true.copy()
     predicted[:9] = 1
     alone = stats.bootstrap_interval(true, predicted, None, "f1_macro", draws=50)
     assert (alone.few, alone.reliable) == ("4 groups in the smallest class", False)
-    assert stats.bootstrap_interval(true, predicted, None, "accuracy", draws=50).reliable  # no mean over classes
+    assert stats.bootstrap_interval(true, predicted, None, "accuracy", draws=50).reliable  # not a mean over classes
     groups = np.arange(34) // 5
     assert stats.bootstrap_interval(true, predicted, groups, "balanced_accuracy", draws=50).few == (
         "7 groups, 1 group in the smallest class, 2 groups with a mistake"
@@ -209,7 +208,7 @@ def test_what_there_is_too_little_of_is_said():
     assert (both.difference, both.few) == (0, "0 groups on which the two differ")
 
 
-def test_few_draws_at_once_give_the_same_interval(monkeypatch):
+def test_drawing_in_small_chunks_gives_the_same_interval(monkeypatch):
     rng = np.random.default_rng(6)
     true, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
     whole = stats.bootstrap_interval(true, predicted, draws=100)
@@ -225,65 +224,65 @@ def test_the_interval_covers_the_true_accuracy_when_groups_share_their_difficult
         right = rng.random((60, 5)) < chance[:, None]
         true, predicted = np.zeros(300, int), (~right).ravel().astype(int)
         groups = np.repeat(np.arange(60), 5)
-        found = stats.bootstrap_interval(true, predicted, groups, "accuracy", draws=300)
-        covered += found.low <= 2 / 3 <= found.high
+        interval = stats.bootstrap_interval(true, predicted, groups, "accuracy", draws=300)
+        covered += interval.low <= 2 / 3 <= interval.high
         low, high = stats.wilson_interval(int(right.sum()), 300)
         covered_by_images += low <= 2 / 3 <= high
-    assert covered >= 180  # 95 % of 200 is 190; below 180 has a chance under 0.001
-    assert covered_by_images < covered  # images are no independent trials here
+    assert covered >= 180  # 95 % of 200 is 190; fewer than 180 has a probability below 0.001
+    assert covered_by_images < covered  # images are not independent trials here
 
 
-def test_the_committed_simulation_holds_what_the_package_says():
-    """Where the intervals say that they may be relied on, 93 to 97 % of them hold the truth."""
+def test_the_committed_simulation_confirms_the_coverage():
+    """Where the intervals call themselves reliable, 93 to 97 % of them contain the truth."""
     table = pd.read_csv(COVERAGE.parent / "results" / "coverage.csv")
-    sure = table[table["reliable"] > 0.9]
-    assert len(sure) > 40
-    assert sure["holds it"].between(0.93, 0.97).all()
+    reliable = table[table["reliable"] > 0.9]
+    assert len(reliable) > 40
+    assert reliable["holds it"].between(0.93, 0.97).all()
 
 
 @pytest.mark.parametrize(("classes", "images", "groups"), [("3 even", "1-9", 40), ("6 uneven", "1-9", 160)])
-def test_intervals_hold_a_known_truth(classes, images, groups, monkeypatch):
+def test_intervals_contain_a_known_truth(classes, images, groups, monkeypatch):
     """A small part of benchmarks/coverage.py: 95 % intervals of scores and differences, even and uneven classes."""
     spec = importlib.util.spec_from_file_location("coverage_benchmark", COVERAGE)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     monkeypatch.setattr(resampling, "bootstrap_weights", functools.cache(resampling.bootstrap_weights))
-    found = benchmark.simulate(classes, images, groups, sets=300, draws=300)
-    assert len(found) == 4  # accuracy and macro F1, of a score and of a difference
-    # Of 300 at 95 %, fewer than 273 (91 %) or more than 297 (99 %) have a chance under 0.003 each.
-    assert found["holds it"].between(0.91, 0.99).all(), found.to_string()
+    table = benchmark.simulate(classes, images, groups, sets=300, draws=300)
+    assert len(table) == 4  # accuracy and macro F1, of a score and of a difference
+    # Of 300 at 95 %, fewer than 273 (91 %) or more than 297 (99 %) have a probability below 0.003 each.
+    assert table["holds it"].between(0.91, 0.99).all(), table.to_string()
 
 
 def test_paired_difference_is_the_difference_of_seed_means():
     true = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     a = np.array([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]])  # 8/8, 7/8
     b = np.array([[0, 0, 0, 0, 1, 1, 0, 0]])  # 6/8
-    found = comparisons.paired_bootstrap(a, b, true, None, "accuracy", draws=500)
-    assert found.difference == pytest.approx(7.5 / 8 - 6 / 8)
-    assert found.low <= found.difference <= found.high
-    assert (found.groups, found.images, found.reliable) == (8, 8, False)
-    # The mean over 8 images of 0 or 1/2 (one) or 1 (one) more: sd of a resample's mean is the images' over sqrt(8).
+    gap = comparisons.paired_bootstrap(a, b, true, None, "accuracy", draws=500)
+    assert gap.difference == pytest.approx(7.5 / 8 - 6 / 8)
+    assert gap.low <= gap.difference <= gap.high
+    assert (gap.groups, gap.images, gap.reliable) == (8, 8, False)
+    # Per image, a minus b: the standard deviation of a resample's mean is that of the images over sqrt(8).
     deviation = np.std([0, 0, 0, -0.5, 0, 0, 1, 1]) / math.sqrt(8)
-    wanted = scipy_stats.t.ppf(0.975, 7) * math.sqrt(8 / 7) * deviation
-    assert found.half_width == pytest.approx(wanted, rel=0.1)
+    expected = scipy_stats.t.ppf(0.975, 7) * math.sqrt(8 / 7) * deviation
+    assert gap.half_width == pytest.approx(expected, rel=0.1)
     swapped = comparisons.paired_bootstrap(b, a, true, None, "accuracy", draws=500)
-    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
+    assert (swapped.low, swapped.high) == pytest.approx((-gap.high, -gap.low))
     alone = comparisons.paired_bootstrap(a, b, true, np.zeros(8, int), "accuracy", draws=5)
-    assert (alone.low, alone.high) == (-math.inf, math.inf)  # one group says nothing of others
+    assert (alone.low, alone.high) == (-math.inf, math.inf)  # one group says nothing about others
 
 
-def test_the_same_predictions_differ_by_exactly_nothing():
+def test_equal_predictions_differ_by_exactly_zero():
     rng = np.random.default_rng(8)
     true, a = rng.integers(0, 5, 100), rng.integers(0, 5, (3, 100))
-    found = comparisons.paired_bootstrap(a, a, true, np.arange(100) // 4)
-    assert (found.difference, found.low, found.high, found.half_width) == (0, 0, 0, 0)
-    assert not found.reliable  # models that differ nowhere here may differ elsewhere
+    gap = comparisons.paired_bootstrap(a, a, true, np.arange(100) // 4)
+    assert (gap.difference, gap.low, gap.high, gap.half_width) == (0, 0, 0, 0)
+    assert not gap.reliable  # models that agree on these images may differ on others
 
 
 def test_pairing_narrows_the_interval_and_groups_widen_it():
     rng = np.random.default_rng(9)
     true = np.zeros(300, int)
-    hard = np.repeat(rng.random(60) < 0.4, 5)  # whole groups are missed by both
+    hard = np.repeat(rng.random(60) < 0.4, 5)  # both models miss whole groups
     a, b = hard.astype(int), (hard | (rng.random(300) < 0.05)).astype(int)
     groups = np.repeat(np.arange(60), 5)
     alone = stats.bootstrap_interval(true, a, groups, "accuracy")
@@ -292,7 +291,7 @@ def test_pairing_narrows_the_interval_and_groups_widen_it():
     assert alone.high - alone.low > 1.8 * (by_image.high - by_image.low)  # sqrt(5) = 2.2
 
 
-def test_more_seeds_are_no_more_images():
+def test_more_seeds_do_not_count_as_more_images():
     rng = np.random.default_rng(10)
     true, labels = rng.integers(0, 2, 80), rng.integers(0, 2, 80)
     one, many = (stats.bootstrap_interval(true, p, None, "accuracy") for p in (labels, np.tile(labels, (6, 1))))
@@ -300,18 +299,18 @@ def test_more_seeds_are_no_more_images():
 
 
 def test_mean_intervals_by_hand():
-    # Two groups of means 1 and 4 (sizes 2 and 1): a resample gives 1 (1/4), 4 (1/4) or (2 + 4) / 3 = 2 (1/2).
+    # Two groups with means 1 and 4 (sizes 2 and 1): a resample gives 1 (1/4), 4 (1/4) or (2 + 4) / 3 = 2 (1/2).
     values = np.array([[0.0, np.nan, np.nan], [2.0, np.nan, 5.0], [4.0, np.nan, np.nan]])
     mean, low, high = stats.mean_intervals(values, ["a", "a", "b"])
     np.testing.assert_array_equal(mean, [2, np.nan, 5])
-    np.testing.assert_array_equal(low, [1, np.nan, np.nan])  # one group alone has no interval
+    np.testing.assert_array_equal(low, [1, np.nan, np.nan])  # a single group has no interval
     np.testing.assert_array_equal(high, [4, np.nan, np.nan])
     assert stats.mean_intervals(values, ["a", "a", "b"], level=0.2)[1][0] == 2
     with pytest.raises(InputError, match="one entry per image"):
         stats.mean_intervals(values, ["a"])
 
 
-def test_mean_intervals_of_single_images_near_the_normal_ones_and_by_chunk(monkeypatch):
+def test_mean_intervals_of_single_images_are_near_normal_and_do_not_depend_on_chunks(monkeypatch):
     values = np.random.default_rng(0).normal(3, 2, (400, 2))
     values[200:, 1] = np.nan
     mean, low, high = stats.mean_intervals(values)
@@ -332,9 +331,8 @@ def test_groups_of_the_wrong_length_are_refused():
 def test_mcnemar_by_hand():
     a = np.array([1] * 5 + [0] + [1] * 10, bool)
     b = np.array([0] * 5 + [1] + [1] * 10, bool)
-    assert comparisons.mcnemar_exact(a, b) == pytest.approx(
-        2 * (1 + 6) / 2**6
-    )  # 5 against 1: P(0 or 1 of 6), two-sided
+    two_sided = 2 * (1 + 6) / 2**6  # 5 against 1: twice P(0 or 1 of 6)
+    assert comparisons.mcnemar_exact(a, b) == pytest.approx(two_sided)
     assert comparisons.mcnemar_exact(b, a) == comparisons.mcnemar_exact(a, b)
     assert comparisons.mcnemar_exact(a, a) == 1.0
     assert comparisons.mcnemar_exact([True], [False]) == 1.0
@@ -361,11 +359,11 @@ def test_the_verdict_follows_its_rule(interval, expected):
 
 
 def test_images_needed_by_hand():
-    # 2 points ahead, +-6 on 72: confirming needs a half width below 3 points, twice as narrow: 4 times the images.
+    # 2 points ahead, +-6 on 72: confirming needs a half-width below 3 points, half of now: 4 times the images.
     assert verdict.images_needed(0.02, 0.06, 72, 0.01) == pytest.approx(288, abs=1)
     # 5 points behind, +-10: contradicting needs less than 5 points, 4 times the images.
     assert verdict.images_needed(-0.05, 0.10, 100, 0.01) == pytest.approx(400, abs=1)
-    # Half a point behind: either side needs half a point, the worst place to be.
+    # Half a point behind: either verdict needs a half-width of half a point, the worst case.
     assert verdict.images_needed(-0.005, 0.05, 100, 0.01) == pytest.approx(10_000, abs=1)
     assert verdict.images_needed(0.05, 0.01, 100, 0.01) == 100  # decided already
     assert verdict.images_needed(0.0, 0.05, 100, 0.0) is None
@@ -373,11 +371,11 @@ def test_images_needed_by_hand():
 
 
 @pytest.mark.parametrize("difference", [-0.08, -0.011, -0.004, 0.0, 0.03])
-def test_images_needed_is_where_the_verdict_turns(difference):
-    def told(images):
+def test_images_needed_is_where_the_verdict_changes(difference):
+    def verdict_with(images):
         half = 0.12 * math.sqrt(90 / images)
         return verdict.verdict_of(difference, difference - half, difference + half)
 
     needed = verdict.images_needed(difference, 0.12, 90)
-    assert told(90) == told(needed - 2) == "cannot tell"
-    assert told(needed + 1) != "cannot tell"
+    assert verdict_with(90) == verdict_with(needed - 2) == "cannot tell"
+    assert verdict_with(needed + 1) != "cannot tell"

@@ -1,4 +1,4 @@
-"""features.py: what is kept equals what the frozen blocks give, and is believed only where it is whole and right."""
+"""features.py: cached features equal the outputs of the frozen blocks, and are used only if they are complete and valid."""
 
 import dataclasses
 import json
@@ -35,41 +35,41 @@ def test_cut_layers(model):
 
 
 @pytest.mark.parametrize("head", ["gap", "fc"])
-def test_the_rest_on_the_kept_part_is_the_model(head, images):
+def test_prefix_and_suffix_together_are_the_model(head, images):
     model = build_vgg16(3, image_size=(32, 32), weights="slim", head=head)
     whole = model.predict_on_batch(images[:4])
     for k in range(1, 6):
         part = suffix_model(model, k).predict_on_batch(output(model, cut_layer(model, k), images[:4]))
         np.testing.assert_allclose(part, whole, atol=1e-5)
     assert suffix_model(model, 0) is model
-    kept = {id(layer) for layer in model.layers}
-    assert all(id(layer) in kept for layer in suffix_model(model, 3).layers[1:])  # shared, so that training counts
+    ids = {id(layer) for layer in model.layers}
+    assert all(id(layer) in ids for layer in suffix_model(model, 3).layers[1:])  # shared: training changes the model
 
 
-def test_kept_features_equal_the_prefix(model, demo, images, tmp_path):
-    found = FeatureCache(tmp_path).get(model, demo, [0, 2, 4, 5], "float32")
-    assert sorted(found) == [2, 4, 5]
-    for k, kept in found.items():
-        np.testing.assert_allclose(kept, output(model, cut_layer(model, k), images), atol=1e-4)
-        assert kept.dtype == np.float32
-        assert not kept.flags.writeable
-    assert found[2].shape == (len(demo), 8, 8, 32)
-    assert found[5].shape == (len(demo), 128)
+def test_cached_features_equal_the_outputs_of_the_prefix(model, demo, images, tmp_path):
+    cached = FeatureCache(tmp_path).get(model, demo, [0, 2, 4, 5], "float32")
+    assert sorted(cached) == [2, 4, 5]
+    for k, values in cached.items():
+        np.testing.assert_allclose(values, output(model, cut_layer(model, k), images), atol=1e-4)
+        assert values.dtype == np.float32
+        assert not values.flags.writeable
+    assert cached[2].shape == (len(demo), 8, 8, 32)
+    assert cached[5].shape == (len(demo), 128)
 
 
-def test_bfloat16_is_kept_as_such_and_the_head_in_float32(model, demo, images, tmp_path):
-    found = FeatureCache(tmp_path).get(model, demo, [3, 5], "bfloat16")
-    assert found[3].dtype.name == "bfloat16"
-    assert found[3].nbytes == found[3].size * 2
-    assert found[5].dtype == np.float32
+def test_bfloat16_is_cached_as_bfloat16_and_gap_as_float32(model, demo, images, tmp_path):
+    cached = FeatureCache(tmp_path).get(model, demo, [3, 5], "bfloat16")
+    assert cached[3].dtype.name == "bfloat16"
+    assert cached[3].nbytes == cached[3].size * 2
+    assert cached[5].dtype == np.float32
     exact = output(model, "block3_pool", images)
-    error = np.abs(found[3].astype(np.float32) - exact).mean() / exact.mean()
-    assert 1e-5 < error < 0.02  # seven bits of mantissa, over seven convolutions
+    error = np.abs(cached[3].astype(np.float32) - exact).mean() / exact.mean()
+    assert 1e-5 < error < 0.02  # seven bits of mantissa, seven convolutions
     half = output(with_precision(model, "bfloat16"), "block3_pool", images[:8])
     assert half.dtype.name == "bfloat16"
 
 
-def test_found_again_without_computing(model, demo, tmp_path, monkeypatch):
+def test_cached_features_are_not_computed_again(model, demo, tmp_path, monkeypatch):
     first = FeatureCache(tmp_path).get(model, demo, [3], "float32")[3]
     monkeypatch.setattr(features, "pass_through", None)  # would fail if called
     np.testing.assert_array_equal(FeatureCache(tmp_path).get(model, demo, [3], "float32")[3], first)
@@ -85,7 +85,7 @@ def test_one_pass_for_all_depths(model, demo, tmp_path, monkeypatch):
     assert passes == [[1, 3, 5], [4]]
 
 
-def test_an_interrupted_entry_is_not_believed(model, demo, tmp_path):
+def test_an_interrupted_entry_is_not_used(model, demo, tmp_path):
     cache = FeatureCache(tmp_path)
     whole = np.array(cache.get(model, demo, [4], "float32")[4])
     entry = tmp_path / cache_key(model, demo, "float32")
@@ -98,7 +98,7 @@ def test_an_interrupted_entry_is_not_believed(model, demo, tmp_path):
     }
 
 
-def test_death_in_the_pass_leaves_no_entry(model, demo, tmp_path):
+def test_a_process_killed_in_the_pass_leaves_no_entry(model, demo, tmp_path):
     def die(done, total, what):
         raise KeyboardInterrupt
 
@@ -108,7 +108,7 @@ def test_death_in_the_pass_leaves_no_entry(model, demo, tmp_path):
     assert FeatureCache(tmp_path).get(model, demo, [5], "float32")[5].shape == (len(demo), 128)
 
 
-def test_a_lost_file_is_made_again(model, demo, tmp_path):
+def test_a_missing_or_damaged_file_is_computed_again(model, demo, tmp_path):
     cache = FeatureCache(tmp_path)
     whole = np.array(cache.get(model, demo, [5], "float32")[5])
     entry = tmp_path / cache_key(model, demo, "float32")
@@ -119,12 +119,12 @@ def test_a_lost_file_is_made_again(model, demo, tmp_path):
         np.testing.assert_array_equal(cache.get(model, demo, [5], "float32")[5], whole)
 
 
-def test_the_key_names_all_that_matters(model, demo):
+def test_the_key_depends_on_everything_that_matters(model, demo):
     key = cache_key(model, demo, "float32")
     assert cache_key(build_vgg16(3, image_size=(32, 32), weights="slim", seed=7), demo, "float32") == key  # any head
     assert cache_key(model, demo, "bfloat16") != key
-    changed = ("0" * 64, *demo.digests[1:])
-    assert cache_key(model, dataclasses.replace(demo, digests=changed), "float32") != key
+    digests = ("0" * 64, *demo.digests[1:])
+    assert cache_key(model, dataclasses.replace(demo, digests=digests), "float32") != key
     for name, value in (("image_size", (32, 64)), ("resize", "pad")):
         other = dataclasses.replace(demo, config=dataclasses.replace(demo.config, **{name: value}))
         assert cache_key(model, other, "float32") != key
@@ -134,23 +134,23 @@ def test_the_key_names_all_that_matters(model, demo):
     assert cache_key(changed, demo, "float32") != key
 
 
-def test_what_does_not_fit_is_not_kept(model, demo, tmp_path):
+def test_features_that_do_not_fit_are_not_cached(model, demo, tmp_path):
     assert FeatureCache(tmp_path / "none", 0.0).get(model, demo, [3, 5], "float32") == {3: None, 5: None}
     # room for the deep ones only: n * 128 and n * 2 * 2 * 128 floats, but not n * 4 * 4 * 64
     room = len(demo) * 4 * (128 + 4 * 128) / 1e9
-    found = FeatureCache(tmp_path / "some", room).get(model, demo, [3, 4, 5], "float32")
-    assert [found[k] is not None for k in (3, 4, 5)] == [False, True, True]
+    cached = FeatureCache(tmp_path / "some", room).get(model, demo, [3, 4, 5], "float32")
+    assert [cached[k] is not None for k in (3, 4, 5)] == [False, True, True]
 
 
 def test_pass_through_without_a_file(model, demo, images):
-    told = []
-    two, five = pass_through(model, demo, [2, 5], "float32", progress=lambda *a: told.append(a))
+    reports = []
+    two, five = pass_through(model, demo, [2, 5], "float32", progress=lambda *a: reports.append(a))
     np.testing.assert_allclose(two, output(model, "block2_pool", images), atol=1e-4)
     np.testing.assert_allclose(five, output(model, "gap", images), atol=1e-5)
-    assert told == [(64, len(demo), "frozen features"), (len(demo), len(demo), "frozen features")]
+    assert reports == [(64, len(demo), "frozen features"), (len(demo), len(demo), "frozen features")]
 
 
-def test_a_folder_that_cannot_be_is_one_clear_error(model, demo, tmp_path):
+def test_a_folder_that_cannot_be_made_is_one_clear_error(model, demo, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(RunError, match=r"cache.* could not be written"):
         FeatureCache(tmp_path / "cache").get(model, demo, [5], "float32")

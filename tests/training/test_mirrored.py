@@ -1,4 +1,4 @@
-"""Training on several devices at once: two logical processors, as TensorFlow lets one test it without graphics cards."""
+"""Training on several devices at once, tested without GPUs on two logical processors of TensorFlow's."""
 
 import dataclasses
 import json
@@ -19,21 +19,21 @@ from xaitune.training import fit
 
 data = ImageData.from_config(DataConfig(**json.loads(sys.argv[1])))
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-made = []
-for cards in (1, 2):
-    steps.gpus, steps._strategy = (lambda: cards), (lambda: strategy)
-    assert steps.training_scope().__class__.__name__ == ("nullcontext" if cards == 1 else "_CurrentDistributionContext")
+results = []
+for devices in (1, 2):
+    steps.gpus, steps._strategy = (lambda: devices), (lambda: strategy)
+    assert steps.training_scope().__class__.__name__ == ("nullcontext" if devices == 1 else "_CurrentDistributionContext")
     options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32", "freeze_through": 3}
-    # 33 images a batch: the two parts are never alike
-    fit.CLIP_NORM = 0.05  # so that every step is clipped
-    run = train_model(data, runs_dir=f"{sys.argv[2]}/clipped{cards}", batch_size=33, **options)
+    # 33 images per batch, so that the two parts always differ
+    fit.CLIP_NORM = 0.05  # every step is clipped
+    run = train_model(data, runs_dir=f"{sys.argv[2]}/clipped{devices}", batch_size=33, **options)
     clipped = list(run.history["train_loss"])
     fit.CLIP_NORM = 3.0
-    run = train_model(data, runs_dir=f"{sys.argv[2]}/{cards}", batch_size=33, class_weight="balanced", **options)
-    shown = [c for c in run.predictions if c.startswith("p(")]
-    made.append({"clipped": clipped, "loss": list(run.history["train_loss"]), "p": run.predictions[shown].to_numpy().tolist(),
-                 "accuracy": list(run.history["train_accuracy"])})
-print(json.dumps(made))
+    run = train_model(data, runs_dir=f"{sys.argv[2]}/{devices}", batch_size=33, class_weight="balanced", **options)
+    p = run.predictions[[c for c in run.predictions if c.startswith("p(")]].to_numpy().tolist()
+    loss, accuracy = list(run.history["train_loss"]), list(run.history["train_accuracy"])
+    results.append({"clipped": clipped, "loss": loss, "p": p, "accuracy": accuracy})
+print(json.dumps(results))
 """
 
 

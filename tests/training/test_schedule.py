@@ -1,4 +1,4 @@
-"""rates.py: schedules and multipliers against rates worked out by hand."""
+"""schedule.py: schedules and multipliers against rates computed by hand."""
 
 import math
 
@@ -9,8 +9,9 @@ from xaitune.config.choices import OPTIMIZERS
 from xaitune.config.schema import TrainConfig
 from xaitune.models import blocks, vgg
 from xaitune.models.backend import keras
-from xaitune.training import schedule as rates
-from xaitune.training.schedule import block_factors, cuts_rate, epoch_rates, scaled
+from xaitune.models.keras_private import scaled_optimizer
+from xaitune.training import schedule
+from xaitune.training.schedule import block_factors, cuts_rate, epoch_rates
 
 
 def all_rates(steps=2, cuts=(0, 0, 0, 0), rate=0.1, **options):
@@ -24,25 +25,25 @@ def test_constant_is_the_rate():
 
 def test_cosine_by_hand():
     half = math.sqrt(0.5)
-    wanted = [0.1, 0.05 * (1 + half), 0.05, 0.05 * (1 - half)]
-    np.testing.assert_allclose(all_rates(steps=1, schedule="cosine"), wanted, rtol=1e-12)
+    expected = [0.1, 0.05 * (1 + half), 0.05, 0.05 * (1 - half)]
+    np.testing.assert_allclose(all_rates(steps=1, schedule="cosine"), expected, rtol=1e-12)
 
 
-def test_warm_up_rises_in_equal_steps_and_the_cosine_falls_over_the_rest():
-    wanted = [0.025, 0.05, 0.075, 0.1]  # two epochs of two steps
-    np.testing.assert_allclose(all_rates(warmup_epochs=2), [*wanted, *[0.1] * 4])
+def test_warm_up_rises_in_equal_steps_and_cosine_falls_over_the_rest():
+    expected = [0.025, 0.05, 0.075, 0.1]  # two epochs of two steps
+    np.testing.assert_allclose(all_rates(warmup_epochs=2), [*expected, *[0.1] * 4])
     cosine = [0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)]
-    np.testing.assert_allclose(all_rates(warmup_epochs=2, schedule="cosine"), [*wanted, *cosine])
+    np.testing.assert_allclose(all_rates(warmup_epochs=2, schedule="cosine"), [*expected, *cosine])
 
 
 def test_plateau_by_hand():
-    assert (rates.PLATEAU_EPOCHS, rates.PLATEAU_FACTOR) == (2, 0.3)
-    found = all_rates(steps=1, schedule="plateau", cuts=(0, 0, 1, 2))
-    np.testing.assert_allclose(found, [0.1, 0.1, 0.03, 0.009])
-    np.testing.assert_allclose(all_rates(steps=1, cuts=(0, 0, 1, 2)), 0.1)  # no other schedule is cut
+    assert (schedule.PLATEAU_EPOCHS, schedule.PLATEAU_FACTOR) == (2, 0.3)
+    plateau = all_rates(steps=1, schedule="plateau", cuts=(0, 0, 1, 2))
+    np.testing.assert_allclose(plateau, [0.1, 0.1, 0.03, 0.009])
+    np.testing.assert_allclose(all_rates(steps=1, cuts=(0, 0, 1, 2)), 0.1)  # cuts affect no other schedule
 
 
-def test_a_plateau_is_every_second_epoch_without_a_better_score_after_the_warm_up():
+def test_plateau_cuts_at_every_second_epoch_without_a_better_score_after_the_warm_up():
     waits = [0, 1, 2, 3, 4, 0, 1, 2]
     config = TrainConfig(schedule="plateau")
     assert [cuts_rate(config, e, w) for e, w in enumerate(waits)] == [w in (2, 4) for w in waits]
@@ -56,14 +57,14 @@ def test_each_variable_has_the_factor_of_its_block():
     blocks.freeze_blocks(model, 3)
     assert block_factors(model, "1-4=0.1,head=10") == (0.1,) * 6 + (1.0,) * 6 + (10.0,) * 2
     assert set(block_factors(model, None)) == {1.0}
-    assert scaled(keras.optimizers.SGD, (1.0, 1.0)) is keras.optimizers.SGD
+    assert scaled_optimizer(keras.optimizers.SGD, (1.0, 1.0)) is keras.optimizers.SGD
 
 
 def test_sgd_steps_by_hand():
     """v - rate * factor * g; with momentum m = 0.9 m - rate * factor * g, v + m."""
     for options, moved in (({}, 1 + 1), ({"momentum": 0.9}, 1 + 1.9)):
         variables = [keras.Variable([1.0, 2.0]), keras.Variable([1.0, 2.0])]
-        optimizer = scaled(keras.optimizers.SGD, (1.0, 0.25))(learning_rate=0.5, **options)
+        optimizer = scaled_optimizer(keras.optimizers.SGD, (1.0, 0.25))(learning_rate=0.5, **options)
         optimizer.build(variables)
         gradient = keras.ops.convert_to_tensor([1.0, -4.0])
         for _ in range(2):
@@ -73,14 +74,14 @@ def test_sgd_steps_by_hand():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_half_the_rate_of_a_block_is_that_optimizer_at_half_the_rate(name):
-    """Bit for bit, the other block untouched; in a rate that changes on the way, and with AdamW's weight decay."""
-    kind, options, _ = OPTIMIZERS[name]
-    kind = getattr(keras.optimizers, kind)
+def test_half_a_rate_for_a_variable_is_the_optimizer_at_half_the_rate(name):
+    """With a rate that changes between steps, and with AdamW's weight decay; the other variable is the same bit for bit."""
+    class_name, options, _ = OPTIMIZERS[name]
+    kind = getattr(keras.optimizers, class_name)
 
-    def after(made, rate):
+    def after_four_steps(optimizer_class, rate):
         variables = [keras.Variable([0.3, -0.7, 2.0]), keras.Variable([0.1, 0.2])]
-        optimizer = made(learning_rate=rate, **options)
+        optimizer = optimizer_class(learning_rate=rate, **options)
         optimizer.build(variables)
         rng = np.random.default_rng(0)
         for step in range(4):
@@ -89,7 +90,7 @@ def test_half_the_rate_of_a_block_is_that_optimizer_at_half_the_rate(name):
             optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], variables)
         return [keras.ops.convert_to_numpy(v) for v in variables]
 
-    mixed = after(scaled(kind, (0.5, 1.0)), 0.01)
-    np.testing.assert_array_equal(mixed[1], after(kind, 0.01)[1])
-    np.testing.assert_allclose(mixed[0], after(kind, 0.005)[0], rtol=1e-6)
-    assert np.abs(mixed[0] - after(kind, 0.01)[0]).max() > 1e-6
+    mixed = after_four_steps(scaled_optimizer(kind, (0.5, 1.0)), 0.01)
+    np.testing.assert_array_equal(mixed[1], after_four_steps(kind, 0.01)[1])
+    np.testing.assert_allclose(mixed[0], after_four_steps(kind, 0.005)[0], rtol=1e-6)
+    assert np.abs(mixed[0] - after_four_steps(kind, 0.01)[0]).max() > 1e-6

@@ -1,4 +1,4 @@
-"""training.py and runs.py: the same result by every way to it, and what a run folder promises."""
+"""train.py, fit.py, head.py, folder.py and run.py: the same result in every way of training, and what a run folder holds."""
 
 import dataclasses
 import errno
@@ -35,13 +35,13 @@ BASE = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32",
 
 @pytest.fixture(scope="module")
 def base(demo, tmp_path_factory):
-    """BASE, trained without a stop in a folder of its own."""
+    """BASE, trained without interruption in a separate folder."""
     return train_model(demo, BASE, runs_dir=tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Features and heads for the tests in which they are not in question."""
+    """A cache of features and heads for the tests that are not about them."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -49,8 +49,8 @@ def probabilities(run):
     return run.predictions[[f"p({name})" for name in run.class_names]].to_numpy()
 
 
-def same(a, b):
-    """Bit for bit: every figure of the history but the seconds, and every probability."""
+def assert_same(a, b):
+    """Bit for bit: every figure of the history except the seconds, and every probability."""
     pd.testing.assert_frame_equal(
         a.history.drop(columns="seconds"), b.history.drop(columns="seconds"), check_exact=True
     )
@@ -70,7 +70,7 @@ def never(*args):
     raise AssertionError(f"trained again: {args}")
 
 
-def test_the_way_a_run_reads(run, demo):
+def test_what_a_run_holds(run, demo):
     assert run.name == "freeze3-nag-seed0"
     assert run.state == "finished"
     assert run.history["stage"].tolist() == ["head"] * 2 + ["fine-tune"] * 2
@@ -94,7 +94,7 @@ def test_the_way_a_run_reads(run, demo):
 
 
 @pytest.mark.parametrize("through", [0, 3, 5])
-def test_frozen_blocks_keep_their_weights_and_others_move(demo, tmp_path, cache, through):
+def test_frozen_blocks_keep_their_weights_and_others_change(demo, tmp_path, cache, through):
     config = dataclasses.replace(BASE, freeze_through=through, epochs=1)
     model = train_model(demo, config, runs_dir=tmp_path, cache_dir=cache).model
     start = build_vgg16(11, image_size=(32, 32), weights="slim")
@@ -111,85 +111,87 @@ def test_frozen_blocks_keep_their_weights_and_others_move(demo, tmp_path, cache,
 @pytest.mark.parametrize("through", [2, 5])
 def test_cached_features_change_nothing_beyond_rounding(demo, tmp_path, through):
     config = dataclasses.replace(BASE, freeze_through=through, epochs=1)
-    kept = train_model(demo, config, runs_dir=tmp_path / "kept")
+    cached = train_model(demo, config, runs_dir=tmp_path / "cached")
     computed = train_model(demo, config, runs_dir=tmp_path / "computed", cache_gb=0.0)
-    assert list((tmp_path / "kept").rglob("*.bin"))
+    assert list((tmp_path / "cached").rglob("*.bin"))
     assert not list((tmp_path / "computed").rglob("*.bin"))
-    np.testing.assert_allclose(probabilities(kept), probabilities(computed), atol=1e-4)
+    np.testing.assert_allclose(probabilities(cached), probabilities(computed), atol=1e-4)
     for column in ("train_loss", "val_loss"):
-        np.testing.assert_allclose(kept.history[column], computed.history[column], atol=1e-4)
+        np.testing.assert_allclose(cached.history[column], computed.history[column], atol=1e-4)
 
 
-def test_a_seed_fixes_everything_and_another_changes_it(demo, tmp_path, base):
-    same(base, train_model(demo, BASE, runs_dir=tmp_path))
+def test_a_seed_determines_everything_and_another_changes_it(demo, tmp_path, base):
+    assert_same(base, train_model(demo, BASE, runs_dir=tmp_path))
     other = train_model(demo, BASE, seed=1, runs_dir=tmp_path)
     assert other.name == "freeze4-nag-seed1"
     assert np.abs(probabilities(other) - probabilities(base)).max() > 1e-4
-    assert other.predictions["split"].tolist() == base.predictions["split"].tolist()  # the split is not the seed's
+    assert (
+        other.predictions["split"].tolist() == base.predictions["split"].tolist()
+    )  # the split does not depend on the seed
 
 
-def test_shared_head_gives_what_each_run_would_train(demo, tmp_path, base):
-    """Cells of one sweep share the head of stage (a); alone or after another, a cell is the same."""
+def test_a_shared_head_is_the_one_that_each_run_would_train(demo, tmp_path, base):
+    """Cells of one sweep share the head of stage (a); a cell has the same result alone and after another."""
     train_model(demo, BASE, freeze_through=5, optimizer="sgd", epochs=1, runs_dir=tmp_path)
     heads = list(tmp_path.rglob("head-*.npz"))
     assert len(heads) == 1
-    same(train_model(demo, BASE, runs_dir=tmp_path), base)
+    assert_same(train_model(demo, BASE, runs_dir=tmp_path), base)
     assert list(tmp_path.rglob("head-*.npz")) == heads
 
 
-def test_model_in_plain_keras_gives_the_predictions(run, demo):
+def test_the_model_loaded_in_plain_keras_gives_the_predictions(run, demo):
     model = keras.models.load_model(run.path / "model.keras", safe_mode=True)
     logits = model.predict(demo.load().astype(np.float32), verbose=0)
     np.testing.assert_allclose(softmax(logits.astype(np.float64), axis=1), probabilities(run), atol=1e-5)
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
-    named = [run.class_names[i] for i in logits.argmax(axis=1)]
-    assert named == run.predictions["predicted"].tolist()
+    predicted = [run.class_names[i] for i in logits.argmax(axis=1)]
+    assert predicted == run.predictions["predicted"].tolist()
 
 
 def test_bfloat16_saves_a_plain_float32_model(demo, tmp_path):
-    made = train_model(demo, BASE, precision="bfloat16", runs_dir=tmp_path)
-    model = made.model
+    run = train_model(demo, BASE, precision="bfloat16", runs_dir=tmp_path)
+    model = run.model
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
     logits = model.predict(demo.load().astype(np.float32), verbose=0)
-    np.testing.assert_allclose(softmax(logits.astype(np.float64), axis=1), probabilities(made), atol=0.05)
-    assert made.metadata["precision"] == "bfloat16"
+    np.testing.assert_allclose(softmax(logits.astype(np.float64), axis=1), probabilities(run), atol=0.05)
+    assert run.metadata["precision"] == "bfloat16"
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_metrics_equal_scikit_learn(run, split):
     rows = run.predictions[run.predictions["split"] == split]
-    true, predicted, found = rows["true"], rows["predicted"], run.metrics[split]
+    true, predicted, metrics = rows["true"], rows["predicted"], run.metrics[split]
     names = list(run.class_names)
     for average in ("macro", "weighted", "micro"):
-        wanted = sk.f1_score(true, predicted, labels=names, average=average, zero_division=0)
-        assert found[f"f1_{average}"] == pytest.approx(wanted, abs=1e-12)
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
-    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(true, predicted))
-    assert found["confusion"] == sk.confusion_matrix(true, predicted, labels=names).tolist()
+        expected = sk.f1_score(true, predicted, labels=names, average=average, zero_division=0)
+        assert metrics[f"f1_{average}"] == pytest.approx(expected, abs=1e-12)
+    assert metrics["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
+    assert metrics["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(true, predicted))
+    assert metrics["confusion"] == sk.confusion_matrix(true, predicted, labels=names).tolist()
     p = rows[[f"p({name})" for name in names]].to_numpy()
-    assert found["loss"] == pytest.approx(sk.log_loss(true, p, labels=names), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(sk.log_loss(true, p, labels=names), rel=1e-6)
     precision, recall, f1, support = sk.precision_recall_fscore_support(true, predicted, labels=names, zero_division=0)
     table = run.per_class(split)
     for column, values in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
         np.testing.assert_allclose(table[column].astype(float), values, atol=1e-12)
-    assert run.score(split) == found["f1_macro"]
+    assert run.score(split) == metrics["f1_macro"]
 
 
-def test_best_epoch_on_validation_is_kept(run):
-    """The history's best fine-tuning epoch is the one whose weights predict."""
+def test_the_model_is_that_of_the_best_epoch_on_validation(run):
+    """The weights of the best fine-tuning epoch in the history are those that predict."""
     fine = run.history[run.history["stage"] == "fine-tune"]
     assert fine["val_f1_macro"].max() == pytest.approx(run.metrics["validation"]["f1_macro"], abs=1e-9)
 
 
-def test_patience_ends_a_run_and_the_best_is_restored(demo, tmp_path, cache):
+def test_patience_ends_a_run_and_the_best_weights_are_restored(demo, tmp_path, cache):
     options = {"learning_rate": 1e-9, "epochs": 6, "patience": 2, "freeze_through": 5}
-    made = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
-    fine = made.history[made.history["stage"] == "fine-tune"]
+    run = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
+    fine = run.history[run.history["stage"] == "fine-tune"]
     assert len(fine) == 3  # the first is the best, then two without a better one
     np.testing.assert_allclose(fine["val_loss"], fine["val_loss"].iloc[0], atol=1e-5)
 
 
-def test_no_test_label_takes_part_in_a_choice(demo, tmp_path, base):
+def test_test_labels_influence_no_choice(demo, tmp_path, base):
     rows = demo.indices("test")
     labels = demo.labels.copy()
     labels[rows] = np.random.default_rng(0).permutation(labels[rows][::-1])
@@ -213,23 +215,23 @@ def test_no_test_label_takes_part_in_a_choice(demo, tmp_path, base):
         ({"freeze_through": 5, "epochs": 5, "schedule": "plateau", "learning_rate": 1e-9}, ["fine-tune 3/5"]),
     ],
 )
-def test_a_run_that_died_goes_on_to_the_same_end(demo, tmp_path, options, stops):
-    """Killed once or twice, it ends as one that was never stopped, and trains no epoch again."""
+def test_a_killed_run_resumes_to_the_same_result(demo, tmp_path, options, stops):
+    """Killed once or twice, it ends as one that was never interrupted, and trains no epoch again."""
     whole = train_model(demo, BASE, runs_dir=tmp_path / "whole", **options)
-    folder, told = tmp_path / "dies", []
+    folder, reports = tmp_path / "killed", []
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
             train_model(demo, BASE, runs_dir=folder, progress=die_at(stop), **options)
         assert not (folder / whole.name / "result.json").exists()
-        with pytest.raises(RunError, match="is not finished: give the same command again"):
+        with pytest.raises(RunError, match="is not finished: run the same command again"):
             load_run(folder / whole.name)
-    resumed = train_model(demo, BASE, runs_dir=folder, progress=lambda *a: told.append(a[2]), **options)
-    same(whole, resumed)
-    assert not any(stops[-1] in what or "head" in what for what in told)
+    resumed = train_model(demo, BASE, runs_dir=folder, progress=lambda *a: reports.append(a[2]), **options)
+    assert_same(whole, resumed)
+    assert not any(stops[-1] in what or "head" in what for what in reports)
     assert not (resumed.path / "checkpoint").exists()
 
 
-def test_a_damaged_checkpoint_is_left_aside(demo, tmp_path, base):
+def test_a_damaged_checkpoint_is_ignored(demo, tmp_path, base):
     with pytest.raises(KeyboardInterrupt):
         train_model(demo, BASE, runs_dir=tmp_path, progress=die_at("fine-tune 1"))
     file = tmp_path / base.name / "checkpoint" / "state.npz"
@@ -237,30 +239,30 @@ def test_a_damaged_checkpoint_is_left_aside(demo, tmp_path, base):
         assert Checkpoint(file.parents[1]).load() is not None or file.stat().st_size < 10
         file.write_bytes(damage)
         assert Checkpoint(file.parents[1]).load() is None
-    same(base, train_model(demo, BASE, runs_dir=tmp_path))
+    assert_same(base, train_model(demo, BASE, runs_dir=tmp_path))
 
 
-@pytest.mark.parametrize("seen", ["the loss", "a prediction"])
-def test_a_diverged_run_is_recorded_and_not_retried(demo, tmp_path, cache, monkeypatch, seen):
-    if seen == "the loss":
+@pytest.mark.parametrize("place", ["the loss", "a prediction"])
+def test_a_diverged_run_is_recorded_and_not_retried(demo, tmp_path, cache, monkeypatch, place):
+    if place == "the loss":
         options = {"learning_rate": 10.0, "optimizer": "adam", "freeze_through": 0, "epochs": 8}
-    else:  # the validation images give numbers, one image elsewhere does not
+    else:  # finite on the validation images, NaN on others
         real = fit.logits_of
         options = {"epochs": 1, "freeze_through": 5}
         monkeypatch.setattr(training, "logits_of", lambda *a: real(*a) + (np.nan if len(a[2]) == len(demo) else 0.0))
-    made = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
-    assert made.state == "diverged"
-    last = made.history["train_loss"].iloc[-1] + made.history["val_loss"].iloc[-1]
-    assert np.isfinite(last) == (seen == "a prediction")
-    assert len(made.history) < 9
-    assert not (made.path / "model.keras").exists()
-    assert np.isnan(made.score())
+    run = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
+    assert run.state == "diverged"
+    last = run.history["train_loss"].iloc[-1] + run.history["val_loss"].iloc[-1]
+    assert np.isfinite(last) == (place == "a prediction")
+    assert len(run.history) < 9
+    assert not (run.path / "model.keras").exists()
+    assert np.isnan(run.score())
     monkeypatch.setattr(training, "_Training", never)
     notes = []
     again = train_model(demo, BASE, runs_dir=tmp_path, notes=notes.append, **options)
     assert again.state == "diverged"
     assert "it is not trained again" in notes[0]
-    assert find_runs(tmp_path) == []  # nothing to explain or report
+    assert find_runs(tmp_path) == []  # there is nothing to explain or report
 
 
 def test_the_same_configuration_finds_the_finished_run(demo, base, monkeypatch):
@@ -269,8 +271,8 @@ def test_the_same_configuration_finds_the_finished_run(demo, base, monkeypatch):
     notes = []
     again = train_model(demo, BASE, runs_dir=folder, notes=notes.append)
     assert notes == [f"{first.path} is finished already; it is not trained again."]
-    same(first, again)
-    # the table's rate and the same rate in figures are one configuration; so is another precision
+    assert_same(first, again)
+    # The optimizer's own rate and the same rate given explicitly are one configuration; so is another precision.
     train_model(demo, BASE, runs_dir=folder, learning_rate=OPTIMIZERS["nag"][2], precision="bfloat16")
     assert find_runs(folder) == [first.path]
 
@@ -286,25 +288,26 @@ def test_another_configuration_gets_its_own_folder(demo, tmp_path, cache):
     ]
     third = train_model(demo, quick, patience=3, runs_dir=tmp_path, cache_dir=cache)
     assert third.name == "freeze5-nag-seed0-3"
-    assert train_model(demo, quick, patience=2, runs_dir=tmp_path).name == "freeze5-nag-seed0-2"  # found again
+    again = train_model(demo, quick, patience=2, runs_dir=tmp_path)
+    assert again.name == "freeze5-nag-seed0-2"
 
 
 def test_an_explicit_name_is_refused_with_the_difference(demo, tmp_path, cache):
     quick = dataclasses.replace(BASE, freeze_through=5, epochs=1)
-    made = train_model(demo, quick, name="mine", runs_dir=tmp_path, cache_dir=cache)
-    before = {p.name: p.read_bytes() for p in made.path.iterdir() if p.is_file()}
+    first = train_model(demo, quick, name="mine", runs_dir=tmp_path, cache_dir=cache)
+    before = {p.name: p.read_bytes() for p in first.path.iterdir() if p.is_file()}
     with pytest.raises(RunError, match=r"mine holds another configuration \(seed 0 -> 4\)\. Choose another --name, or"):
         train_model(demo, quick, seed=4, name="mine", runs_dir=tmp_path, cache_dir=cache)
-    assert {p.name: p.read_bytes() for p in made.path.iterdir() if p.is_file()} == before
-    (made.path / "old.txt").write_text("x")
+    assert {p.name: p.read_bytes() for p in first.path.iterdir() if p.is_file()} == before
+    (first.path / "old.txt").write_text("x")
     again = train_model(demo, quick, seed=4, name="mine", runs_dir=tmp_path, cache_dir=cache, overwrite=True)
-    assert again.path == made.path
+    assert again.path == first.path
     assert again.config.seed == 4
-    assert not (made.path / "old.txt").exists()
-    assert np.abs(probabilities(again) - probabilities(made)).max() > 1e-4
+    assert not (first.path / "old.txt").exists()
+    assert np.abs(probabilities(again) - probabilities(first)).max() > 1e-4
 
 
-def test_two_processes_in_one_folder(demo, tmp_path):
+def test_a_second_process_in_a_folder_is_refused(demo, tmp_path):
     folder = tmp_path / "freeze4-nag-seed0"
     with (
         runs.locked(folder),
@@ -312,12 +315,12 @@ def test_two_processes_in_one_folder(demo, tmp_path):
     ):
         train_model(demo, BASE, runs_dir=tmp_path)
     assert [p.name for p in folder.iterdir()] == [".lock"]  # nothing was written
-    with runs.locked(folder):  # free again, and no two locks hinder each other after the first is gone
+    with runs.locked(folder):  # it is free again once the first lock is released
         pass
 
 
 def full(real, after=0):
-    """A writer that leaves something on disk and then finds the disk full; the first `after` calls work."""
+    """A writer that writes a part of a file and then finds the disk full; the first `after` calls work."""
     calls = []
 
     def write(file, *args, **arrays):
@@ -332,19 +335,19 @@ def full(real, after=0):
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_full_disk(demo, tmp_path, monkeypatch, base, after):
-    """In the head's file, in the second checkpoint: one clear error, no partial file, nothing lost."""
+    """While the head's file or the second checkpoint is written: one clear error, no partial file, nothing lost."""
     folder = tmp_path / "full"
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", full(np.savez, after))
         with pytest.raises(RunError) as excinfo:
             train_model(demo, BASE, runs_dir=folder)
     assert str(excinfo.value).startswith("The disk is full: ")
-    assert str(excinfo.value).endswith("could not be written. Free some space and give the same command again.")
+    assert str(excinfo.value).endswith("could not be written. Free some space and run the same command again.")
     assert excinfo.value.exit_status == 1
     names = [p.name for p in folder.rglob("*") if p.is_file()]
     assert not [n for n in names if n.startswith(".") and n.split(".")[1].isdigit()]
     assert len([n for n in names if n.startswith("head-") and n.endswith(".npz")]) == min(after, 1)
-    same(base, train_model(demo, BASE, runs_dir=folder))
+    assert_same(base, train_model(demo, BASE, runs_dir=folder))
 
 
 def test_a_full_disk_when_the_model_is_saved(demo, tmp_path, base, monkeypatch):
@@ -360,11 +363,11 @@ def test_a_full_disk_when_the_model_is_saved(demo, tmp_path, base, monkeypatch):
     assert not (folder / "result.json").exists()
     assert not list(folder.glob("*.keras"))
     assert not list(folder.glob(".*.keras"))
-    same(base, train_model(demo, BASE, runs_dir=tmp_path))
+    assert_same(base, train_model(demo, BASE, runs_dir=tmp_path))
 
 
 def test_no_permission_to_write(demo, tmp_path):
-    (tmp_path / "runs").write_text("a file, no folder")
+    (tmp_path / "runs").write_text("a file, not a folder")
     with pytest.raises(RunError, match="could not be written"):
         train_model(demo, BASE, runs_dir=tmp_path / "runs")
     error = _files.disk_error(PermissionError(errno.EACCES, "Permission denied"), tmp_path)
@@ -372,7 +375,7 @@ def test_no_permission_to_write(demo, tmp_path):
     assert "--runs-dir" in str(error)
 
 
-def test_wrong_calls_write_nothing(demo, tmp_path):
+def test_invalid_calls_write_nothing(demo, tmp_path):
     with pytest.raises(ConfigError, match=r"Unknown option 'epoch' for TrainConfig\. Did you mean 'epochs'"):
         train_model(demo, BASE, epoch=3, runs_dir=tmp_path / "runs")
     one = dataclasses.replace(demo, labels=np.zeros(len(demo), int), class_names=("crack",))
@@ -396,8 +399,8 @@ def test_damaged_run_folders(run, tmp_path):
             load_run(folder)
 
 
-def test_class_weights_weigh_the_loss(demo, tmp_path):
-    """'balanced': n / (classes * count of its class), as in scikit-learn."""
+def test_balanced_class_weights_are_those_of_scikit_learn(demo, tmp_path):
+    """'balanced': n / (number of classes * count of the image's class)."""
     inputs = np.zeros((len(demo), 4), np.float32)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
     config = dataclasses.replace(BASE, class_weight="balanced")
@@ -408,51 +411,51 @@ def test_class_weights_weigh_the_loss(demo, tmp_path):
     np.testing.assert_allclose(fit.sample_weight[rows], compute_sample_weight("balanced", demo.labels[rows]), rtol=1e-6)
 
 
-def test_rates_of_the_epochs_stand_in_the_history(demo, tmp_path, cache):
+def test_the_history_has_the_rate_of_each_epoch(demo, tmp_path, cache):
     options = {"freeze_through": 5, "learning_rate": 1e-9}
-    made = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, epochs=6, schedule="plateau", **options)
-    fine = made.history[made.history["stage"] == "fine-tune"]
-    # The first epoch is the best; cut after the third (two without a better one) and the fifth, ended after the sixth.
+    run = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, epochs=6, schedule="plateau", **options)
+    fine = run.history[run.history["stage"] == "fine-tune"]
+    # The first epoch is the best. The rate is cut after the third (two without a better one) and fifth; the sixth is last.
     np.testing.assert_allclose(fine["learning_rate"], [1e-9, 1e-9, 1e-9, 3e-10, 3e-10, 9e-11], rtol=1e-12)
     steps = -(-len(demo.indices("train")) // 32)
     options |= {"epochs": 2, "warmup_epochs": 1, "schedule": "cosine", "final_epochs": 1, "patience": 9}
-    made = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
+    run = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
     warm = 1e-9 * (steps + 1) / 2 / steps  # the mean over the steps
     cosine = np.mean([0.5e-9 * (1 + np.cos(np.pi * t / steps)) for t in range(steps)])
-    rates = made.history.loc[made.history["stage"] != "head", "learning_rate"]
+    rates = run.history.loc[run.history["stage"] != "head", "learning_rate"]
     np.testing.assert_allclose(rates, [warm, cosine, 1e-11], rtol=1e-9)
 
 
-def test_a_multiplier_moves_a_block_less(demo):
-    """One step of SGD: what a block moves by is multiplied, also where the whole gradient was clipped."""
-    moved = {}
+def test_a_multiplier_below_1_changes_a_block_less(demo):
+    """One step of SGD: the change of a block is multiplied, also if the whole gradient was clipped."""
+    changes = {}
     for rates in (None, "4=0.25"):
         model = build_vgg16(11, image_size=(32, 32), weights="slim")
         freeze_blocks(model, 3)
         before = {layer.name: layer.get_weights() for layer in model.layers}
         config = dataclasses.replace(BASE, block_rates=rates, batch_size=len(demo))
         Fit(model, demo.load(), demo, config, "fine-tune", "sgd", 0.5).epoch(0)
-        moved[rates] = {n: model.get_layer(n).get_weights()[0] - w[0] for n, w in before.items() if w}
-    scale = np.abs(moved[None]["block4_conv2"]).max()
-    np.testing.assert_allclose(moved["4=0.25"]["block4_conv2"], moved[None]["block4_conv2"] / 4, atol=2e-3 * scale)
-    np.testing.assert_allclose(moved["4=0.25"]["logits"], moved[None]["logits"], rtol=1e-3, atol=1e-7)
-    assert not moved["4=0.25"]["block3_conv1"].any()
+        changes[rates] = {n: model.get_layer(n).get_weights()[0] - w[0] for n, w in before.items() if w}
+    scale = np.abs(changes[None]["block4_conv2"]).max()
+    np.testing.assert_allclose(changes["4=0.25"]["block4_conv2"], changes[None]["block4_conv2"] / 4, atol=2e-3 * scale)
+    np.testing.assert_allclose(changes["4=0.25"]["logits"], changes[None]["logits"], rtol=1e-3, atol=1e-7)
+    assert not changes["4=0.25"]["block3_conv1"].any()
 
 
-def test_later_fields_leave_old_identities_as_they_were(base, demo):
+def test_later_fields_do_not_change_old_identities(base, demo):
     identity = _files.read_json(base.path / "config.json")["identity"]
     assert not set(LATER) & set(identity)
-    made = runs.run_identity(dataclasses.replace(BASE, label_smoothing=0.1), demo.config, demo.fingerprint, "w")
-    assert made["label_smoothing"] == 0.1
+    new = runs.run_identity(dataclasses.replace(BASE, label_smoothing=0.1), demo.config, demo.fingerprint, "w")
+    assert new["label_smoothing"] == 0.1
     old = runs.run_identity(BASE, demo.config, demo.fingerprint, "w")
-    assert runs.identity_difference(old, made) == "label_smoothing 0.0 -> 0.1"
-    assert runs.identity_difference(made, old) == "label_smoothing 0.1 -> 0.0"
-    kept = _files.read_json(base.path / "config.json")["train"]
-    assert TrainConfig(**{k: v for k, v in kept.items() if k not in LATER}) == BASE
+    assert runs.identity_difference(old, new) == "label_smoothing 0.0 -> 0.1"
+    assert runs.identity_difference(new, old) == "label_smoothing 0.1 -> 0.0"
+    written = _files.read_json(base.path / "config.json")["train"]
+    assert TrainConfig(**{k: v for k, v in written.items() if k not in LATER}) == BASE
 
 
 @pytest.mark.parametrize(
-    ("options", "of"),
+    ("options", "formula"),
     [
         ({"label_smoothing": 0.2}, lambda p, y: -((0.8 * np.eye(11)[y] + 0.2 / 11) * np.log(p)).sum(axis=1)),
         ({"loss": "focal"}, lambda p, y: -((1 - p[range(len(y)), y]) ** 2) * np.log(p[range(len(y)), y])),
@@ -462,30 +465,30 @@ def test_later_fields_leave_old_identities_as_they_were(base, demo):
         ),
     ],
 )
-def test_smoothed_and_focal_losses_by_their_formulas(demo, options, of):
+def test_smoothed_and_focal_losses_by_their_formulas(demo, options, formula):
     inputs = np.random.default_rng(0).normal(size=(len(demo), 4)).astype(np.float32)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
     p = softmax(model.predict(inputs, verbose=0).astype(np.float64), axis=1)
     fit = Fit(model, inputs, demo, dataclasses.replace(BASE, **options), "head", "sgd", 1e-12)
     rows, validation = demo.indices("train"), demo.indices("validation")
     row = fit.epoch(0)
-    assert row["train_loss"] == pytest.approx(of(p[rows], demo.labels[rows]).mean(), rel=1e-4)
-    plain = -np.log(p[validation, demo.labels[validation]]).mean()  # what is compared has one meaning in all runs
+    assert row["train_loss"] == pytest.approx(formula(p[rows], demo.labels[rows]).mean(), rel=1e-4)
+    plain = -np.log(p[validation, demo.labels[validation]]).mean()  # the validation loss is comparable over all runs
     assert row["val_loss"] == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
-def test_losses_say_the_same(demo, tmp_path, loss):
-    """One epoch at a rate of nothing: the loss is the mean of -log p of the true class."""
+def test_both_cross_entropies_are_the_same(demo, tmp_path, loss):
+    """One epoch at a rate of almost 0: the loss is the mean of -log p of the true class."""
     inputs = np.random.default_rng(0).normal(size=(len(demo), 4)).astype(np.float32)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
     rows = demo.indices("train")
     p = softmax(model.predict(inputs, verbose=0).astype(np.float64), axis=1)
-    wanted = -np.log(p[rows, demo.labels[rows]]).mean()
+    expected = -np.log(p[rows, demo.labels[rows]]).mean()
     fit = Fit(model, inputs, demo, dataclasses.replace(BASE, loss=loss), "head", "sgd", 1e-12)
     row = fit.epoch(0)
-    # every batch reports the mean over the epoch so far in Keras; ours must be the mean over the images
-    assert row["train_loss"] == pytest.approx(wanted, rel=1e-4)
+    # In Keras every batch reports the mean over the epoch so far; ours must be the mean over the images.
+    assert row["train_loss"] == pytest.approx(expected, rel=1e-4)
     validation = demo.indices("validation")
     assert row["val_loss"] == pytest.approx(-np.log(p[validation, demo.labels[validation]]).mean(), rel=1e-4)
 
@@ -498,32 +501,32 @@ def test_head_rate_by_its_formula():
     assert head_rate(features * 0) == 3e-2
 
 
-def test_optimizers_are_kerass(demo):
+def test_optimizers_are_those_of_keras(demo):
     inputs = np.zeros((len(demo), 4), np.float32)
     for name, (kind, options, rate) in OPTIMIZERS.items():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
         fit = Fit(model, inputs, demo, BASE, "fine-tune", name, rate)
-        made = fit.optimizer.get_config()
+        optimizer = fit.optimizer.get_config()
         assert type(fit.optimizer).__name__ == kind
-        assert made["learning_rate"] == pytest.approx(rate)
-        assert {key: made[key] for key in options} == options
+        assert optimizer["learning_rate"] == pytest.approx(rate)
+        assert {key: optimizer[key] for key in options} == options
 
 
-def test_a_long_gradient_is_shortened(demo):
-    """Plain SGD moves all weights together by rate * CLIP_NORM at most, and by less where the gradient is shorter."""
+def test_a_large_gradient_is_clipped(demo):
+    """Plain SGD changes all weights together by at most rate * CLIP_NORM, and by less if the gradient is smaller."""
     rows = np.arange(8)
-    for size, moved in ((1e6, 0.5 * CLIP_NORM), (1e-6, 0.0)):
+    for size, change in ((1e6, 0.5 * CLIP_NORM), (1e-6, 0.0)):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11, use_bias=False)])
         inputs = np.full((len(demo), 4), size, np.float32)
         fit = Fit(model, inputs, demo, BASE, "fine-tune", "sgd", 0.5)
-        before = fit.trained()[0]
+        before = fit.trained_weights()[0]
         loss, accuracy = fit.step(inputs[rows], fit.targets[rows], fit.sample_weight[rows])
-        assert np.linalg.norm(fit.trained()[0] - before) == pytest.approx(moved, rel=1e-4, abs=1e-5)
+        assert np.linalg.norm(fit.trained_weights()[0] - before) == pytest.approx(change, rel=1e-4, abs=1e-5)
         assert loss > 0
         assert 0 <= accuracy <= 1
 
 
-def test_newest_run_first_and_by_fingerprint(run, tmp_path):
+def test_runs_are_found_newest_first_and_by_fingerprint(run, tmp_path):
     import os
 
     for number, name in enumerate(("old", "new")):
@@ -540,13 +543,13 @@ def test_newest_run_first_and_by_fingerprint(run, tmp_path):
 
 
 def test_no_graph_outlives_its_training(demo, tmp_path):
-    """A graph holds the weights of its model: a sweep of many runs in one process would fill the memory."""
+    """A graph holds the weights of its model: otherwise a sweep of many runs in one process would fill the memory."""
 
-    def graphs():
+    def count_graphs():
         gc.collect()
         return sum(type(item).__name__ == "FuncGraph" for item in gc.get_objects())
 
     train_model(demo, BASE, runs_dir=tmp_path, freeze_through=4)
-    before = graphs()
+    before = count_graphs()
     train_model(demo, BASE, runs_dir=tmp_path, freeze_through=3)
-    assert graphs() == before
+    assert count_graphs() == before

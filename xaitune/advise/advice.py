@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FreezeAdvice:
-    """The recommended `freeze_through` with its reasons, made from validation images only.
+    """The recommended `freeze_through` with its reasons, based on validation images only.
 
-    `evidence`: one row a block with each measure's mean and the score that decides. `confidence`: the share of
-    resampled groups and head seeds that choose the same block. `votes`: that share for every block (1..5).
+    `evidence`: one row per block, with the mean of each measure and the score that decides. `confidence`: the share of
+    resamples, over groups and head seeds, that choose the same block. `votes`: that share for every block (1..5).
     """
 
     freeze_through: int
@@ -42,16 +42,16 @@ class FreezeAdvice:
 
     @property
     def ranking(self) -> tuple[int, ...]:
-        """The blocks from most to least often chosen, then by score."""
+        """The blocks ordered by how often they were chosen, then by score."""
         score = self.evidence["score"]
         return tuple(sorted(self.votes, key=lambda b: (-self.votes[b], -float(score.get(b, -np.inf)))))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The score of each block with its interval, the advised one marked."""
-        return charts.evidence(self.evidence, self.freeze_through, self.votes, measure=self.measure, ax=ax)
+        """Plot the score of each block with its interval; the advised block is marked."""
+        return charts.block_evidence(self.evidence, self.freeze_through, self.votes, measure=self.measure, ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The evidence: one row a block."""
+        """The evidence: one row per block."""
         return self.evidence
 
     def _repr_html_(self) -> str:
@@ -62,7 +62,12 @@ class FreezeAdvice:
 
 
 def load_advice(path: str | Path) -> FreezeAdvice:
-    """Advice from its folder. Raises RunError where it is missing or damaged."""
+    """Load advice from its folder. Raises RunError if it is missing or damaged.
+
+    Examples:
+        >>> load_advice("runs/advice").freeze_through  # doctest: +SKIP
+        3
+    """
     folder = Path(path)
     values = _files.read_json(folder / "advice.json")
     try:
@@ -77,10 +82,10 @@ def load_advice(path: str | Path) -> FreezeAdvice:
 
 
 def find_advice(runs_dir: str | Path, fingerprint: str | None = None, weights: str | None = None) -> Path | None:
-    """The newest advice under `runs_dir`; with a fingerprint or weights (their digest), on those alone."""
-    found = []
+    """The newest advice under `runs_dir`; with a fingerprint or a digest of weights, the newest on those."""
+    matches = []
     for file in Path(runs_dir).glob("*/advice.json"):
         values = _files.read_json(file)
         if fingerprint in (None, values["fingerprint"]) and weights in (None, values["weights"]):
-            found.append((values["created"], file.parent))
-    return max(found)[1] if found else None
+            matches.append((values["created"], file.parent))
+    return max(matches)[1] if matches else None

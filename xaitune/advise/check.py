@@ -1,4 +1,4 @@
-"""Does a sweep confirm the advice? The comparison of the advised depth, and the sentence that says so."""
+"""The check of the advice: whether a sweep confirms the advised depth, with the figures and a sentence that says so."""
 
 import dataclasses
 import html
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 class AdviceCheck:
     """Whether a sweep confirms the advice, contradicts it, or cannot tell.
 
-    `difference` is the advised depth's test score minus the rival's (the other depth that is best on validation),
-    each with the optimizer that is best on validation, with its 95 % interval over groups. `learning_rates`: depth ->
-    the rate that is best on validation, where several were tried. `mcnemar`: for each seed, by accuracy, the test images
-    that the advised depth alone has right (`advised_only`), those of the rival alone (`rival_only`), and the exact
-    McNemar p: the chance of a split at least as uneven if both were equally often right.
+    `difference` is the advised depth's test score minus the rival's, with its 95 % interval over groups. The rival is
+    the other depth that is best on validation; each depth has the optimizer that is best on validation.
+    `learning_rates`: depth -> the rate that is best on validation, if several were tried. `mcnemar`: for each seed, the
+    number of test images that only the advised depth classifies correctly (`advised_only`), the number that only the
+    rival does (`rival_only`), and the exact McNemar p: the chance of a split at least as uneven if both were correct
+    equally often.
     """
 
     verdict: str
@@ -57,49 +58,52 @@ class AdviceCheck:
         """The verdict in two or three plain sentences."""
         d = self.difference
         metric = _names.metric_name(self.metric)
-        points = f"{d.difference * 100:+.1f} points of {metric} [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
-        what = {
+        points = f"{d.difference * 100:+.1f} points [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
+        verdict = {
             "confirmed": "The sweep confirms the advice",
             "contradicted": "The sweep contradicts the advice",
-            "cannot tell": "The sweep cannot tell",
+            "cannot tell": "The sweep cannot tell whether the advice is right",
         }[self.verdict]
         text = (
-            f"{what}: freezing {_names.frozen_name(self.advised)} ({self._how(self.advised)}) against "
-            f"{_names.frozen_name(self.rival)} ({self._how(self.rival)}) is {points} on {d.images} test images "
-            f"in {d.groups} groups, {self.seeds} seed{'s' if self.seeds > 1 else ''}."
+            f"{verdict}: freezing {self._described(self.advised)} instead of {self._described(self.rival)} changes "
+            f"{metric} by {points}, on {d.images} test images in {d.groups} groups, with {self.seeds} "
+            f"seed{'s' if self.seeds > 1 else ''}."
         )
         if self.verdict == "cannot tell" and self.test_images_needed:
             text += f" About {self.test_images_needed} test images would settle it."
         if d.few:
-            text += f" Too few to rely on the interval: {d.few}."
+            text += f" There is too little data to rely on the interval: only {d.few}."
         if not self.advice_made_first:
-            text += " Note: the advice was made after the sweep began, so it is no blind test of it."
+            text += " Note: the advice was made after the sweep began, so this is not a blind test."
         if self.cheapest["name"] != self.best["name"]:
             text += (
-                f" The best cell on validation is {self.best['name']}; the cheapest whose interval against it reaches 0 is "
-                f"{self.cheapest['name']}{self._gap()}."
+                f" The best cell on validation is {self.best['name']}; the cheapest cell that cannot be told apart from it "
+                f"is {self.cheapest['name']}{self._cheapest_difference()}."
             )
         return text
 
-    def _how(self, depth: int) -> str:
+    def _described(self, depth: int) -> str:
+        """'Block 1-3 (nag)', or 'Block 1-3 (nag at 0.001)' if several learning rates were tried."""
         rate = self.learning_rates.get(depth)
-        return self.optimizers[depth] + (f" at {rate:g}" if rate is not None else "")
+        rate_text = f" at {rate:g}" if rate is not None else ""
+        return f"{_names.frozen_name(depth)} ({self.optimizers[depth]}{rate_text})"
 
-    def _gap(self) -> str:
+    def _cheapest_difference(self) -> str:
+        """' (-0.3 points [-1.0, +0.4])': the cheapest cell's difference from the best one, if known."""
         cell = self.cheapest
         if "difference" not in cell:
             return ""
-        points = [f"{100 * cell[key]:+.1f}" for key in ("difference", "diff_low", "diff_high")]
-        return f" ({points[0]} points [{points[1]}, {points[2]}])"
+        difference, low, high = (f"{100 * cell[key]:+.1f}" for key in ("difference", "diff_low", "diff_high"))
+        return f" ({difference} points [{low}, {high}])"
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The difference with its interval, against zero and the margin."""
+        """Plot the difference with its interval, against zero and the margin."""
         return charts.difference(
             self.difference.difference, *self.interval, margin=self.margin, label=self.verdict, ax=ax
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row: the verdict and what it rests on."""
+        """One row: the verdict and the figures behind it."""
         row = dataclasses.asdict(self.difference) | {
             "verdict": self.verdict,
             "advised": self.advised,
@@ -115,54 +119,54 @@ class AdviceCheck:
 def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     """Whether the sweep confirms the advice, contradicts it, or cannot tell.
 
-    For each depth the optimizer that is best on validation; d = test score of the advised depth minus that of the
-    other depth best on validation, seed-mean, with its 95 % paired interval over groups. Confirmed: lower bound above
-    -1 point. Contradicted: upper bound below 0. Raises DataError where advice and sweep are of different data or
-    weights, ConfigError where the sweep lacks the advised depth or any other.
+    Each depth is represented by the optimizer that is best on validation. The difference is the test score of the
+    advised depth minus that of the other depth that is best on validation, both averaged over the seeds, with its 95 %
+    paired interval over groups. Confirmed: lower bound above -1 point. Contradicted: upper bound below 0. Raises
+    DataError if advice and sweep come from different data or weights, ConfigError if the sweep lacks the advised depth
+    or any other.
+
+    Examples:
+        >>> check_advice(load_advice("runs/advice"), load_sweep("runs/sweep")).verdict  # doctest: +SKIP
+        'confirmed'
     """
     if (advice.fingerprint, advice.weights) != (sweep.fingerprint, sweep.weights):
-        raise DataError("The advice and the sweep are of different data or weights: make both from the same.")
-    chosen = sweep.complete.loc[sweep.complete.groupby("freeze_through")["validation"].idxmax()].set_index(
-        "freeze_through"
-    )
+        raise DataError("The advice and the sweep come from different data or weights. Make both from the same.")
+    best_of_depth = sweep.complete.loc[sweep.complete.groupby("freeze_through")["validation"].idxmax()]
+    best_of_depth = best_of_depth.set_index("freeze_through")
     if not can_check(advice, sweep):
         raise ConfigError(
-            f"The sweep must hold the advised depth {advice.freeze_through} and another. "
-            f"It has: {', '.join(map(str, chosen.index))}. Add depths with 'xaitune sweep-freeze --freeze-through 1-5'."
+            f"The sweep must contain the advised depth {advice.freeze_through} and at least one other. It contains: "
+            f"{', '.join(map(str, best_of_depth.index))}. Add depths with 'xaitune sweep-freeze --freeze-through 1-5'."
         )
-    rival = int(chosen["validation"].drop(advice.freeze_through).idxmax())
-    depths = (advice.freeze_through, rival)
-    optimizers = {d: str(chosen.loc[d, "optimizer"]) for d in depths}
+    advised, rival = advice.freeze_through, int(best_of_depth["validation"].drop(advice.freeze_through).idxmax())
+    optimizers = {depth: str(best_of_depth.loc[depth, "optimizer"]) for depth in (advised, rival)}
+    number = {name: i for i, name in enumerate(sweep.class_names)}
     predicted, seeds, true, groups = {}, {}, None, None
-    for depth in depths:
-        part = sweep.cell_runs(depth, optimizers[depth])
-        seeds[depth] = part["seed"].astype(int).tolist()
-        tables = [sweep.predictions(n).query("split == 'test'") for n in part["name"]]
-        number = {name: i for i, name in enumerate(sweep.class_names)}
-        predicted[depth] = np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tables])
+    for depth, optimizer in optimizers.items():
+        runs = sweep.cell_runs(depth, optimizer)
+        seeds[depth] = runs["seed"].astype(int).tolist()
+        tables = [sweep.predictions(name).query("split == 'test'") for name in runs["name"]]
+        predicted[depth] = np.stack([table["predicted"].map(number).to_numpy(np.int64) for table in tables])
         true, groups = tables[0]["true"].map(number).to_numpy(np.int64), tables[0]["group"].to_numpy(str)
-    gap = comparisons.paired_bootstrap(predicted[depths[0]], predicted[depths[1]], true, groups, sweep.metric)
-    right = {depth: dict(zip(seeds[depth], predicted[depth] == true, strict=True)) for depth in depths}
+    gap = comparisons.paired_bootstrap(predicted[advised], predicted[rival], true, groups, sweep.metric)
+    correct = {depth: dict(zip(seeds[depth], predicted[depth] == true, strict=True)) for depth in (advised, rival)}
+    shared_seeds = sorted(set(seeds[advised]) & set(seeds[rival]))
     verdict = verdict_of(gap.difference, gap.low, gap.high)
     needed = images_needed(gap.difference, gap.half_width, gap.images) if verdict == "cannot tell" else None
     return AdviceCheck(
         verdict=verdict,
-        advised=advice.freeze_through,
+        advised=advised,
         rival=rival,
         optimizers=optimizers,
         difference=gap,
         margin=MARGIN,
         metric=sweep.metric,
-        mcnemar=tuple(
-            {
-                "seed": seed,
-                "advised_only": int((right[depths[0]][seed] & ~right[rival][seed]).sum()),
-                "rival_only": int((right[rival][seed] & ~right[depths[0]][seed]).sum()),
-                "p": comparisons.mcnemar_exact(right[depths[0]][seed], right[rival][seed]),
-            }
-            for seed in sorted(set(seeds[depths[0]]) & set(seeds[rival]))
-        ),
-        learning_rates={d: float(chosen.loc[d, "learning_rate"]) for d in depths if chosen.loc[d, "rates"] > 1},
+        mcnemar=tuple(_mcnemar_row(seed, correct[advised][seed], correct[rival][seed]) for seed in shared_seeds),
+        learning_rates={
+            depth: float(best_of_depth.loc[depth, "learning_rate"])
+            for depth in (advised, rival)
+            if best_of_depth.loc[depth, "rates"] > 1
+        },
         best=sweep.best.to_dict(),
         cheapest=sweep.equals.iloc[0].to_dict(),
         test_images_needed=needed,
@@ -171,25 +175,34 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     )
 
 
+def _mcnemar_row(seed: int, advised: np.ndarray, rival: np.ndarray) -> dict[str, Any]:
+    """An entry of `AdviceCheck.mcnemar`; `advised` and `rival` are (images,) bool: True where the class is correct."""
+    return {
+        "seed": seed,
+        "advised_only": int((advised & ~rival).sum()),
+        "rival_only": int((rival & ~advised).sum()),
+        "p": comparisons.mcnemar_exact(advised, rival),
+    }
+
+
 def can_check(advice: FreezeAdvice, sweep: SweepTable) -> bool:
-    """Whether the sweep holds the advised depth and another."""
+    """Whether the sweep contains the advised depth and at least one other."""
     depths = set(sweep.complete["freeze_through"])
     return advice.freeze_through in depths and len(depths) > 1
 
 
 def save_check(check: AdviceCheck, folder: Path) -> None:
     """Write check.json into the sweep's folder."""
-    keep = dataclasses.asdict(check)
-    _files.write_json(
-        folder / "check.json", {**json.loads(json.dumps(keep, default=_plain)), "sentence": check.sentence()}
-    )
+    values = json.loads(json.dumps(dataclasses.asdict(check), default=_plain))
+    _files.write_json(folder / "check.json", {**values, "sentence": check.sentence()})
 
 
 def _plain(value: Any) -> Any:
+    """A NumPy scalar as a Python number, anything else as text."""
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def advice_for(folder: Path) -> Path | None:
-    """The newest advice on a sweep's data and weights, beside the sweep."""
+    """The newest advice on a sweep's data and weights, in the folder that contains the sweep."""
     identity = _files.read_json(folder / "config.json")["identity"]
     return find_advice(folder.parent, identity["fingerprint"], identity["weights"])

@@ -1,4 +1,4 @@
-"""What a sweep would cost, before it starts: time from multiply-adds at this machine's measured rate, and disk."""
+"""Estimates of a sweep's cost: time from multiply-adds at this machine's measured rate, and disk space."""
 
 import time
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import load_backbone
 
 SIZES = (64, 96, 128, 224)
-# Multiply-adds per second of VGG16's training over those of a float32 matrix product, in rough figures: for a plan, not
-# a promise.
+# Multiply-adds per second when training VGG16, relative to a float32 matrix product. Rough figures, for planning only.
 SPEED = {"float32": 0.8, "bfloat16": 1.2, "amx": 5.0}
-START_SECONDS, RUN_SECONDS = 6.0, 1.5  # of a worker, and of a run beside its arithmetic: building, tracing, writing
+START_SECONDS = 6.0  # to start a worker
+RUN_SECONDS = 1.5  # per run on top of its arithmetic: building the model, tracing, writing
 
 
 def matrix_rate(seconds: float = 0.3) -> float:
-    """Multiply-adds per second of float32 matrix products on this machine now."""
+    """Multiply-adds per second of float32 matrix products, measured on this machine now."""
     a = np.random.default_rng(0).random((1024, 1024), np.float32)
     a @ a
     start, count = time.perf_counter(), 0
@@ -33,31 +33,37 @@ def matrix_rate(seconds: float = 0.3) -> float:
 
 
 def training_rate(precision: str) -> float:
-    """About how many multiply-adds per second training does on this machine."""
-    resolved, why = resolve_precision(precision)
-    return matrix_rate() * SPEED["amx" if "amx" in why else resolved]
+    """About how many multiply-adds per second training reaches on this machine."""
+    resolved, reason = resolve_precision(precision)
+    return matrix_rate() * SPEED["amx" if "amx" in reason else resolved]
 
 
 def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> float:
-    """Multiply-adds of a run's training with its frozen features cached: 3 passes over the blocks that are trained."""
+    """Multiply-adds to train one run with cached frozen features: 3 passes per epoch over the blocks that are trained.
+
+    Examples:
+        >>> nothing_frozen, four_frozen = (run_cost(TrainConfig(freeze_through=k), 100, (96, 96)) for k in (0, 4))
+        >>> round(nothing_frozen / four_frozen)
+        11
+    """
     macs = multiply_adds(image_size)
+    total = sum(macs.values())
     trained = sum(value for block, value in macs.items() if block > config.freeze_through)
-    again = 0 if not config.augmentation else config.augmented_views or config.epochs  # times that the prefix is passed
-    frozen = sum(macs.values()) - trained
-    return (config.epochs * 3 * trained + again * frozen + 0.002 * sum(macs.values())) * images
+    prefix_passes = 0 if not config.augmentation else config.augmented_views or config.epochs
+    return (config.epochs * 3 * trained + prefix_passes * (total - trained) + 0.002 * total) * images
 
 
 def plan_cost(plan: SweepPlan, data: ImageData) -> tuple[float, int]:
-    """About what the missing runs of a plan cost: seconds, and bytes on disk."""
+    """The estimated cost of a plan's missing runs: seconds, and bytes on disk."""
     if not plan.missing:
         return 0.0, 0
-    work = _work(plan.missing, data, data.image_size, plan.channels) / training_rate(plan.base.precision)
-    seconds = work + START_SECONDS + RUN_SECONDS * len(plan.missing)
+    compute = _work(plan.missing, data, data.image_size, plan.channels) / training_rate(plan.base.precision)
+    seconds = compute + START_SECONDS + RUN_SECONDS * len(plan.missing)
     return seconds, _disk_bytes(plan.missing, data, data.image_size, plan.channels)
 
 
 def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
-    """About what the sweep would take at several image sizes, one row per size; the configured size among them."""
+    """The estimated cost of the sweep at several image sizes, including the configured one: one row per size."""
     channels = load_backbone(config.train.weights).channels
     rate = training_rate(config.train.precision)
     runs = grid_runs(config.sweep, config.train)
@@ -71,14 +77,16 @@ def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
 
 
 def _work(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, int], channels: tuple[int, ...]) -> float:
-    share = (channels[0] / CHANNELS[0]) ** 2  # a narrower base costs less by the square
+    """Multiply-adds of all runs; a narrower base costs less by the square of its width."""
+    share = (channels[0] / CHANNELS[0]) ** 2
     return share * sum(run_cost(run, len(data.indices("train")), size) for run in runs)
 
 
 def _disk_bytes(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, int], channels: tuple[int, ...]) -> int:
+    """Bytes of the cached features and the saved models."""
     depths = {run.freeze_through for run in runs} & {1, 2, 3, 4}
     itemsize = 2 if resolve_precision(runs[0].precision)[0] == "bfloat16" else 4
-    copies = runs[0].augmented_views * len({run.seed for run in runs})  # of each training image: drawn from the seed
+    copies = runs[0].augmented_views * len({run.seed for run in runs})  # per training image; each seed has its own
     cached = len(data) + copies * len(data.indices("train"))
     features = sum((size[0] >> k) * (size[1] >> k) * channels[k - 1] * itemsize * cached for k in depths)
     models = len(runs) * sum(9 * i * o for i, o in convolution_shapes(channels)) * 4

@@ -1,4 +1,4 @@
-"""A sweep before it starts: its folder, all of its runs, and those that are still to do."""
+"""The plan of a sweep: its folder, all of its runs, and those still missing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ from xaitune.training.folder import CONFIG, choose_folder, is_finished, run_name
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will do: made once by `plan_sweep`, then priced (`cost.plan_cost`), shown, and run (`run_sweep`).
+    """What a sweep will do. `plan_sweep` makes it; `cost.plan_cost` estimates its cost and `run_sweep` carries it out.
 
-    `base`: the training of all cells. `weights` and `channels`: the digest and width of the pretrained base. `runs`: all
-    of the grid; `missing`: those that have not ended in `folder` yet.
+    `base`: the training that all cells share. `weights` and `channels`: the digest and the widths of the pretrained
+    base. `runs`: all runs of the grid; `missing`: those that have not ended in `folder` yet.
     """
 
     folder: Path
@@ -30,7 +30,7 @@ class SweepPlan:
     missing: tuple[TrainConfig, ...]
 
     def run_name(self, run: TrainConfig) -> str:
-        """The folder of a run below the sweep's own."""
+        """The name of a run's folder inside the sweep's folder."""
         return run_name(run, with_rate=self.config.learning_rates is not None)
 
 
@@ -43,8 +43,8 @@ def plan_sweep(
     runs_dir: str | Path = "runs",
     notes: Notes | None = None,
 ) -> SweepPlan:
-    """Plan the sweep that the same arguments of `sweep_freeze` name. Nothing is written. Raises InputError, RunError."""
-    from xaitune.models.weights import load_backbone  # Keras, which a plan's types do not need
+    """Plan the sweep that `sweep_freeze` would run with the same arguments. Writes nothing. Raises InputError, RunError."""
+    from xaitune.models.weights import load_backbone  # loads Keras, which the plan itself does not need
 
     base = base_config(train, config, notes)
     data.require_trainable()
@@ -60,7 +60,7 @@ def plan_sweep(
 
 
 def has_ended(run: TrainConfig, folder: Path) -> bool:
-    """Whether a run has ended in a sweep's folder, whether or not its name there carries the learning rate."""
+    """Whether a run has ended in a sweep's folder, under its name with or without the learning rate."""
     places = (folder / run_name(run, with_rate=with_rate) for with_rate in (False, True))
     rates = (read_json(p / CONFIG)["identity"].get("learning_rate") for p in places if is_finished(p))
     return run.rate in rates

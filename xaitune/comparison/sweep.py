@@ -1,4 +1,4 @@
-"""The sweep: every run of the grid that is missing, on an engine, and the table of all of them."""
+"""The sweep: an engine trains the missing runs of the grid, and a table compares all of them."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,10 @@ from xaitune.models.blocks import multiply_adds
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import RESULT, locked, start_folder
 
-SHARES = 1000  # of the whole work, in which `progress` counts: runs of different depths cost very different times
+# `progress` counts these shares of the estimated cost and not runs, since runs of different depths take very different
+# times.
+SHARES = 1000
+FEATURES = "frozen features"  # name of the task that computes them
 
 
 def sweep_freeze(
@@ -37,14 +40,18 @@ def sweep_freeze(
     notes: Notes | None = None,
     **options: Any,
 ) -> SweepTable:
-    """Train every cell of the grid that is not finished yet, and return the table of all of them.
+    """Train every cell of the grid that is not finished yet, and return the table of all cells.
 
-    `train` is the base configuration; its freeze_through, optimizer and seed are replaced by the grid's. `options`
-    are fields of SweepConfig. The sweep stands in `runs_dir`/sweep, each run in a folder below it; the same call goes
-    on where an earlier one stopped, and a larger grid, of more learning rates too, runs only what is missing. A run
-    that fails is recorded and the others go on. `progress(done, total, what)` counts shares of the work;
-    `run_progress(name, done, total, what)` the epochs of each run that is under way; at its end done is total. Raises
-    InputError, and RunError where no run at all was finished.
+    `train` is the base configuration; the grid replaces its freeze_through, optimizer and seed. `options` are fields of
+    SweepConfig. The sweep's folder is `runs_dir`/sweep, with one subfolder per run. The same call resumes where an
+    earlier one stopped, and a larger grid, also one of more learning rates, trains only the missing runs. A run that
+    fails is recorded and the others continue. `progress(done, total, what)` counts shares of the work;
+    `run_progress(name, done, total, what)` counts the epochs of each active run, and done is total when the run ends.
+    Raises InputError, and RunError if no run finished.
+
+    Examples:
+        >>> data = ImageData.from_folder("images", image_size=(96, 96))  # doctest: +SKIP
+        >>> sweep_freeze(data, freeze_through="3-5", seeds=1).table()  # doctest: +SKIP
     """
     config = replace_fields(config or SweepConfig(), options)
     config.require_engine(options)
@@ -70,7 +77,7 @@ def run_sweep(
     run_progress: PartProgress | None = None,
     notes: Notes | None = None,
 ) -> SweepTable:
-    """Run what a plan finds missing, and return the table of all runs; see `sweep_freeze`. Raises RunError."""
+    """Train the missing runs of a plan, and return the table of all runs; see `sweep_freeze`. Raises RunError."""
     folder = plan.folder
     with locked(folder):
         contents = {
@@ -82,47 +89,45 @@ def run_sweep(
         }
         start_folder(folder, "sweep", contents, overwrite=False)
         for file in folder.glob(f"*/{RESULT}"):
-            Checkpoint(file.parent).remove()  # of a run that was killed as it finished
+            Checkpoint(file.parent).remove()  # left by a run that was killed as it finished
         if notes and len(plan.missing) < len(plan.runs):
-            notes(f"{len(plan.runs) - len(plan.missing)} of {len(plan.runs)} runs are finished already.")
-        watch = _Watch(plan, data, progress, run_progress)
+            notes(f"{len(plan.runs) - len(plan.missing)} of {len(plan.runs)} runs are already finished.")
+        monitor = _Monitor(plan, data, progress, run_progress)
         if plan.missing:
-            _run_missing(plan, data, str(Path(cache_dir).absolute()), cache_gb, watch, notes)
-        failures = watch.failures
+            _run_missing(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor, notes)
+        failures = monitor.failures
         write_json(folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
     if failures and not list(folder.glob(f"*/{RESULT}")):
         first, error = next(iter(failures.items()))
-        raise RunError(f"No run of the sweep was finished. {first}: {error}")
+        raise RunError(f"No run of the sweep finished. {first}: {error}")
     table = load_sweep(folder)
-    mixed = table.runs["precision"].dropna().unique()
-    if notes and len(mixed) > 1:
-        notes(f"The runs were computed in {' and '.join(sorted(mixed))}: give --precision where machines differ.")
+    precisions = table.runs["precision"].dropna().unique()
+    if notes and len(precisions) > 1:
+        mixed = " and ".join(sorted(precisions))
+        notes(f"The runs were computed in different precisions ({mixed}). Set --precision if your machines differ.")
     write_csv(folder / "sweep.csv", table.runs)
     return table
 
 
 def _run_missing(
-    plan: SweepPlan, data: ImageData, cache_dir: str, cache_gb: float, watch: "_Watch", notes: Notes | None
+    plan: SweepPlan, data: ImageData, cache_dir: str, cache_gb: float, monitor: "_Monitor", notes: Notes | None
 ) -> None:
-    """Run what is missing on the engine."""
-    config, places = plan.config, (str(plan.folder.absolute()), cache_dir, cache_gb)
-    tasks = [Task(plan.run_name(run), data.config, data.fingerprint, run, *places) for run in plan.missing]
+    """Run the missing runs on the configured engine."""
+    config, folders = plan.config, (str(plan.folder.absolute()), cache_dir, cache_gb)
+    tasks = [Task(plan.run_name(run), data.config, data.fingerprint, run, *folders) for run in plan.missing]
     depths = tuple(sorted({run.freeze_through for run in plan.missing} | {5}))
     features = dataclasses.replace(tasks[0], name=FEATURES, depths=depths)
     if config.engine == "ray":
         resources: dict[str, Any] = {"address": config.ray_address, "cpus": config.run_cpus, "gpus": config.run_gpus}
-        run_ray([features], tasks, config.workers, watch.on_step, watch.on_end, notes=notes, **resources)
+        run_ray([features], tasks, config.workers, monitor.on_step, monitor.on_end, notes=notes, **resources)
     else:
-        # By the whole grid, so that what is left of it runs with as many threads and gives the same bits.
+        # Counted over the whole grid, so that its remaining runs get the same number of threads and the same bits.
         workers = min(config.workers or max(usable_cores() // 2, 1), len(plan.runs))
-        run_local([features], tasks, workers, watch.on_step, watch.on_end)
+        run_local([features], tasks, workers, monitor.on_step, monitor.on_end)
 
 
-FEATURES = "frozen features"  # the name of the task that computes them
-
-
-class _Watch:
-    """What the engine's tasks report: shares of the whole for `progress`, and a part for each run for `run_progress`."""
+class _Monitor:
+    """Turns the tasks' reports into shares of the whole work for `progress`, and epochs per run for `run_progress`."""
 
     def __init__(
         self, plan: SweepPlan, data: ImageData, progress: Progress | None, run_progress: PartProgress | None
@@ -132,35 +137,36 @@ class _Watch:
         images, size = len(data.indices("train")), data.image_size
         self.costs = {plan.run_name(run): run_cost(run, images, size) for run in plan.missing}
         self.costs[FEATURES] = sum(multiply_adds(size).values()) * len(data.files)
-        self.spent: dict[str, float] = {}  # of the costs
+        self.spent: dict[str, float] = {}  # task name -> the part of its cost that is done
         self.failures: dict[str, str] = {}  # run name -> error
         self.summary = self._summary()
 
     def on_step(self, task: Task, step: Step) -> None:
-        """A step of a task."""
+        """Record a step of a task."""
         self.spent[task.name] = self.costs[task.name] * step.done / max(step.total, 1)
-        if self.run_progress:  # its end is told when its results are there
+        if self.run_progress:  # done becomes total only in `on_end`, when the results exist
             self.run_progress(task.name, min(step.done, step.total - 1), step.total, step.what)
         self._show(f"{task.name}: {step.what}")
 
     def on_end(self, task: Task, end: End) -> None:
-        """The end of a task, good or bad."""
+        """Record the end of a task, successful or not."""
         self.spent[task.name] = self.costs[task.name]
         self.summary = self._summary()
         if self.run_progress:
             self.run_progress(task.name, 1, 1, end.state)
-        if end.state == "failed" and task.is_run:  # without cached features the runs compute them
+        if end.state == "failed" and task.is_run:  # if caching the features failed, the runs compute them
             self.failures[task.name] = end.error
         self._show(f"{task.name}: {end.error or end.state}")
 
     def _show(self, what: str) -> None:
+        """Report the share of the work that is done."""
         if self.progress:
             text = self.summary if self.run_progress else "; ".join(filter(None, (self.summary, what)))
             share = sum(self.spent.values()) / sum(self.costs.values())
             self.progress(int(SHARES * share), SHARES, text)
 
     def _summary(self) -> str:
-        """How many runs are there, and the best of them; '' before the first."""
+        """How many runs have ended, and the best of them; '' before the first."""
         scores: dict[str, float] = {}
         files = list(self.folder.glob(f"*/{RESULT}"))
         for file in files:

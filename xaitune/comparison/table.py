@@ -1,4 +1,4 @@
-"""The table of a sweep: its runs and cells with intervals, the best cell, and its folder on disk."""
+"""The table of a sweep: its runs, its cells with intervals, and the best cell, read from its folder."""
 
 import dataclasses
 from pathlib import Path
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class SweepTable:
     """A grid of runs, freeze depth x optimizer x seed.
 
-    `runs`: one row a run (name, freeze_through, optimizer, seed, state, validation, test, seconds, ...).
-    `cells`: one row a cell: means over the seeds, the interval of the test score over groups, `difference`,
-    `low` and `high` against the best, and whether it `equals` the best. Where a cell tried several learning rates
-    (`rates`), all of it is of the one that is best on validation (`learning_rate`).
+    `runs`: one row per run (name, freeze_through, optimizer, seed, state, validation, test, seconds, ...).
+    `cells`: one row per cell: means over the seeds, the interval of the test score over groups (`low`, `high`), its
+    `difference` from the best cell with that interval (`diff_low`, `diff_high`), and whether it `equals` the best. If a
+    cell tried several learning rates (`rates` is their number), its row describes the one that is best on validation
+    (`learning_rate`).
     """
 
     path: Path
@@ -41,16 +42,16 @@ class SweepTable:
     images: int
 
     def predictions(self, name: str) -> pd.DataFrame:
-        """The predictions of a run by its name: file, group, split, true, predicted and a probability per class."""
+        """The predictions of the run `name`: file, group, split, true, predicted and a probability per class."""
         return read_predictions(self.path / name)
 
     def history(self, name: str) -> pd.DataFrame:
-        """The history of a run by its name: one row per epoch."""
+        """The history of the run `name`: one row per epoch."""
         return read_history(self.path / name)
 
     @property
     def complete(self) -> pd.DataFrame:
-        """The cells with all seeds finished; see `complete_cells`."""
+        """The cells whose seeds are all finished; see `complete_cells`."""
         return complete_cells(self.cells)
 
     @property
@@ -60,11 +61,11 @@ class SweepTable:
 
     @property
     def equals(self) -> pd.DataFrame:
-        """The cells that cannot be told from the best on the test images, the cheapest to train first."""
+        """The cells that cannot be told apart from the best on the test images, the cheapest to train first."""
         return self.cells[self.cells["equals"]].sort_values("seconds")
 
     def cell(self, freeze_through: int, optimizer: str) -> pd.Series:
-        """One cell. Raises ModelError where the sweep lacks it."""
+        """One cell. Raises ModelError if the sweep lacks it."""
         match = self.cells[(self.cells["freeze_through"] == freeze_through) & (self.cells["optimizer"] == optimizer)]
         if match.empty:
             raise ModelError(
@@ -73,29 +74,30 @@ class SweepTable:
         return match.iloc[0]
 
     def cell_runs(self, freeze_through: int, optimizer: str) -> pd.DataFrame:
-        """The finished runs of a cell, one a seed, at the learning rate that the cell keeps."""
+        """The finished runs of a cell, one per seed, at the cell's best learning rate."""
         same = (self.runs["freeze_through"] == freeze_through) & (self.runs["optimizer"] == optimizer)
-        found = self.runs[same & (self.runs["state"] == "finished")]
+        finished = self.runs[same & (self.runs["state"] == "finished")]
         if "learning_rate" in self.cells:
-            found = found[found["learning_rate"] == self.cell(freeze_through, optimizer)["learning_rate"]]
-        return found.drop_duplicates("seed")
+            rate = self.cell(freeze_through, optimizer)["learning_rate"]
+            finished = finished[finished["learning_rate"] == rate]
+        return finished.drop_duplicates("seed")
 
     def table(self, column: str = "test") -> pd.DataFrame:
-        """Frozen blocks x optimizer, the layout of the freezing study's Table 9."""
+        """Frozen blocks x optimizer, laid out as Table 9 of the freezing study."""
         order = list(dict.fromkeys(self.cells["optimizer"]))
         return self.cells.pivot(index="freeze_through", columns="optimizer", values=column)[order]
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Test score of every cell with its interval, by depth and optimizer."""
+        """Plot the test score of every cell with its interval, by depth and optimizer."""
         return charts.sweep_cells(self.cells, metric=self.metric, ax=ax)
 
     def plot_histories(self, ax: "Axes | None" = None) -> "Axes":
-        """The validation metric of all runs over the epochs, in one picture (Figure 20 of the freezing study)."""
+        """Plot the validation metric of all runs over the epochs, as in Figure 20 of the freezing study."""
         curves = {name: self.history(name) for name in self.runs.loc[self.runs["state"] == "finished", "name"]}
         return charts.all_curves(curves, self.runs, metric=self.metric, ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a run."""
+        """One row per run."""
         return self.runs
 
     def _repr_html_(self) -> str:
@@ -103,17 +105,22 @@ class SweepTable:
 
 
 def load_sweep(path: str | Path) -> SweepTable:
-    """A sweep from its folder, with every run that is finished. Raises RunError where there is none."""
+    """Load a sweep from its folder, with all runs that have ended. Raises RunError if it has no finished run.
+
+    Examples:
+        >>> load_sweep("runs/sweep").best["name"]  # doctest: +SKIP
+        'freeze3-nag'
+    """
     folder = Path(path)
     if folder_kind(folder) != "sweep":
-        raise RunError(f"{folder} holds no sweep.")
+        raise RunError(f"{folder} is not a sweep's folder.")
     identity = read_json(folder / CONFIG)["identity"]
     runs = [load_run(p.parent) for p in sorted(folder.glob(f"*/{RESULT}"))]
     finished = [r for r in runs if r.state == "finished"]
     if not finished and runs:
         raise RunError(f"All {len(runs)} runs in {folder} diverged. Sweep again with a lower --learning-rate.")
     if not finished:
-        raise RunError(f"{folder} has no finished run yet. Give 'xaitune sweep-freeze' again to go on.")
+        raise RunError(f"{folder} has no finished run yet. Run 'xaitune sweep-freeze' again to continue.")
     metric, order = finished[0].config.metric, [*OPTIMIZERS]
     runs.sort(key=lambda r: (r.config.freeze_through, order.index(r.config.optimizer), r.config.rate, r.config.seed))
     table = pd.DataFrame([_row(r) for r in runs])
@@ -134,6 +141,7 @@ def load_sweep(path: str | Path) -> SweepTable:
 
 
 def _row(run: Any) -> dict[str, Any]:
+    """A run's row of `SweepTable.runs`."""
     return {
         "name": run.name,
         "freeze_through": run.config.freeze_through,
@@ -152,21 +160,23 @@ def _row(run: Any) -> dict[str, Any]:
 
 
 def _test_arrays(finished: list[Any]) -> dict[str, Any]:
-    """True classes and groups of the test images, and run name -> predicted classes, as numbers."""
+    """True class numbers and groups of the test images, and the predicted class numbers by run name."""
     number = {name: i for i, name in enumerate(finished[0].class_names)}
     reference = finished[0].predictions.query("split == 'test'")
     predicted = {}
     for run in finished:
         rows = run.predictions.query("split == 'test'")
         if list(rows["file"]) != list(reference["file"]):
-            raise DataError(f"{run.path} was tested on other images than {finished[0].path}: they cannot be compared.")
+            raise DataError(
+                f"{run.path} and {finished[0].path} were tested on different images, so they cannot be compared."
+            )
         predicted[run.name] = rows["predicted"].map(number).to_numpy(np.int64)
     true = reference["true"].map(number).to_numpy(np.int64)
     return {"true": true, "groups": reference["group"].to_numpy(str), "predicted": predicted}
 
 
 def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFrame:
-    """One row per cell, with its interval and its comparison with the cell that is best on validation."""
+    """One row per cell, with its interval and its difference from the cell that is best on validation."""
     rows, predicted = [], {}
     for (depth, optimizer), tried in table.groupby(["freeze_through", "optimizer"], sort=False):
         part = _best_rate(tried[tried["state"] == "finished"])
@@ -205,20 +215,26 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
 
 
 def complete_cells(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with all seeds finished. Only these may win: one lucky seed is no match for the mean of several."""
+    """The cells whose seeds are all finished. Only these can be best: one lucky seed must not beat the mean of several."""
     return cells[cells["seeds"] == cells["seeds"].max()]
 
 
 def best_cell(cells: pd.DataFrame) -> pd.Series:
-    """The complete cell with the best validation score, the mean over its seeds. No test score takes part."""
+    """The complete cell with the best validation score (mean over its seeds). Test scores are not used.
+
+    Examples:
+        >>> cells = {"name": ["freeze3-nag", "freeze4-nag"], "seeds": [3, 1], "validation": [0.8, 0.9]}
+        >>> best_cell(pd.DataFrame(cells))["name"]
+        'freeze3-nag'
+    """
     complete = complete_cells(cells)
     return complete.loc[complete["validation"].idxmax()]
 
 
 def _best_rate(part: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a cell at one learning rate: of those with the most seeds, the best on validation, seed-mean.
+    """The runs of a cell at its best learning rate: among the rates with the most seeds, the best mean validation score.
 
-    No test score takes part. Of equal ones the lowest rate counts.
+    Test scores are not used. Of equally good rates the lowest is taken.
     """
     rates = part.groupby("learning_rate")["validation"].agg(["count", "mean"])
     if rates.empty:
@@ -227,19 +243,19 @@ def _best_rate(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | None:
-    """The newest sweep with a finished run under `runs_dir`, on that data where a fingerprint is given."""
-    newest = []
+    """The newest sweep under `runs_dir` with at least one ended run; with a fingerprint, the newest on that data."""
+    sweeps = []
     for file in Path(runs_dir).glob(f"*/{CONFIG}"):
         folder = file.parent
         if folder_kind(folder) != "sweep" or not list(folder.glob(f"*/{RESULT}")):
             continue
         if fingerprint in (None, read_json(file)["identity"]["fingerprint"]):
-            newest.append((file.stat().st_mtime, folder))
-    return max(newest)[1] if newest else None
+            sweeps.append((file.stat().st_mtime, folder))
+    return max(sweeps)[1] if sweeps else None
 
 
 def best_run(sweep: SweepTable) -> Run:
-    """The run of the best cell that is best on validation among its seeds."""
+    """Of the best cell's runs, the one that is best on validation."""
     cell = sweep.best
     part = sweep.cell_runs(cell["freeze_through"], cell["optimizer"])
     return load_run(sweep.path / str(part.loc[part["validation"].idxmax(), "name"]))

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-# Keras optimizer class and arguments, and a learning rate that fine-tunes VGG16 (no batch normalisation).
+# Keras optimizer class, its arguments, and a learning rate that suits fine-tuning VGG16 (which has no batch normalisation).
 OPTIMIZERS = MappingProxyType(
     {
         "sgd": ("SGD", {}, 1e-2),
@@ -17,7 +17,7 @@ OPTIMIZERS = MappingProxyType(
     }
 )
 # Keras loss class, whether its targets are one-hot (else class numbers), and its arguments. The focal loss (Lin et al.
-# 2017) is -(1 - p)^2 log p of the true class; what weighs a class is `class_weight`, so its alpha is 1.
+# 2017) is -(1 - p)^2 log p of the true class; classes are weighted by `class_weight`, so its alpha is 1.
 LOSSES = MappingProxyType(
     {
         "categorical_crossentropy": ("CategoricalCrossentropy", True, {}),
@@ -26,7 +26,7 @@ LOSSES = MappingProxyType(
     }
 )
 SCHEDULES = ("constant", "cosine", "plateau")
-# Keras layer and arguments; what an image is moved out of its frame by is filled by reflection.
+# Keras layer and arguments; pixels that move into the frame are filled by reflection.
 AUGMENTATIONS = MappingProxyType(
     {
         "flip": ("RandomFlip", {}),  # both ways
@@ -40,9 +40,9 @@ AUGMENTATIONS = MappingProxyType(
 METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
 HEADS = ("gap", "fc")
 NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path
-METHODS = ("gradcam", "cam", "lime")  # of explaining
+METHODS = ("gradcam", "cam", "lime")  # of explanation
 PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")
 ENGINES = ("local", "ray")
 SEGMENTERS = ("quickshift", "slic", "felzenszwalb")
-RULES = ("gradcam", "gradcam++", "hirescam", "xgradcam", "layercam")  # of weighting the channels of a block
+RULES = ("gradcam", "gradcam++", "hirescam", "xgradcam", "layercam")  # for weighting a block's channels

@@ -30,24 +30,21 @@ class _Fill(Rule):
         return parse_fill(value)
 
 
-class _AsGiven(Rule):
-    """Checked where the model's blocks are known."""
+class _Blocks(Rule):
+    """Blocks of any model: checked later, when the model and its number of blocks are known."""
 
     metavar = "BLOCKS"
-
-    def __call__(self, name: str, value: Any) -> Any:
-        return value
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What is explained: `method`, at which `blocks`, for which class (None: each image's top class).
+    """Which explanation: `method`, `blocks`, and the class to explain (None: each image's top class).
 
     `rule` weighs the channels of a block (Grad-CAM and its relatives); `precision` is that of the computation.
     """
 
     method: str = setting("gradcam", Choice(METHODS), "Explanation method.", panel="Explanation")
-    blocks: Any = setting("all", _AsGiven(), "Blocks to draw: 3, 1-3, 1,3 or all.", panel="Explanation", flag="--block")
+    blocks: Any = setting("all", _Blocks(), "Blocks to draw: 3, 1-3, 1,3 or all.", panel="Explanation", flag="--block")
     class_name: str | None = setting(
         None,
         Text(optional=True, metavar="NAME"),
@@ -78,7 +75,7 @@ class ExplainOptions:
 
 @dataclass(frozen=True)
 class LimeOptions:
-    """How LIME asks: see `lime_superpixels`."""
+    """Options of LIME; see `lime_superpixels`."""
 
     num_samples: int = setting(1000, Whole(2), "Maximum forward passes per image.", panel="LIME")
     segmenter: Any = setting("quickshift", _Segmenter(), "How the image is cut into superpixels.", panel="LIME")
@@ -94,7 +91,7 @@ class LimeOptions:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What explanations are scored against, and how far the scores that query the model go."""
+    """What explanations are scored against, and how much the scores that query the model may cost."""
 
     masks: str | None = setting(
         None,

@@ -16,13 +16,13 @@ STAGES = ("head", "fine-tune")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one field.
+    """Everything about one field.
 
     `help`: one line, without the default. `rule`: checks the value. `panel`: its heading in --help and the docs.
-    `otherwise`: what the default stands for, where it does not say so itself. `stage`: the first stage of training that
-    it changes, 'head' or 'fine-tune' ('' none). `identity`: whether two runs that differ in it are two runs. `since`: the
-    layout of run folders that has it; of later ones a run's identity names it only where it is not at its default.
-    `engine`: the one engine that it belongs to. `flag`: its name on the command line, where that is another.
+    `otherwise`: what a default of None stands for. `stage`: the first stage of training that it affects, 'head' or
+    'fine-tune' ('' for none). `identity`: whether runs that differ in it are different runs. `since`: the layout of run
+    folders that introduced it; a field that came after layout 1 is part of a run's identity only where it is not at its
+    default. `engine`: the only engine that uses it ('' for any). `flag`: its option, where that has another name.
     """
 
     help: str
@@ -36,7 +36,7 @@ class Setting:
     flag: str = ""
 
     def shown_default(self, default: Any) -> str:
-        """The default as the command line would take it, or what it stands for."""
+        """The default as a user would write it, or what it stands for."""
         if self.otherwise or default is None:
             return self.otherwise or "none"
         if isinstance(default, tuple):
@@ -61,10 +61,15 @@ def check_fields(config: Any) -> None:
 
 
 def identity_of(config: Any, stage: str | None = None) -> dict[str, Any]:
-    """Field name -> value of what makes two configurations two runs; with a stage, of those that change it first.
+    """Field name -> value of the fields that make two configurations two runs; with a `stage`, of that stage's fields.
 
-    A field that came after the first layout of run folders stands there only where it is not at its default, so that
-    older folders stay what they are.
+    A field that came after the first layout of run folders is included only where it is not at its default, so that older
+    folders keep their identity.
+
+    Examples:
+        >>> from xaitune.config.schema import TrainConfig
+        >>> identity_of(TrainConfig(), "head")["batch_size"]
+        32
     """
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     values = {name: getattr(config, name) for name in settings_of(config)}

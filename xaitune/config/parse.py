@@ -7,9 +7,13 @@ from xaitune.errors import ConfigError
 
 
 def parse_image_size(value: Any) -> tuple[int, int]:
-    """(height, width) from '96x128', 96, or a pair; VGG16 needs at least 32 pixels a side.
+    """(height, width) from '96x128', 96, or a pair; VGG16 needs at least 32 pixels on each side.
 
     Raises ConfigError for anything else.
+
+    Examples:
+        >>> parse_image_size("96x128")
+        (96, 128)
     """
     parts: Any = value.lower().split("x") if isinstance(value, str) else value
     try:
@@ -31,7 +35,7 @@ def parse_split(value: Any) -> tuple[float, ...]:
     Raises ConfigError.
     """
     try:
-        shares = tuple(float(part) for part in parts(value))
+        shares = tuple(float(part) for part in _items(value))
     except (TypeError, ValueError):
         shares = ()
     if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
@@ -45,14 +49,17 @@ def parse_split(value: Any) -> tuple[float, ...]:
 def parse_blocks(value: Any, name: str = "block", low: int = 1, high: int | None = 5) -> tuple[int, ...]:
     """Block numbers, ascending and unique, from 3, '3', '1-3', '1,3', [1, 3] or 'all'.
 
-    Raises ConfigError for a block outside `low`..`high`, VGG16's 5 or what another model has. With None, where the
-    model is not known yet, 'all' is VGG16's and any number above passes.
+    `high` is the model's last block, 5 for VGG16. With None, where the model is not known yet, 'all' stands for VGG16's
+    and any higher number passes. Raises ConfigError for a block outside `low`..`high`.
+
+    Examples:
+        >>> parse_blocks("1-3,5")
+        (1, 2, 3, 5)
     """
     count = high or 5
     wanted: list[int] = []
-    items = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
-        for item in items:
+        for item in _items(value):
             text = str(item).strip().lower()
             if text == "all":
                 wanted += range(max(low, 1), count + 1)
@@ -73,15 +80,14 @@ def parse_blocks(value: Any, name: str = "block", low: int = 1, high: int | None
 
 
 def parse_fill(value: Any) -> Any:
-    """What stands where a superpixel is hidden: 'mean', 'blur', or a colour 0..255 from 0, '0' or '0,0,0'.
+    """What replaces a hidden superpixel: 'mean', 'blur', or a colour 0..255 from 0, '0' or '0,0,0'.
 
     Raises ConfigError.
     """
     if value in ("mean", "blur"):
         return value
-    parts = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
-        colour = tuple(float(part) for part in parts)
+        colour = tuple(float(part) for part in _items(value))
     except ValueError:
         colour = ()
     if len(colour) not in (1, 3) or not all(0 <= part <= 255 for part in colour):
@@ -96,9 +102,8 @@ def parse_rates(value: Any) -> tuple[float, ...] | None:
     """
     if value is None:
         return None
-    items = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
-        rates = tuple(dict.fromkeys(float(item) for item in items))
+        rates = tuple(dict.fromkeys(float(item) for item in _items(value)))
     except (TypeError, ValueError):
         rates = ()
     if not rates or not all(0 < rate <= 10 for rate in rates):
@@ -112,24 +117,29 @@ def parse_block_rates(value: Any) -> dict[int | str, float]:
     """Block (or 'head') -> multiplier of the learning rate, from '1-3=0.1,head=10' or {4: 0.1, 'head': 10}.
 
     Ascending, the head last; {} for None. Raises ConfigError.
+
+    Examples:
+        >>> parse_block_rates("1-2=0.1,head=10")
+        {1: 0.1, 2: 0.1, 'head': 10.0}
     """
     if value is None:
         return {}
-    pairs = value.items() if isinstance(value, Mapping) else [str(part).partition("=")[::2] for part in parts(value)]
-    found: dict[int | str, float] = {}
+    pairs = value.items() if isinstance(value, Mapping) else [str(part).partition("=")[::2] for part in _items(value)]
+    rates: dict[int | str, float] = {}
     try:
         for blocks, factor in pairs:
             at_head = str(blocks).strip() == "head"
-            found |= dict.fromkeys(("head",) if at_head else parse_blocks(blocks), float(factor))
+            rates |= dict.fromkeys(("head",) if at_head else parse_blocks(blocks), float(factor))
     except (TypeError, ValueError, ConfigError):
-        found = {}
-    if not found or not all(0 < factor <= 100 for factor in found.values()):
+        rates = {}
+    if not rates or not all(0 < factor <= 100 for factor in rates.values()):
         raise ConfigError(
             "block_rates must be multipliers above 0, at most 100, of blocks 1..5 or the head, such as 1-3=0.1,head=10. "
             f"Received: block_rates={value!r}."
         )
-    return dict(sorted(found.items(), key=lambda pair: str(pair[0])))
+    return dict(sorted(rates.items(), key=lambda pair: str(pair[0])))
 
 
-def parts(value: Any) -> list[Any]:
+def _items(value: Any) -> list[Any]:
+    """The items of a list, or of text separated by commas."""
     return list(value) if isinstance(value, list | tuple) else str(value).split(",")

@@ -1,4 +1,4 @@
-"""What a value must be: rules that check a setting and say what was received, one object for each kind of value."""
+"""Rules that check a setting: one class for each kind of value."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Rule:
 
     def __call__(self, name: str, value: Any) -> Any:
         """The checked value of the setting `name`, in its one form. Raises ConfigError."""
-        raise NotImplementedError  # each kind of value below has its own
+        return value
 
     def from_text(self, name: str, value: Any) -> Any:
         """The value as a configuration takes it, from what the command line has read. Raises ConfigError."""
@@ -141,7 +141,7 @@ class Flag(Rule):
 
 @dataclass(frozen=True)
 class Parsed(Rule):
-    """What `parse` makes of text or values; it raises ConfigError itself."""
+    """Whatever `parse` returns; it raises ConfigError itself."""
 
     parse: Callable[[Any], Any]
     metavar: str = "TEXT"
@@ -180,9 +180,9 @@ class Depths(Rule):
 
 @dataclass(frozen=True)
 class Names(Rule):
-    """Names apart by commas, or a list: kept in order, once each, as text apart by commas; None for none of them.
+    """A list of names, or text separated by commas -> the names once each, in order, separated by commas; None for none.
 
-    `known`: the names there are, or () for any; `want` says what they should be.
+    `known`: the names allowed, or () for any; `want` describes them in an error.
     """
 
     want: str
@@ -200,7 +200,7 @@ class Names(Rule):
 
 @dataclass(frozen=True)
 class SeveralOf(Rule):
-    """At least one of the `names`, as a tuple, from a list or text apart by commas."""
+    """At least one of the `names`, as a tuple, from a list or from text separated by commas."""
 
     names: tuple[str, ...]
     want: str

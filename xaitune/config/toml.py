@@ -6,15 +6,11 @@ import tomllib
 from pathlib import Path
 from types import MappingProxyType
 
-from xaitune.config.choices import (
-    NAMED_WEIGHTS,
-)
+from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
 from xaitune.errors import ConfigError, nearest
 
 TABLES = MappingProxyType({"data": DataConfig, "train": TrainConfig, "sweep": SweepConfig})
-
-
 CONFIG_FILE = "xaitune.toml"
 
 
@@ -23,6 +19,10 @@ def load_config(path: str | Path = CONFIG_FILE) -> Config:
 
     Paths in the file are relative to it. Raises ConfigError for a missing or unreadable file, an unknown table or
     key (with the nearest name), or a bad value.
+
+    Examples:
+        >>> config = load_config("xaitune.toml")  # doctest: +SKIP
+        >>> config.train.freeze_through  # doctest: +SKIP
     """
     path = Path(path)
     try:
@@ -48,7 +48,7 @@ def load_config(path: str | Path = CONFIG_FILE) -> Config:
 
 
 def _paths_from(config: Config, folder: Path) -> Config:
-    """Paths of the file made absolute; regular expressions and named weights stay."""
+    """The configuration with the file's paths made absolute; regular expressions and named weights stay as they are."""
 
     def absolute(value: str | None) -> str | None:
         if not value or not (folder / value).exists():
@@ -71,7 +71,7 @@ def _paths_from(config: Config, folder: Path) -> Config:
 def config_text(config: Config, comments: dict[str, str] | None = None) -> str:
     """The text of a xaitune.toml that `load_config` reads back to an equal configuration.
 
-    `comments` maps 'table.key' to a remark that is put behind the value. Fields that are None are left out.
+    `comments` maps 'table.key' to a comment after the value. Fields that are None are left out.
     """
     lines = []
     for table in TABLES:
@@ -80,9 +80,9 @@ def config_text(config: Config, comments: dict[str, str] | None = None) -> str:
             value = getattr(getattr(config, table), f.name)
             if value is None:
                 continue
-            remark = (comments or {}).get(f"{table}.{f.name}")
-            # JSON's strings, numbers and lists are TOML's too; control characters cannot stand in a path here.
+            comment = (comments or {}).get(f"{table}.{f.name}")
+            # JSON's strings, numbers and lists are TOML's too; a path has no control characters.
             text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-            lines.append(f"{f.name} = {text}" + (f"  # {remark}" if remark else ""))
+            lines.append(f"{f.name} = {text}" + (f"  # {comment}" if comment else ""))
         lines.append("")
     return "\n".join(lines)

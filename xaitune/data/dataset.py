@@ -1,4 +1,4 @@
-"""A labelled image set: class folders or a CSV -> ImageData with groups, a seeded split and a fingerprint."""
+"""ImageData: a labelled image set from class folders or a CSV, with groups, a seeded split and a fingerprint."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from xaitune.data.checks import DataCheck, check_data, trainability
 from xaitune.data.geometry import resize_image, resize_mask
 from xaitune.data.images import ImageHeader, read_image, read_mask
 from xaitune.data.listing import Listing, digest, find_masks, list_csv, list_folder, nfc, resolve_groups, run_threaded
-from xaitune.data.scan import Scanned, few_unreadable, scan_files
+from xaitune.data.scan import Scanned, scan_files, unreadable_files
 from xaitune.data.splits import SPLITS, assign_splits
 from xaitune.errors import ConfigError, DataError, nearest
 
@@ -23,13 +23,14 @@ from xaitune.errors import ConfigError, DataError, nearest
 class ImageData:
     """Images with classes, groups and a split. Made by `from_folder`, `from_csv` or `from_config`.
 
-    `config`: what it was made from (absolute paths), enough to make it again in another process. `root` and `files`:
-    the folder and the POSIX paths below it, in the order of their names; every array has that order. `labels`:
-    (n,) class numbers into `class_names`. `groups`: (n,) names, the file's own where no group is known. `split`:
-    (n,) 'train', 'validation' or 'test'. `masks`: a path or None for each file, or None. `skipped`: (file, reason)
-    of the unreadable ones, which stand in no other field. `digests` and `headers`: content hash and header of
-    each file. `notes`: what was passed over. `fingerprint`: 16 hex digits over file names and contents, classes,
-    groups, split, image size and resizing: all that determines a training (masks do not).
+    `config`: the settings it was made with (absolute paths), enough to make it again in another process. `root` and
+    `files`: the folder and the POSIX paths below it, sorted by name; all arrays have the same order. `labels`: (n,)
+    class numbers, indices into `class_names`. `groups`: (n,) names; a file without a known group is a group of its
+    own. `split`: (n,) 'train', 'validation' or 'test'. `masks`: a path or None per file, or None if no mask folder
+    was given. `skipped`: (file, reason) of the unreadable files, which are in no other field. `digests` and
+    `headers`: content hash and header per file. `notes`: what was ignored. `fingerprint`: 16 hex digits over file
+    names and contents, classes, groups, split, image size and resizing: all that determines a training run (masks
+    do not).
     """
 
     config: DataConfig
@@ -60,10 +61,18 @@ class ImageData:
     ) -> "ImageData":
         """The images of <path>/<class>/, or of <path>/train|val|valid|validation|test/<class>/.
 
-        Splits that are missing beside a train folder are taken from it. `masks`: a folder with <class>/<stem>.*.
-        `groups`: a CSV `file,group`, or a regular expression searched in the file name whose first group names the
-        thing photographed. `image_size`: (height, width). `split`: shares of train, validation and test.
-        Up to max(3, 5 %) unreadable images are skipped and listed. Raises DataError, ConfigError.
+        If there is a train folder, splits without a folder are taken from it. `masks`: a folder with <class>/<stem>.*.
+        `groups`: a CSV `file,group`, or a regular expression to search for in each file name; its first capture group
+        names the photographed thing. `image_size`: (height, width). `split`: shares of train, validation and test.
+        Up to max(3, 5 %) unreadable images are skipped and listed in `skipped`. Raises DataError, ConfigError.
+
+        Examples:
+            >>> import tempfile, xaitune as xt
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     images = xt.make_demo_data(folder, scale=0.01, image_size=(32, 32)).root
+            ...     data = xt.ImageData.from_folder(images, masks=images.parent / "masks")
+            >>> len(data), data.class_names[:3]
+            (114, ('blowhole', 'burst', 'centre_line'))
         """
         return _load(_config(path, masks, groups, image_size, split, split_seed, resize), is_csv=False)
 
@@ -79,24 +88,35 @@ class ImageData:
         split_seed: int = 0,
         resize: str = "stretch",
     ) -> "ImageData":
-        """The images that a CSV `file,label[,split][,group]` names, relative to it. The rest as in `from_folder`."""
+        """The images listed in a CSV `file,label[,split][,group]`, with paths relative to it; otherwise as `from_folder`.
+
+        Examples:
+            >>> import tempfile, xaitune as xt
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     demo = xt.make_demo_data(folder, scale=0.01, image_size=(32, 32))
+            ...     table = demo.to_dataframe().rename(columns={"class": "label"})[["file", "label", "split"]]
+            ...     table.to_csv(demo.root / "labels.csv", index=False)
+            ...     len(xt.ImageData.from_csv(demo.root / "labels.csv"))
+            114
+        """
         return _load(_config(path, masks, groups, image_size, split, split_seed, resize), is_csv=True)
 
     @classmethod
     def from_config(cls, config: DataConfig) -> "ImageData":
-        """From a configuration whose `path` is a folder or a .csv. Raises DataError."""
+        """The images that a configuration names; its `path` is a folder or a .csv. Raises DataError."""
         if not config.path:
-            raise DataError("No data was named. Give a folder of class folders or a .csv, or set path in [data].")
-        made = _config(config.path, config.masks, config.groups)
-        made = replace_fields(config, {"path": made.path, "masks": made.masks, "groups": made.groups})
-        return _load(made, is_csv=Path(made.path).suffix.lower() == ".csv" and not Path(made.path).is_dir())
+            raise DataError("No data set was given. Name a folder of class folders or a .csv, or set path in [data].")
+        absolute = _config(config.path, config.masks, config.groups)
+        paths = {"path": absolute.path, "masks": absolute.masks, "groups": absolute.groups}
+        path = Path(absolute.path)
+        return _load(replace_fields(config, paths), is_csv=path.suffix.lower() == ".csv" and not path.is_dir())
 
     def __len__(self) -> int:
         return len(self.files)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) that `load` gives."""
+        """(height, width) of the arrays that `load` returns."""
         return self.config.image_size
 
     def indices(self, split: str) -> np.ndarray:
@@ -106,39 +126,39 @@ class ImageData:
         return np.flatnonzero(self.split == split)
 
     def paths(self, indices: Sequence[int] | np.ndarray | None = None) -> list[Path]:
-        """The files' paths, all or those at `indices`."""
+        """The paths of all files, or of those at `indices`."""
         return [self.root / self.files[i] for i in self._positions(indices)]
 
     def counts(self) -> pd.DataFrame:
-        """Images and groups of each class (rows) in each split and in all."""
+        """Numbers of images and groups per class (rows), in each split and in total."""
         columns: dict[str, list[int]] = {}
         for kind in ("", "_groups"):
             for split in (*SPLITS, None):
                 name = f"{split}{kind}" if split else "groups" if kind else "images"
-                inside = np.full(len(self), True) if split is None else self.split == split
-                chosen = [inside & (self.labels == c) for c in range(len(self.class_names))]
+                in_split = np.full(len(self), True) if split is None else self.split == split
+                chosen = [in_split & (self.labels == c) for c in range(len(self.class_names))]
                 columns[name] = [len(np.unique(self.groups[m])) if kind else int(m.sum()) for m in chosen]
         return pd.DataFrame(columns, index=pd.Index(self.class_names, name="class"))
 
     def load(self, indices: Sequence[int] | np.ndarray | None = None, progress: Progress | None = None) -> np.ndarray:
         """The images at `indices` (all by default), RGB 0..255, (n, height, width, 3) at `image_size`.
 
-        uint8, or float32 if any file of the whole set has 16 bits. `progress(done, count, what)` is called as images come.
+        uint8, or float32 if any file of the whole set has 16 bits. Calls `progress(done, count, what)` after each image.
         Raises ImageError for a file that has become unreadable.
         """
         chosen = self._positions(indices)
         deep = any(header.bits == 16 for header in self.headers)
         out = np.empty((len(chosen), *self.image_size, 3), np.float32 if deep else np.uint8)
 
-        def work(i: int) -> None:
+        def load_one(i: int) -> None:
             image = read_image(self.root / self.files[chosen[i]])
             out[i] = resize_image(image, self.image_size, self.config.resize)
 
-        run_threaded(work, len(chosen), progress)
+        run_threaded(load_one, len(chosen), progress)
         return out
 
     def mask(self, index: int) -> np.ndarray | None:
-        """One image's mask in the file's own geometry, (h, w) bool, or None. Raises DataError if sizes differ."""
+        """One image's mask at the file's own size, (h, w) bool, or None. Raises DataError if mask and image differ in size."""
         path = self.masks[index] if self.masks is not None else None
         if path is None:
             return None
@@ -151,30 +171,33 @@ class ImageData:
         return mask
 
     def load_masks(self, indices: Sequence[int] | np.ndarray | None = None) -> list[np.ndarray | None]:
-        """Masks at `image_size`, (height, width) bool each, None where an image has none."""
+        """Masks at `image_size`, (height, width) bool each; None for an image without a mask."""
         chosen = self._positions(indices)
         out: list[np.ndarray | None] = [None] * len(chosen)
 
-        def work(i: int) -> None:
+        def load_one(i: int) -> None:
             mask = self.mask(chosen[i])
             out[i] = None if mask is None else resize_mask(mask, self.image_size, self.config.resize)
 
-        run_threaded(work, len(chosen), None)
+        run_threaded(load_one, len(chosen), None)
         return out
 
     def check(self, progress: Progress | None = None) -> DataCheck:
-        """What is wrong with the data, or worth knowing: see `DataCheck`."""
+        """Check the data for problems before training: see `DataCheck`."""
         return check_data(self, progress)
 
     def require_trainable(self) -> None:
-        """Raise DataError where training would be meaningless: one class, an empty class, a class with fewer groups
-        than splits or without images in one."""
-        if found := [p.message for p in trainability(self) if p.level == "error"]:
-            more = f" And {len(found) - 2} more: see data-check." if len(found) > 2 else ""
-            raise DataError(f"Training on {self.config.path} would be meaningless. {' '.join(found[:2])}{more}")
+        """Raise DataError if training would be meaningless.
+
+        That is so with only one class, or with a class that is empty, has fewer groups than there are splits, or has
+        no images in a split.
+        """
+        if messages := [p.message for p in trainability(self) if p.level == "error"]:
+            more = f" And {len(messages) - 2} more: see data-check." if len(messages) > 2 else ""
+            raise DataError(f"Training on {self.config.path} would be meaningless. {' '.join(messages[:2])}{more}")
 
     def require_classes(self, names: Iterable[str], field: str) -> None:
-        """Raise ConfigError for a name in the setting `field` that is no class."""
+        """Raise ConfigError for a name in the setting `field` that is not a class of the data."""
         for name in names:
             if name not in self.class_names:
                 raise ConfigError(
@@ -183,7 +206,7 @@ class ImageData:
                 )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row an image: file, class, group, split, height, width, mode, mask."""
+        """One row per image: file, class, group, split, height, width, mode, mask."""
         return pd.DataFrame(
             {
                 "file": self.files,
@@ -222,30 +245,30 @@ def _config(
     split_seed: int = 0,
     resize: str = "stretch",
 ) -> DataConfig:
-    """A configuration with absolute paths, so that it holds in another process too."""
+    """A configuration with absolute paths, so that it is valid in any working directory."""
     rule = None if groups is None else str(groups)
     if rule and (isinstance(groups, Path) or rule.lower().endswith(".csv")):
         rule = str(Path(rule).absolute())
-    where = None if masks is None else str(Path(masks).absolute())
-    return DataConfig(str(Path(path).absolute()), where, rule, image_size, split, split_seed, resize)
+    mask_folder = None if masks is None else str(Path(masks).absolute())
+    return DataConfig(str(Path(path).absolute()), mask_folder, rule, image_size, split, split_seed, resize)
 
 
 def _load(config: DataConfig, is_csv: bool) -> ImageData:
     path, masks = Path(config.path), Path(config.masks) if config.masks else None
     listing = list_csv(path) if is_csv else list_folder(path, masks)
     scanned = scan_files(listing.root, listing.files)
-    skipped = few_unreadable(listing.root, listing.files, scanned)
+    skipped = unreadable_files(listing.root, listing.files, scanned)
     groups = resolve_groups(listing, config.groups)
     mask_paths = find_masks(listing, masks) if masks else None
 
-    kept = [i for i, s in enumerate(scanned) if not s.reason]
-    files = tuple(listing.files[i] for i in kept)
-    labels = np.array([listing.classes.index(listing.classes_of[i]) for i in kept], dtype=np.int64)
-    group_names = np.array([groups[i] for i in kept], dtype=str)
-    split = assign_splits(labels, group_names, [listing.splits[i] for i in kept], config.split, config.split_seed)
+    readable = [i for i, s in enumerate(scanned) if not s.reason]
+    files = tuple(listing.files[i] for i in readable)
+    labels = np.array([listing.classes.index(listing.classes_of[i]) for i in readable], dtype=np.int64)
+    group_names = np.array([groups[i] for i in readable], dtype=str)
+    split = assign_splits(labels, group_names, [listing.splits[i] for i in readable], config.split, config.split_seed)
     for array in (labels, group_names, split):
         array.flags.writeable = False
-    good = [scanned[i] for i in kept]
+    scans = [scanned[i] for i in readable]
     return ImageData(
         config=config,
         root=listing.root,
@@ -254,11 +277,11 @@ def _load(config: DataConfig, is_csv: bool) -> ImageData:
         class_names=tuple(listing.classes),
         groups=group_names,
         split=split,
-        masks=tuple(mask_paths[i] for i in kept) if mask_paths else None,
+        masks=tuple(mask_paths[i] for i in readable) if mask_paths else None,
         skipped=tuple(skipped),
-        fingerprint=_fingerprint(config, listing, kept, good, group_names, split),
-        digests=tuple(s.digest for s in good),
-        headers=tuple(s.header for s in good if s.header is not None),
+        fingerprint=_fingerprint(config, listing, readable, scans, group_names, split),
+        digests=tuple(s.digest for s in scans),
+        headers=tuple(s.header for s in scans if s.header is not None),
         notes=tuple(listing.notes),
     )
 
@@ -266,12 +289,12 @@ def _load(config: DataConfig, is_csv: bool) -> ImageData:
 def _fingerprint(
     config: DataConfig,
     listing: Listing,
-    kept: Sequence[int],
-    scanned: Sequence[Scanned],
+    readable: Sequence[int],
+    scans: Sequence[Scanned],
     groups: np.ndarray,
-    split: np.ndarray,
+    splits: np.ndarray,
 ) -> str:
     parts = [f"{config.image_size} {config.resize}", *listing.classes, ""]
-    for i, one, group, where in zip(kept, scanned, groups, split, strict=True):
-        parts += [nfc(listing.files[i]), one.digest, listing.classes_of[i], group, where]
+    for i, scan, group, split in zip(readable, scans, groups, splits, strict=True):
+        parts += [nfc(listing.files[i]), scan.digest, listing.classes_of[i], group, split]
     return digest(parts)

@@ -1,4 +1,4 @@
-"""Resizing an image or mask to the model's input, and a map back to the file's own geometry."""
+"""Resizing of images and masks to the model's input size, and of maps back to the file's own size."""
 
 import cv2
 import numpy as np
@@ -8,10 +8,15 @@ from xaitune.errors import ImageError
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], resize: str = "stretch") -> np.ndarray:
-    """The image at `size` (height, width) in its own dtype: area interpolation along a side that shrinks, linear
-    along one that grows.
+    """Resize an image to `size` (height, width), keeping its dtype.
 
-    `resize="pad"` keeps the aspect, centres the image and fills the rest with black.
+    Area interpolation along a side that shrinks, linear along one that grows. `resize="pad"` keeps the aspect ratio,
+    centres the image and fills the rest with black.
+
+    Examples:
+        >>> image = np.full((1, 2, 3), 200, np.uint8)
+        >>> resize_image(image, (4, 4), "pad")[:, :, 0].tolist()
+        [[0, 0, 0, 0], [200, 200, 200, 200], [200, 200, 200, 200], [0, 0, 0, 0]]
     """
     top, left, height, width = _inner_box(image.shape[:2], size, resize)
     shrunk = (min(image.shape[1], width), min(image.shape[0], height))
@@ -23,10 +28,10 @@ def resize_image(image: np.ndarray, size: tuple[int, int], resize: str = "stretc
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int], resize: str = "stretch") -> np.ndarray:
-    """A bool mask (h, w) at `size` by the nearest pixel, in the geometry of `resize_image`; padding is False."""
+    """Resize a bool mask (h, w) to `size` by nearest neighbour, placed as by `resize_image`; padding is False."""
     top, left, height, width = _inner_box(mask.shape[:2], size, resize)
-    small = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return _placed(small, size, top, left).astype(bool)
+    resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return _placed(resized, size, top, left).astype(bool)
 
 
 def map_to_image(
@@ -37,15 +42,20 @@ def map_to_image(
     *,
     nearest: bool = False,
 ) -> np.ndarray:
-    """A map over the model's input, (h', w'), in the file's own geometry, `image_shape[:2]`: `resize_image` undone.
+    """Resize a map over the model's input, (h', w'), to the file's own size, `image_shape[:2]`; undoes `resize_image`.
 
     `input_size` is the model's input (height, width), which the map covers from edge to edge; the padding of
-    `resize="pad"` is cut away. Bilinear with half-pixel centres, the edge continued (float32, or float64 where the
-    map is); `nearest` keeps the values and dtype, for labels and masks.
+    `resize="pad"` is cropped. Interpolation is bilinear with half-pixel centres and constant beyond the outer ones;
+    the result is float32, or float64 if the map is. `nearest` keeps values and dtype, for labels and masks.
+
+    Examples:
+        >>> heat = np.array([[0.0, 1.0]])
+        >>> map_to_image(heat, (1, 4), (32, 32)).tolist()
+        [[0.0, 0.25, 0.75, 1.0]]
     """
-    box = _inner_box((image_shape[0], image_shape[1]), input_size, resize)
-    rows = _source_positions(image_shape[0], box[0], box[2], input_size[0], map_.shape[0])
-    columns = _source_positions(image_shape[1], box[1], box[3], input_size[1], map_.shape[1])
+    top, left, height, width = _inner_box((image_shape[0], image_shape[1]), input_size, resize)
+    rows = _source_positions(image_shape[0], top, height, input_size[0], map_.shape[0])
+    columns = _source_positions(image_shape[1], left, width, input_size[1], map_.shape[1])
     if nearest:
         return map_[np.ix_(np.floor(rows + 0.5).astype(int), np.floor(columns + 0.5).astype(int))]
     dtype = np.float64 if map_.dtype == np.float64 else np.float32
@@ -74,7 +84,10 @@ def _placed(inner: np.ndarray, size: tuple[int, int], top: int, left: int) -> np
 
 
 def _source_positions(length: int, start: int, inner: int, whole: int, cells: int) -> np.ndarray:
-    """Where the pixel centres of a file's side lie in a map of `cells` along the input's side, in 0..cells - 1."""
+    """(length,) positions of a file's pixel centres along one side of a map, in cells 0..cells - 1.
+
+    The file's side fills the model's input side, `whole` pixels, from `start` over `inner` pixels.
+    """
     in_input = start + (np.arange(length) + 0.5) * inner / length
     return np.clip(in_input * cells / whole - 0.5, 0, cells - 1)
 
@@ -82,9 +95,9 @@ def _source_positions(length: int, start: int, inner: int, whole: int, cells: in
 def _linear_weights(positions: np.ndarray, cells: int) -> np.ndarray:
     """(len(positions), cells) weights of linear interpolation."""
     low = np.floor(positions).astype(int)
-    part = positions - low
+    fraction = positions - low
     rows = np.arange(len(positions))
     weights = np.zeros((len(positions), cells))
-    weights[rows, low] = 1 - part
-    weights[rows, np.minimum(low + 1, cells - 1)] += part
+    weights[rows, low] = 1 - fraction
+    weights[rows, np.minimum(low + 1, cells - 1)] += fraction
     return weights

@@ -1,6 +1,6 @@
-"""Find a data set's files, labels, groups and masks, and scan the files. Plain lists.
+"""Listing of a data set: its files with their labels, splits, groups and masks.
 
-Names are compared in Unicode's composed form (NFC): macOS stores Korean file names decomposed.
+Names are compared in Unicode's composed form (NFC), since macOS stores Korean file names decomposed.
 """
 
 import hashlib
@@ -27,8 +27,11 @@ THREADS = min(8, usable_cores())
 
 @dataclass
 class Listing:
-    """What a folder or CSV names: files relative to `root` with their class name, split ('' unknown) and group
-    ('' unknown); `classes` holds empty ones too; `notes` what was passed over."""
+    """The files of a folder or CSV.
+
+    `files`: relative to `root`; `classes_of`, `splits` and `groups`: one name per file, '' for an unknown split or
+    group. `classes`: all class names, also of empty classes. `notes`: what was ignored.
+    """
 
     root: Path
     files: list[str]
@@ -40,7 +43,7 @@ class Listing:
 
 
 def nfc(text: str) -> str:
-    """The composed form of a name."""
+    """The composed Unicode form of a name."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -58,7 +61,9 @@ def list_folder(root: Path, masks: Path | None) -> Listing:
             if split:
                 _add_classes(listing, folder, split, masks)
             else:
-                listing.notes.append(f"The folder {folder.name} stands beside train and was passed over.")
+                listing.notes.append(
+                    f"The folder {folder.name} is next to train but is not a split, so it was ignored."
+                )
     else:
         _add_classes(listing, root, "", masks)
     if not listing.files:
@@ -73,7 +78,7 @@ def list_folder(root: Path, masks: Path | None) -> Listing:
 
 def _add_classes(listing: Listing, folder: Path, split: str, masks: Path | None) -> None:
     if loose := _images(folder):
-        listing.notes.append(f"{len(loose)} images directly in {folder} belong to no class and were passed over.")
+        listing.notes.append(f"{len(loose)} images directly in {folder} belong to no class and were ignored.")
     for class_folder in _folders(folder):
         if masks is not None and class_folder.resolve() == masks.resolve():
             continue
@@ -93,7 +98,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     except FileNotFoundError:
         raise DataError(f"No image folder at {folder}. Check the path.") from None
     except NotADirectoryError:
-        raise DataError(f"{folder} is a file, where a folder of class folders (or a .csv) is needed.") from None
+        raise DataError(f"{folder} is a file, but a folder of class folders (or a .csv) is needed.") from None
     except OSError as error:
         raise DataError(f"Cannot list {folder}: {error.strerror or error}.") from None
 
@@ -111,20 +116,20 @@ def _hint(root: Path, listing: Listing) -> str:
         if any(_images(f) for f in _folders(deeper)):
             return f"Did you mean {deeper}?"
     if _images(root):
-        return "It holds images directly: put them into one folder for each class."
+        return "It contains images directly: put them into one folder per class."
     return f"Expected {root.name}/<class>/*{'|'.join(IMAGE_SUFFIXES)}."
 
 
 def list_csv(path: Path) -> Listing:
-    """The rows of a CSV `file,label[,split][,group]`, files relative to it, in the order of names. Raises DataError."""
+    """The rows of a CSV `file,label[,split][,group]`, files relative to it, sorted by name. Raises DataError."""
     table = _read_csv(path, ("file", "label"))
     table["file"] = [t.replace("\\", "/").removeprefix("./") for t in table["file"]]
     for column in ("file", "label"):
         if (blank := table[column] == "").any():
             raise DataError(f"{path}: row {int(np.argmax(blank)) + 2} has no {column}. Fill it in.")
     names = pd.Series([nfc(f) for f in table["file"]])
-    if (again := names.duplicated()).any():
-        raise DataError(f"{path} names {names[again].iloc[0]} twice. Keep one row for each file.")
+    if (repeated := names.duplicated()).any():
+        raise DataError(f"{path} lists {names[repeated].iloc[0]} twice. Keep one row per file.")
     table = table.iloc[np.argsort(names.to_numpy(dtype=str), kind="stable")]
     labels = [nfc(t) for t in table["label"]]
     splits = [""] * len(table)
@@ -142,7 +147,7 @@ def list_csv(path: Path) -> Listing:
 
 
 def _on_disk(root: Path, file: str) -> str:
-    """The spelling of a name that the disk has, where it differs only in Unicode form."""
+    """The name as spelled on disk, which may be in another Unicode form."""
     for form in ("NFC", "NFD"):
         if not (root / file).exists() and (root / unicodedata.normalize(form, file)).exists():
             return unicodedata.normalize(form, file)
@@ -150,7 +155,7 @@ def _on_disk(root: Path, file: str) -> str:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """All columns as stripped text, blanks as ''. Raises DataError unless `columns` are there and a row."""
+    """All columns as stripped text, blanks as ''. Raises DataError if one of `columns` is missing or there are no rows."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
     except FileNotFoundError:
@@ -168,15 +173,15 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table.apply(lambda column: column.str.strip())
 
 
-# ---- scan
-
-
 # ---- groups and masks
 
 
 def resolve_groups(listing: Listing, rule: str | None) -> list[str]:
-    """A group for every file: from `rule` (a CSV `file,group`, or a regular expression whose first group names the
-    thing), else from the listing, else the file's own name. Raises DataError."""
+    """The group of every file. Raises DataError.
+
+    It comes from `rule` (a CSV `file,group`, or a regular expression whose first capture group is the name), else from
+    the listing; a file without a group is a group of its own, with the file's name.
+    """
     groups = listing.groups
     if rule and (rule.lower().endswith(".csv") or _is_file(rule)):
         groups = _groups_from_csv(listing, Path(rule))
@@ -198,12 +203,12 @@ def _groups_from_csv(listing: Listing, path: Path) -> list[str]:
     for file, group in zip(table["file"], table["group"], strict=True):
         key = nfc(file.replace("\\", "/").removeprefix("./"))
         if known.setdefault(key, nfc(group)) != nfc(group):
-            raise DataError(f"{path} gives two groups to {key}: {known[key]} and {group}. Keep one.")
+            raise DataError(f"{path} assigns two groups to {key}: {known[key]} and {group}. Keep one.")
     missing = [f for f in listing.files if nfc(f) not in known]
     if missing:
         raise DataError(
-            f"{path} has no group for {len(missing)} of {len(listing.files)} images, the first {missing[0]}. "
-            f"Its files must be given relative to {listing.root}."
+            f"{path} has no group for {len(missing)} of {len(listing.files)} images, the first is {missing[0]}. "
+            f"File paths in it must be relative to {listing.root}."
         )
     return [known[nfc(f)] for f in listing.files]
 
@@ -214,7 +219,9 @@ def _groups_from_pattern(files: Sequence[str], pattern: str) -> list[str]:
     except re.error as error:
         raise DataError(f"groups is neither a CSV nor a regular expression ({error}). Received: {pattern!r}.") from None
     if not compiled.groups:
-        raise DataError(f"The regular expression for groups needs a group in brackets. Received: {pattern!r}.")
+        raise DataError(
+            f"The regular expression for groups needs a capture group in parentheses. Received: {pattern!r}."
+        )
     groups = []
     for file in files:
         match = compiled.search(nfc(file.rsplit("/", 1)[-1]))
@@ -225,8 +232,11 @@ def _groups_from_pattern(files: Sequence[str], pattern: str) -> list[str]:
 
 
 def find_masks(listing: Listing, folder: Path) -> list[Path | None]:
-    """The mask of every file by its stem: in the folder that mirrors the file's own, in <masks>/<class>/, or in
-    <masks>/ itself. Raises DataError where the folder is missing or no mask fits."""
+    """The mask of every file, or None; masks have the stem of their image.
+
+    They are looked up in the subfolder with the file's own relative path, then in <masks>/<class>/, then in <masks>/
+    itself. Raises DataError if the folder is missing or no mask fits an image.
+    """
     if not folder.is_dir():
         raise DataError(f"No mask folder at {folder}. Check the path.")
     known: dict[tuple[str, str], Path] = {}
@@ -250,26 +260,28 @@ def find_masks(listing: Listing, folder: Path) -> list[Path | None]:
 
 
 def digest(parts: Iterable[str]) -> str:
-    """16 hex digits that change with any part or their order."""
-    whole = hashlib.sha256()
+    """16 hex digits that depend on every part and their order."""
+    sha = hashlib.sha256()
     for part in parts:
         encoded = part.encode("utf-8", "surrogateescape")
-        whole.update(len(encoded).to_bytes(8, "little") + encoded)
-    return whole.hexdigest()[:16]
+        sha.update(len(encoded).to_bytes(8, "little") + encoded)
+    return sha.hexdigest()[:16]
 
 
 def run_threaded(work: Callable[[int], None], count: int, progress: Progress | None) -> None:
-    """work(0..count-1) on threads; `progress(done, count, what)` is called in the caller's thread. The first error is
-    raised."""
+    """Call work(0) to work(count - 1) in threads; raises the first error.
+
+    `progress(done, count, what)` is called in the caller's thread.
+    """
     with ThreadPoolExecutor(THREADS) as pool:
         for done, _ in enumerate(pool.map(work, range(count)), start=1):
             if progress is not None:
                 progress(done, count, "images")
 
 
-def by_name(values: Sequence[str]) -> dict[str, list[int]]:
-    """Positions of each value."""
-    places: dict[str, list[int]] = defaultdict(list)
+def positions_by_value(values: Sequence[str]) -> dict[str, list[int]]:
+    """The positions of each value, ascending."""
+    positions: dict[str, list[int]] = defaultdict(list)
     for i, value in enumerate(values):
-        places[value].append(i)
-    return dict(places)
+        positions[value].append(i)
+    return dict(positions)

@@ -1,4 +1,4 @@
-"""Reading every file of a data set once: content hash, header, and whether its pixels decode."""
+"""One pass over the files of a data set: content hash, header, and whether the pixels can be decoded."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,15 +10,13 @@ from xaitune.data.images import ImageHeader, check_pixels, parse_header, read_by
 from xaitune.data.listing import THREADS
 from xaitune.errors import DataError, ImageError
 
-DECODE_LIMIT = 5000
-
-
+DECODE_LIMIT = 5000  # above it, files that end in their format's end mark are not decoded
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """One file's content hash and header, or the `reason` why it cannot be used."""
+    """One file's content hash and header, or the `reason` it cannot be used."""
 
     digest: str = ""
     header: ImageHeader | None = None
@@ -26,10 +24,10 @@ class Scanned:
 
 
 def scan_files(root: Path, files: Sequence[str]) -> list[Scanned]:
-    """Read every file once: content hash, header, and whether its pixels decode.
+    """Read every file once: content hash, header, and whether its pixels can be decoded.
 
     Up to DECODE_LIMIT files are all decoded (JPEG at an eighth of its size). In larger sets a JPEG or PNG that ends
-    in its end mark is taken as whole, and the others are decoded.
+    with its format's end mark counts as complete, and only the other files are decoded.
     """
     decode_all = len(files) <= DECODE_LIMIT
 
@@ -48,10 +46,10 @@ def scan_files(root: Path, files: Sequence[str]) -> list[Scanned]:
         return list(pool.map(scan, files))
 
 
-def few_unreadable(root: Path, files: Sequence[str], scanned: Sequence[Scanned]) -> list[tuple[str, str]]:
-    """(file, reason) of unreadable files. Raises DataError where they are more than max(3, 5 %) or all."""
-    bad = [(f, s.reason) for f, s in zip(files, scanned, strict=True) if s.reason]
-    if len(bad) > max(3, 0.05 * len(files)) or len(bad) == len(files):
-        first = " ".join(reason.split(". ")[0] + "." for _, reason in bad[:3])
-        raise DataError(f"{len(bad)} of {len(files)} images in {root} cannot be read. The first: {first}")
-    return bad
+def unreadable_files(root: Path, files: Sequence[str], scanned: Sequence[Scanned]) -> list[tuple[str, str]]:
+    """(file, reason) of the unreadable files. Raises DataError if they are more than max(3, 5 %) of the files, or all."""
+    unreadable = [(f, s.reason) for f, s in zip(files, scanned, strict=True) if s.reason]
+    if len(unreadable) > max(3, 0.05 * len(files)) or len(unreadable) == len(files):
+        first = " ".join(reason.split(". ")[0] + "." for _, reason in unreadable[:3])
+        raise DataError(f"{len(unreadable)} of {len(files)} images in {root} cannot be read. The first: {first}")
+    return unreadable

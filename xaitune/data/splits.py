@@ -1,4 +1,4 @@
-"""Train, validation and test: seeded, stratified by class, and never through the middle of a group."""
+"""Seeded split into train, validation and test, stratified by class, that never divides a group."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ SPLITS = ("train", "validation", "test")
 def assign_splits(
     labels: np.ndarray, groups: np.ndarray, given: Sequence[str], shares: Sequence[float], seed: int
 ) -> np.ndarray:
-    """'train', 'validation' or 'test' for every image.
+    """'train', 'validation' or 'test' for every image; `given` has these names, or '' for every image.
 
-    Given splits are kept; those that are missing altogether are taken from train by their shares. A group taken
-    from the pool is never divided. Raises DataError where only some images have a split or none is for training.
+    Given splits stay as they are; a split without any image is filled from train, in proportion to `shares` and without
+    dividing a group. Raises DataError if splits are given but no image is for training.
     """
     splits = np.array(given, dtype="U10")
     pool = splits == ""
@@ -27,17 +27,17 @@ def assign_splits(
             return splits
         pool = splits == "train"
         missing = ["train", *missing]
-    wanted = np.array([shares[SPLITS.index(s)] for s in missing])
-    number = split_groups(labels[pool], groups[pool], wanted / wanted.sum(), seed)
-    splits[pool] = np.array(missing, dtype="U10")[number]
+    missing_shares = np.array([shares[SPLITS.index(s)] for s in missing])
+    split_of = split_groups(labels[pool], groups[pool], missing_shares / missing_shares.sum(), seed)
+    splits[pool] = np.array(missing, dtype="U10")[split_of]
     return splits
 
 
 def split_groups(labels: np.ndarray, groups: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
-    """A split number 0..len(shares) - 1 for every image (n,): stratified by class, no group divided.
+    """(n,) the split number of every image, 0..len(shares) - 1: stratified by class, no group divided.
 
-    Depends on the labels, group names, shares and seed alone, not on the order of images. Each class that has as
-    many groups as there are splits gets at least one in each, if groups shared between classes allow it.
+    It depends only on the labels, group names, shares and seed, not on the order of the images. A class with at least
+    as many groups as there are splits gets a group in every split, if groups shared between classes allow it.
     """
     names, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     classes, label_of = np.unique(labels, return_inverse=True)
@@ -49,42 +49,46 @@ def split_groups(labels: np.ndarray, groups: np.ndarray, shares: np.ndarray, see
 
 
 def _greedy(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Class by class, the one with the fewest groups first: each group goes where its class lacks most."""
+    """Assign groups class by class, the class with the fewest groups first, each to the split that lacks most of it."""
     split = np.full(len(counts), -1)
     for c in np.argsort((counts > 0).sum(axis=0), kind="stable"):
         target = shares * counts[:, c].sum()
-        have = np.array([counts[split == s, c].sum() for s in range(len(shares))])
+        assigned = np.array([counts[split == s, c].sum() for s in range(len(shares))])
         for g in rng.permutation(np.flatnonzero((counts[:, c] > 0) & (split < 0))):
-            need = (target - have - counts[g, c] / 2) / target
-            best = np.flatnonzero(need >= need.max() - 1e-12)
+            lacking = (target - assigned - counts[g, c] / 2) / target
+            best = np.flatnonzero(lacking >= lacking.max() - 1e-12)
             split[g] = rng.choice(best, p=shares[best] / shares[best].sum())
-            have[split[g]] += counts[g, c]
+            assigned[split[g]] += counts[g, c]
     return split
 
 
 def _improved(counts: np.ndarray, shares: np.ndarray, split: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Move single groups while that lowers the cost: a split without a class that could have it, then the squared
-    deviation of shares over the classes. The steepest move first, ties at random by `rng`."""
-    enough = (counts > 0).sum(axis=0) >= len(shares)
-    size = counts.sum(axis=0)
-    tie = rng.permutation(len(counts))
+    """Move single groups to other splits while that lowers the cost, the best move first; `rng` breaks ties.
 
-    def cost(have: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """Of images (..., splits, classes) and groups (..., splits, classes) held."""
-        deviation = (have / size - shares[:, None]) ** 2
-        return deviation.sum(axis=(-2, -1)) + 1000.0 * ((held == 0) & enough).sum(axis=(-2, -1))
+    The cost counts, first, the splits without a class that has enough groups for all splits and, second, the squared
+    deviation from `shares`, summed over splits and classes.
+    """
+    enough_groups = (counts > 0).sum(axis=0) >= len(shares)
+    class_size = counts.sum(axis=0)
+    tie_order = rng.permutation(len(counts))
+
+    def cost(images: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """Cost from the numbers of images and groups, both (..., splits, classes)."""
+        deviation = (images / class_size - shares[:, None]) ** 2
+        return deviation.sum(axis=(-2, -1)) + 1000.0 * ((groups == 0) & enough_groups).sum(axis=(-2, -1))
 
     present = (counts > 0).astype(float)
     one_hot = np.eye(len(shares))
     for _ in range(10 * len(counts)):
-        have, held = one_hot[split].T @ counts, one_hot[split].T @ present  # (splits, classes)
+        images, groups = one_hot[split].T @ counts, one_hot[split].T @ present  # (splits, classes)
         step = one_hot[None] - one_hot[split][:, None]  # (groups, to, splits)
-        new = np.empty(step.shape[:2])
+        new_cost = np.empty(step.shape[:2])
         for to in range(len(shares)):
             move = step[:, to, :, None]
-            new[:, to] = cost(have + move * counts[:, None], held + move * present[:, None])
-        g, to = divmod(int(np.lexsort((np.repeat(tie, len(shares)), np.round(new.ravel(), 12)))[0]), len(shares))
-        if new[g, to] >= cost(have, held) - 1e-12:
+            new_cost[:, to] = cost(images + move * counts[:, None], groups + move * present[:, None])
+        best = np.lexsort((np.repeat(tie_order, len(shares)), np.round(new_cost.ravel(), 12)))[0]
+        g, to = divmod(int(best), len(shares))
+        if new_cost[g, to] >= cost(images, groups) - 1e-12:
             break
         split[g] = to
     return split

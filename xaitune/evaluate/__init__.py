@@ -1,18 +1,19 @@
-"""How good is a heatmap? Localisation against a mask, faithfulness to the model, concentration, agreement, stability.
+"""Quality of a heatmap: localisation against a mask, faithfulness to the model, concentration, agreement, stability.
 
-The functions below take arrays and callables, never a model; `table` applies them to explanations, `store` keeps the
-result beside them, `sanity` asks whether an explanation depends on the model at all.
+The functions below take arrays and callables, never a model; `table` applies them to explanations, `store` writes the
+scores to the explanations' folder, `sanity` tests whether an explanation depends on the model at all.
 
-Maps are (..., height, width) at image resolution with any axes in front, such as (images, blocks, height, width); masks
-broadcast against them ((images, 1, height, width) serves all blocks); a score has the axes in front, and is a plain
-number for one map. Maps may hold negative values (CAM, LIME):
+Maps are (..., height, width) at image resolution with any leading axes, such as (images, blocks, height, width). Masks
+broadcast against them: (images, 1, height, width) applies to all blocks. A score has the leading axes, and is a plain
+number for a single map. Maps may hold negative values (CAM, LIME):
 
-- what depends on order alone (best_iou, pointing_game, average_precision, the ranks of map_agreement, map_stability,
-  deletion_insertion, road_scores) uses the values as they are, negative ones ranking last;
-- what measures shares (iou_at, mass_inside, map_concentration) counts negative values as 0. A map without any positive
-  value is taken as constant there: it does not point anywhere, and scores what chance would.
+- scores that depend on order alone (best_iou, pointing_game, average_precision, the ranks of map_agreement,
+  map_stability, deletion_insertion, road_scores) use the values as they are, so negative ones rank last;
+- scores that measure shares (iou_at, mass_inside, map_concentration) count negative values as 0. They treat a map
+  without any positive value as constant: it does not point anywhere, and scores what chance would.
 
-An empty mask scores NaN, to be left out of means and counted. Maps that are not finite raise InputError.
+An empty mask scores NaN; leave it out of means and report how many there are. Maps with NaN or infinity raise
+InputError.
 """
 
 from xaitune.evaluate.agreement import map_agreement

@@ -1,7 +1,7 @@
-"""Where a heatmap points, against a mask: IoU, relevance mass inside, pointing game, average precision, F1@IoU.
+"""Localisation of heatmaps against masks: IoU, relevance mass inside, pointing game, average precision, F1@IoU.
 
-Conventions (shapes, negative values, constant maps) as in `xaitune.evaluate`. An empty mask scores NaN, to be left out
-of means and counted. Shapes that do not fit raise InputError.
+The conventions for shapes, negative values, constant maps and empty masks are those of `xaitune.evaluate`. Shapes that
+do not fit raise InputError.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from xaitune.evaluate.maps import by_chunk, check_maps, check_masks, positive_pa
 
 
 class Localisation(NamedTuple):
-    """The scores of a map against a mask, each as the function of its name gives it; `iou` at the threshold."""
+    """The scores of a map against a mask, each by the function of its name; `iou` by `iou_at`."""
 
     mass_inside: Any
     pointing_game: Any
@@ -24,7 +24,7 @@ class Localisation(NamedTuple):
 
 
 class F1AtIoU(NamedTuple):
-    """`f1` over the classes (0..1), over `images` with a mask; `left_out` have none."""
+    """`f1`: mean over the classes, 0..1. `images`: those with a mask. `left_out`: those without one."""
 
     f1: float
     images: int
@@ -34,7 +34,11 @@ class F1AtIoU(NamedTuple):
 def iou_at(maps: Any, masks: Any, threshold: float) -> Any:
     """Intersection over union of the mask and the pixels of at least `threshold` times the map's maximum, 0..1.
 
-    `threshold` above 0, at most 1; negative values count as 0. Raises InputError for a threshold out of range.
+    `threshold` is above 0 and at most 1; negative values count as 0. Raises InputError for a threshold out of range.
+
+    Examples:
+        >>> iou_at([[4.0, 3.0], [1.0, 0.0]], [[1, 0], [0, 0]], 0.5).item()
+        0.5
     """
     _check_threshold(threshold)
     return _scored(lambda m, k: _iou(m, k, threshold), maps, masks)
@@ -43,8 +47,12 @@ def iou_at(maps: Any, masks: Any, threshold: float) -> Any:
 def best_iou(maps: Any, masks: Any) -> Any:
     """The highest intersection over union that any threshold on the map reaches, 0..1.
 
-    The threshold is chosen with the mask in view, per map: an upper bound, to be stated beside `iou_at`. A constant
-    map scores the mask's share of the area.
+    The threshold is chosen for each map with knowledge of the mask, so this is an upper bound; report it with `iou_at`.
+    A constant map scores the mask's share of the area.
+
+    Examples:
+        >>> best_iou([[4.0, 3.0], [1.0, 0.0]], [[1, 0], [0, 0]]).item()
+        1.0
     """
     return _scored(lambda m, k: _best_iou(_down_the_ranking(m, k), k), maps, masks)
 
@@ -52,16 +60,24 @@ def best_iou(maps: Any, masks: Any) -> Any:
 def mass_inside(maps: Any, masks: Any) -> Any:
     """Share of the map's positive relevance that lies inside the mask, 0..1.
 
-    A constant map, and one without positive values, scores the mask's share of the area.
+    A constant map, or one without positive values, scores the mask's share of the area.
+
+    Examples:
+        >>> mass_inside([[4.0, 3.0], [1.0, 0.0]], [[1, 0], [0, 0]]).item()
+        0.5
     """
     return _scored(_mass_inside, maps, masks)
 
 
 def pointing_game(maps: Any, masks: Any) -> Any:
-    """Whether the map's maximum lies inside the mask: 1, 0, or the share of the tied maxima that do.
+    """Whether the map's maximum lies inside the mask: 1, 0, or the share of tied maxima inside.
 
-    From Zhang et al. 2016 (excitation backprop), without their tolerance of 15 pixels, and with ties counted
-    fractionally: a constant map scores the mask's share of the area, not 1.
+    From Zhang et al. 2016 (excitation backprop), without their tolerance of 15 pixels and with ties counted as
+    fractions: a constant map scores the mask's share of the area, not 1.
+
+    Examples:
+        >>> pointing_game([[4.0, 3.0], [1.0, 0.0]], [[1, 0], [0, 0]]).item()
+        1.0
     """
     return _scored(_pointing_game, maps, masks)
 
@@ -69,14 +85,18 @@ def pointing_game(maps: Any, masks: Any) -> Any:
 def average_precision(maps: Any, masks: Any) -> Any:
     """Average precision of the map as a ranking of pixels for the mask, 0..1.
 
-    Equal to scikit-learn's `average_precision_score`; tied pixels enter together, so a constant map scores the mask's
+    Equal to scikit-learn's `average_precision_score`. Tied pixels enter together, so a constant map scores the mask's
     share of the area.
+
+    Examples:
+        >>> average_precision([[4.0, 3.0], [1.0, 0.0]], [[0, 1], [0, 0]]).item()
+        0.5
     """
     return _scored(lambda m, k: _average_precision(_down_the_ranking(m, k), k), maps, masks)
 
 
 def localise(maps: Any, masks: Any, *, threshold: float = 0.5) -> Localisation:
-    """All scores above at once, which sorts the pixels once; `iou` is `iou_at` this threshold."""
+    """All scores above at once, with the pixels sorted only once; `iou` is `iou_at` the given threshold."""
     _check_threshold(threshold)
 
     def score(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -90,41 +110,46 @@ def localise(maps: Any, masks: Any, *, threshold: float = 0.5) -> Localisation:
 
 
 def f1_at_iou(true: Any, predicted: Any, iou: Any, *, threshold: float = 0.5) -> F1AtIoU:
-    """Macro F1 where an image counts as found only if its class is right and its IoU reaches `threshold`.
+    """Macro F1 that counts an image as correct only if its class is right and its IoU reaches `threshold`.
 
-    `true`, `predicted` and `iou` are (n,). An image that is not found is a miss of its true class and a false alarm of
-    the predicted one, the same class included. The mean is over the classes that occur in truth or prediction. Images
-    whose IoU is NaN (an empty mask) are left out and counted. F1 is NaN where no image is left. Raises InputError for
-    different lengths.
+    `true`, `predicted` and `iou` are (n,). An incorrect image is a false negative of its true class and a false
+    positive of the predicted one, even where the two are the same. The mean is over the classes that occur in truth or
+    prediction. Images whose IoU is NaN (an empty mask) are left out and counted. F1 is NaN where no image remains.
+    Raises InputError for different lengths.
+
+    Examples:
+        >>> f1_at_iou([0, 1], [0, 1], [0.6, 0.2]).f1
+        0.5
     """
     true, predicted, iou = np.asarray(true), np.asarray(predicted), np.asarray(iou, float)
     if not true.shape == predicted.shape == iou.shape or true.ndim != 1:
         shapes = f"{true.shape}, {predicted.shape}, {iou.shape}"
         raise InputError(f"true, predicted and iou must have one entry per image. Received: {shapes}.")
-    kept = ~np.isnan(iou)
-    true, predicted = true[kept], predicted[kept]
-    found = (true == predicted) & (iou[kept] >= threshold)
+    has_mask = ~np.isnan(iou)
+    true, predicted = true[has_mask], predicted[has_mask]
+    correct = (true == predicted) & (iou[has_mask] >= threshold)
     classes = np.union1d(true, predicted)[:, None]  # (classes, 1)
-    hits = ((true == classes) & found).sum(1)
-    claims = (true == classes).sum(1) + (predicted == classes).sum(1)
-    f1 = float(np.mean(2 * hits / claims)) if len(classes) else float("nan")
-    return F1AtIoU(f1, int(kept.sum()), int((~kept).sum()))
+    true_positives = ((true == classes) & correct).sum(1)
+    occurrences = (true == classes).sum(1) + (predicted == classes).sum(1)
+    f1 = float(np.mean(2 * true_positives / occurrences)) if len(classes) else float("nan")
+    return F1AtIoU(f1, int(has_mask.sum()), int((~has_mask).sum()))
 
 
-# ---- the same of rows: maps and masks (rows, pixels), every mask with a pixel
+# ---- the scores of flattened maps and masks (rows, pixels), no mask empty
 
 
 def _scored(score: Callable[[np.ndarray, np.ndarray], np.ndarray], maps: Any, masks: Any) -> Any:
+    """`score` of all maps, NaN where the mask is empty."""
     maps = check_maps(maps)
 
-    def with_nan(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        has = masks.any(-1)
-        some = score(maps[has], masks[has])
-        found = np.full((len(maps), *some.shape[1:]), np.nan)
-        found[has] = some
-        return found
+    def nan_where_empty(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        has_mask = masks.any(-1)
+        known = score(maps[has_mask], masks[has_mask])
+        scores = np.full((len(maps), *known.shape[1:]), np.nan)
+        scores[has_mask] = known
+        return scores
 
-    return by_chunk(with_nan, maps, check_masks(masks, maps))
+    return by_chunk(nan_where_empty, maps, check_masks(masks, maps))
 
 
 def _check_threshold(threshold: float) -> None:
@@ -133,9 +158,9 @@ def _check_threshold(threshold: float) -> None:
 
 
 def _down_the_ranking(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels from the most relevant down: is it in the mask, and up to the end of its ties how many are, of how many.
+    """Per pixel, the most relevant first: is it in the mask; and up to its last tie, pixels in the mask and pixels in all.
 
-    Tied pixels enter together, so no order among them matters.
+    Tied pixels enter together, so their order does not matter.
     """
     order = np.argsort(-maps, axis=-1)
     values = np.take_along_axis(maps, order, -1)
@@ -144,7 +169,7 @@ def _down_the_ranking(maps: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, 
     last = np.full(maps.shape, pixels - 1)
     ends = values[:, :-1] != values[:, 1:]
     last[:, :-1] = np.where(ends, np.arange(pixels - 1), pixels - 1)
-    last = np.minimum.accumulate(last[:, ::-1], -1)[:, ::-1]  # index of the end of each pixel's ties
+    last = np.minimum.accumulate(last[:, ::-1], -1)[:, ::-1]  # index of the last pixel tied with each
     return inside, np.take_along_axis(inside.cumsum(-1), last, -1), last + 1
 
 

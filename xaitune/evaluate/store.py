@@ -1,4 +1,4 @@
-"""Scores beside an explanation: which mask and group an image file has, and scores.csv, scores.json and scores.png."""
+"""Scores of explanations on disk: the masks and groups of image files, and scores.csv, scores.json and scores.png."""
 
 import os
 import time
@@ -30,17 +30,17 @@ from xaitune.plots import charts, figures
 
 
 def masks_of(paths: Sequence[Path], folder: str | Path) -> list[Path | None]:
-    """The mask of each image by its class folder and stem, as in a data set. Raises DataError where none fits."""
+    """The mask file of each image by class folder and stem, as in a data set. Raises DataError where none fits."""
     return find_masks(_listing(paths, 3), Path(folder))
 
 
 def groups_of(paths: Sequence[Path], rule: str | Path) -> list[str]:
-    """The group of each image by a CSV `file,group` (file: <class>/<name>) or a regular expression. Raises DataError."""
+    """The group of each image, from a CSV `file,group` (file: <class>/<name>) or a regular expression. Raises DataError."""
     return resolve_groups(_listing(paths, 2), str(rule))
 
 
 def _listing(paths: Sequence[Path], levels: int) -> Listing:
-    """The images as files below a folder `levels` above them, their parent folder being the class."""
+    """The images as files relative to a folder `levels` above them, with the name of their parent folder as class."""
     full = [path.absolute() for path in paths]
     root = Path(os.path.commonpath([path.parents[min(levels, len(path.parents)) - 1] for path in full]))
     files, classes = [path.relative_to(root).as_posix() for path in full], [nfc(path.parent.name) for path in full]
@@ -49,7 +49,7 @@ def _listing(paths: Sequence[Path], levels: int) -> Listing:
 
 
 def read_masks(files: Sequence[str], masks: Sequence[Path | None]) -> list[np.ndarray | None]:
-    """Each image's mask in the file's own geometry, (h, w) bool, or None. Raises DataError where sizes differ."""
+    """Each image's mask in the file's own geometry, (h, w) bool, or None. Raises DataError where the sizes differ."""
 
     def read(file: str, path: Path) -> np.ndarray:
         mask, header = read_mask(path), image_header(file)
@@ -64,9 +64,9 @@ def read_masks(files: Sequence[str], masks: Sequence[Path | None]) -> list[np.nd
 
 
 class FolderScorer:
-    """Scores the explanations of `total` image files as they come; `effort` is what it will ask of the model.
+    """Scores the explanations of `total` image files batch by batch; `effort` is the planned use of the model.
 
-    `first`: the first of the explanations, on which a network call is timed. `masks` and `groups` have one entry a
+    `first`: the first batch of explanations, on which a network call is timed. `masks` and `groups` have one entry per
     file; `images` and `steps` as in `plan_effort`.
     """
 
@@ -88,33 +88,33 @@ class FolderScorer:
         self.scorer = Scorer(total, self.effort.images)
         self.seconds = 0.0
 
-    def add(self, made: Explanation) -> None:
-        """Score the next files' explanations by what needs no model."""
-        rows = slice(self.scorer.seen, self.scorer.seen + len(made))
-        masks = None if self.masks is None else read_masks(made.files, self.masks[rows])
-        self.scorer.add(made, masks, None if self.groups is None else self.groups[rows])
+    def add(self, explanation: Explanation) -> None:
+        """Compute the scores of the next files that need no model."""
+        rows = slice(self.scorer.seen, self.scorer.seen + len(explanation))
+        masks = None if self.masks is None else read_masks(explanation.files, self.masks[rows])
+        self.scorer.add(explanation, masks, None if self.groups is None else self.groups[rows])
 
     def finish(self, progress: Progress | None = None) -> pd.DataFrame:
-        """The table of `score_maps`, the chosen images' scores that ask the model included."""
+        """The table of `score_maps`, with the scores that query the model for the sample of images."""
         start = time.monotonic()
         table = self.scorer.finish(self.classifier, self.effort.steps, progress)
         self.seconds = time.monotonic() - start
         return table
 
     def about(self, table: pd.DataFrame) -> dict[str, Any]:
-        """What the scores rest on."""
+        """What the scores are based on: images, groups, masks, and the use of the model."""
         images = self.scorer.seen
         about: dict[str, Any] = {"images": images, "groups": len(set(self.groups)) if self.groups else None}
         if self.masks is not None:
             area = table["mask_area"].to_numpy().reshape(images, -1)[:, 0]
             about["masks"] = {"images": int((~np.isnan(area)).sum()), "empty": int((area == 0).sum())}
-        asked = {"images": self.effort.images, "steps": self.effort.steps, "fill": FILL}
-        asked |= {"road_percentages": ROAD_PERCENTAGES, "network_calls": self.scorer.calls, "seconds": self.seconds}
-        return about | {"asked_of_the_model": asked}
+        effort = {"images": self.effort.images, "steps": self.effort.steps, "fill": FILL}
+        effort |= {"road_percentages": ROAD_PERCENTAGES, "network_calls": self.scorer.calls, "seconds": self.seconds}
+        return about | {"asked_of_the_model": effort}
 
 
 def write_scores(folder: Path, table: pd.DataFrame, about: dict[str, Any]) -> tuple[pd.DataFrame, list[Path]]:
-    """Write scores.csv, scores.json and, for several blocks, scores.png; returns the summary and what was written."""
+    """Write scores.csv, scores.json and, for several blocks, scores.png; returns the summary and the paths written."""
     summary = summarise(table)
     _files.write_csv(folder / SCORE_FILES[0], table)
     rows = summary.astype(object).where(summary.notna(), None).to_dict("records")

@@ -1,4 +1,4 @@
-"""Explain images by a method's name."""
+"""Explanations of images by the method of a given name."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from xaitune.config.explaining import ExplainOptions, LimeOptions
 from xaitune.errors import ModelError
 from xaitune.explain.cam import CamMapper
 from xaitune.explain.classifier import Classifier, Images, open_classifier
-from xaitune.explain.gradcam import BlockMapper, as_heatmaps, computing_model
+from xaitune.explain.gradcam import BlockMapper, as_heatmaps, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.explain import explain_superpixels
 from xaitune.explain.lime.result import Superpixels
 
-CHUNK = 32  # images held in memory at once
+CHUNK = 32  # images in memory at once
 Explanation = BlockHeatmaps | Superpixels
 
 
@@ -38,8 +38,12 @@ def explain_images(
 ) -> Explanation:
     """Explain images by 'gradcam' (`blocks`, `rule`), 'cam', or 'lime' (the arguments of `lime_superpixels`).
 
-    The other arguments as in `gradcam_blocks`. For thousands of images use `iter_explanations`, which holds CHUNK at a
-    time. Raises ModelError, ImageError, ConfigError.
+    The other arguments are those of `gradcam_blocks`. For thousands of images use `iter_explanations`, which holds only
+    CHUNK images in memory. Raises ModelError, ImageError, ConfigError.
+
+    Examples:
+        >>> explanation = explain_images("runs/first", "images/crack", method="lime", seed=1)  # doctest: +SKIP
+        >>> explanation.plot(image=0)  # doctest: +SKIP
     """
     options = ExplainOptions(method, blocks, class_name, rule, precision)
     lime = LimeOptions(num_samples, segmenter, fill, exact, seed)
@@ -54,9 +58,9 @@ def make_explainer(
     lime: LimeOptions | None = None,
     progress: PartProgress | None = None,
 ) -> "HeatmapExplainer | LimeExplainer":
-    """What explains batch after batch: (images at the model's size, their names) -> explanation.
+    """An explainer of one batch after another: (images at the model's input size, their names) -> explanation.
 
-    `progress` is called with the samples of LIME: a file's name, how many are done, the most there may be, 'samples'.
+    For LIME, `progress` is called with a file's name, the samples done, their maximum number, and 'samples'.
     """
     options = options or ExplainOptions()
     options.check_blocks(None)
@@ -66,15 +70,15 @@ def make_explainer(
 
 
 class HeatmapExplainer:
-    """Grad-CAM or CAM of batches of images; the pass is compiled once."""
+    """Grad-CAM or CAM of batches of images; the forward and backward pass is compiled once."""
 
     def __init__(self, classifier: Classifier, options: ExplainOptions) -> None:
         self.classifier, self.options = classifier, options
         self.index = classifier.class_index(options.class_name)
         try:
-            computing, self.precision = computing_model(classifier.model, options.precision)
-            by_cam = options.method == "cam"
-            self.mapper = CamMapper(computing) if by_cam else BlockMapper(computing, options.blocks, options.rule)
+            model, self.precision = model_for_maps(classifier.model, options.precision)
+            cam = options.method == "cam"
+            self.mapper = CamMapper(model) if cam else BlockMapper(model, options.blocks, options.rule)
         except ModelError as error:
             raise ModelError(f"{classifier.name}: {error}") from None
 
@@ -85,28 +89,28 @@ class HeatmapExplainer:
 
 
 class LimeExplainer:
-    """LIME of batches of images."""
+    """LIME explanations of batches of images."""
 
     def __init__(
         self, classifier: Classifier, options: ExplainOptions, lime: LimeOptions, progress: PartProgress | None
     ) -> None:
         self.classifier, self.options, self.lime, self.progress = classifier, options, lime, progress
-        classifier.class_index(options.class_name)  # refuses an unknown class
+        classifier.class_index(options.class_name)  # raises ModelError for an unknown class
 
     def __call__(self, images: np.ndarray, files: tuple[str, ...]) -> Superpixels:
-        def report(number: int, done: int, total: int) -> None:
+        def report_samples(number: int, done: int, total: int) -> None:
             if self.progress:
                 self.progress(Path(files[number]).name, done, total, "samples")
 
         class_name, precision = self.options.class_name, self.options.precision
-        made = explain_superpixels(self.classifier, images, self.lime, class_name, precision, report)
-        return dataclasses.replace(made, files=files)
+        superpixels = explain_superpixels(self.classifier, images, self.lime, class_name, precision, report_samples)
+        return dataclasses.replace(superpixels, files=files)
 
 
 def iter_explanations(
     classifier: Classifier, paths: list[Path], explain: HeatmapExplainer | LimeExplainer, size: int = CHUNK
 ) -> Iterator[Explanation]:
-    """Explanations of many files, at most `size` images in memory at a time."""
+    """Explanations of many files, with at most `size` images in memory at a time."""
     for start in range(0, len(paths), size):
-        part = paths[start : start + size]
-        yield explain(classifier.read_paths(part), tuple(str(p) for p in part))
+        chunk = paths[start : start + size]
+        yield explain(classifier.read_paths(chunk), tuple(str(p) for p in chunk))

@@ -6,7 +6,7 @@ import numpy as np
 
 from xaitune.errors import ModelError
 from xaitune.explain.classifier import Images, open_classifier
-from xaitune.explain.gradcam import BlockMaps, as_heatmaps, computing_model
+from xaitune.explain.gradcam import BlockMaps, as_heatmaps, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.models.backend import keras, to_array
 from xaitune.models.flatten import find_stages
@@ -16,25 +16,29 @@ from xaitune.models.predict import images_at_once
 def class_activation_map(
     model: Any, images: Images, *, class_name: str | None = None, precision: str = "auto"
 ) -> BlockHeatmaps:
-    """CAM: sum_c w_c A_c with w the Dense column of the class and A what feeds the pooling. No ReLU in `raw`.
+    """CAM: sum_c w_c A_c, where w is the class's column of the Dense kernel and A the input of the pooling.
 
-    It is the map of the last block, VGG16's Block 5; with the `gap` head, H * W times the raw Grad-CAM there equals it.
-    Arguments as in `gradcam_blocks`. Raises ModelError for a model without a GAP head.
+    `raw` is without a ReLU. The map is that of the last block, Block 5 of VGG16; with the `gap` head it equals H * W
+    times the raw Grad-CAM there. Arguments as in `gradcam_blocks`. Raises ModelError for a model without a GAP head.
+
+    Examples:
+        >>> maps = class_activation_map("runs/first", "images/crack", class_name="crack")  # doctest: +SKIP
+        >>> maps.raw[5].shape  # doctest: +SKIP
     """
     classifier = open_classifier(model)
     try:
-        computing, used = computing_model(classifier.model, precision)
-        mapper = CamMapper(computing)
+        map_model, precision = model_for_maps(classifier.model, precision)
+        mapper = CamMapper(map_model)
     except ModelError as error:
         raise ModelError(f"{classifier.name}: {error}") from None
     array, files = classifier.read(images)
     index = classifier.class_index(class_name)
     raw, logits = mapper(array, np.full(len(array), index, np.int32))
-    return as_heatmaps(classifier, "cam", raw, logits, array, files, index, precision=used)
+    return as_heatmaps(classifier, "cam", raw, logits, array, files, index, precision=precision)
 
 
 class CamMapper:
-    """Images (n, h, w, 3) and classes (n,), -1 for the top one -> ({the last block: raw maps}, logits).
+    """Images (n, h, w, 3) and classes (n,), -1 for the top class -> ({the last block: raw maps}, logits).
 
     Raises ModelError for a model without a GAP head.
     """
@@ -52,10 +56,10 @@ class CamMapper:
         return {self.last: maps}, logits
 
     def _batch(self, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        a, logits = (to_array(t) for t in self.taps(np.asarray(images, np.float32), training=False))
+        activations, logits = (to_array(t) for t in self.taps(np.asarray(images, np.float32), training=False))
         chosen = np.where(classes < 0, logits.argmax(axis=1), classes)
         kernel = to_array(self.dense.kernel)  # (channels, classes)
-        return np.einsum("nhwc,cn->nhw", a, kernel[:, chosen], optimize=True), logits
+        return np.einsum("nhwc,cn->nhw", activations, kernel[:, chosen], optimize=True), logits
 
 
 def _gap_head(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Dense]:

@@ -1,4 +1,4 @@
-"""What is explained: a model with its class names, and images at its input size, from whatever the user gives."""
+"""A classifier with its class names, and images at its input size, in whatever form a user passes them."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -21,9 +21,9 @@ Images = str | Path | Iterable[str | Path] | np.ndarray
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
-    """A classifier that takes raw RGB 0..255 and returns logits, its class names, and how images are resized.
+    """A model that takes raw RGB 0..255 and returns logits, its class names, and how images are resized.
 
-    The preprocessing is inside the model: one that takes preprocessed images would see other ones here.
+    The preprocessing must be inside the model: it is given raw images only.
     """
 
     model: keras.Model
@@ -37,7 +37,7 @@ class Classifier:
         return tuple(self.model.input_shape[1:3])
 
     def class_index(self, class_name: str | None) -> int:
-        """The index of a class by name; -1, the image's top class, for None. Raises ModelError."""
+        """The index of the class of that name; for None -1, each image's top class. Raises ModelError."""
         if class_name is None:
             return -1
         if class_name not in self.class_names:
@@ -45,22 +45,22 @@ class Classifier:
         return self.class_names.index(class_name)
 
     def require_finite(self, logits: np.ndarray) -> np.ndarray:
-        """(n, classes) back as they are. Raises ModelError for NaN and infinity, of which no class would be the top one."""
+        """The logits (n, classes) unchanged. Raises ModelError for NaN or infinity, which have no top class."""
         if not np.isfinite(logits).all():
             raise ModelError(
-                f"{self.name} answers with NaN or infinity. It has diverged: train it again with a lower --learning-rate."
+                f"{self.name} returns NaN or infinity. It has diverged: train it again with a lower --learning-rate."
             )
         return logits
 
     def read(self, images: Images) -> tuple[np.ndarray, tuple[str, ...]]:
-        """((n, h, w, 3) 0..255 at the model's input size, names). Raises ImageError."""
+        """Images (n, h, w, 3) in 0..255 at the model's input size, and their names. Raises ImageError."""
         if isinstance(images, np.ndarray):
             return self._from_array(images)
         paths = expand_images(images)
         return self.read_paths(paths), tuple(str(p) for p in paths)
 
     def read_paths(self, paths: Sequence[Path]) -> np.ndarray:
-        """(n, h, w, 3) 0..255 at the model's input size."""
+        """Images (n, h, w, 3) in 0..255 at the model's input size. Raises ImageError."""
         return np.stack([resize_image(read_image(p), self.image_size, self.resize) for p in paths])
 
     def _from_array(self, images: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -83,10 +83,10 @@ class Classifier:
 
 
 def open_classifier(model: Any) -> Classifier:
-    """The classifier from a Run, the path of a run's folder or .keras file, or a keras.Model.
+    """The classifier from a Run, the path of a run's folder or of a .keras file, or a keras.Model.
 
-    A model with models within it, or with a final softmax, is explained on a flat copy that ends in logits. Raises
-    ModelError for what is no classifier or cannot be copied so.
+    A model that contains other models or ends in a softmax is explained by a flat copy that ends in logits. Raises
+    ModelError for anything that is not a classifier or cannot be copied in this way.
     """
     if isinstance(model, Classifier):
         return model
@@ -97,38 +97,38 @@ def open_classifier(model: Any) -> Classifier:
         else:
             if path.suffix in (".h5", ".hdf5"):
                 raise ModelError(
-                    f"{path} holds weights without a head, which know no classes. "
+                    f"{path} holds weights without a head, so it has no classes. "
                     f"Train on your images first: xaitune train DATA --weights {path}."
                 )
             loaded = load_model(path)
             if is_finished(path.parent):
                 run = load_run(path.parent)
                 return _checked(Classifier(loaded, run.class_names, run.data_config.resize, str(path)))
-            return _checked(Classifier(loaded, _numbered(loaded), name=str(path)))
+            return _checked(Classifier(loaded, _numbered_classes(loaded), name=str(path)))
     if isinstance(model, Run):
         if model.state != "finished":
             raise ModelError(f"{model.path} {model.state}: it has no model. Train again with a lower --learning-rate.")
         return _checked(Classifier(model.model, model.class_names, model.data_config.resize, str(model.path)))
     if isinstance(model, keras.Model):
-        return _checked(Classifier(model, _numbered(model), name=model.name))
+        return _checked(Classifier(model, _numbered_classes(model), name=model.name))
     raise ModelError(f"A model must be a Run, a path or a keras.Model. Received: {type(model).__name__}.")
 
 
-def _numbered(model: keras.Model) -> tuple[str, ...]:
+def _numbered_classes(model: keras.Model) -> tuple[str, ...]:
     shape = getattr(model, "output_shape", None)  # a subclassed model has none
     return tuple(f"class {i}" for i in range((shape[-1] or 0) if isinstance(shape, tuple) else 0))
 
 
 def _checked(classifier: Classifier) -> Classifier:
-    """The classifier, its model flat and ending in logits."""
+    """The classifier with its model made flat and ending in logits. Raises ModelError."""
     model = classifier.model
     shapes: list[Any] = [getattr(model, "input_shape", None), getattr(model, "output_shape", None)]
-    ok = all(isinstance(s, tuple) for s in shapes) and len(shapes[0]) == 4 and len(shapes[1]) == 2
-    if not ok or shapes[0][-1] != 3 or None in shapes[0][1:]:
-        hidden = " Build a subclassed model as keras.Model(inputs, outputs), and begin a Sequential with keras.Input."
+    ranks_fit = all(isinstance(s, tuple) for s in shapes) and len(shapes[0]) == 4 and len(shapes[1]) == 2
+    if not ranks_fit or shapes[0][-1] != 3 or None in shapes[0][1:]:
+        advice = " Build a subclassed model as keras.Model(inputs, outputs), and begin a Sequential with keras.Input."
         raise ModelError(
-            f"{classifier.name} is no image classifier: it must take (n, height, width, 3) of a fixed size and give "
-            f"(n, classes). Received: {shapes[0]} -> {shapes[1]}.{'' if any(shapes) else hidden}"
+            f"{classifier.name} is not an image classifier: it must take (n, height, width, 3) of a fixed size and return "
+            f"(n, classes). Received: {shapes[0]} -> {shapes[1]}.{'' if any(shapes) else advice}"
         )
     try:
         return dataclasses.replace(classifier, model=as_classifier(model))

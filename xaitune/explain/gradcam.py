@@ -20,10 +20,10 @@ from xaitune.models.precision import copy_layers, resolve_precision, with_precis
 from xaitune.models.predict import images_at_once
 
 ops = keras.ops
-Tensor = Any  # of the backend, or a numpy array
+Tensor = Any  # a tensor of the backend or a numpy array
 BlockMaps = dict[int, np.ndarray]
-# What a model was copied or compiled to: building it takes a second, which a notebook would pay with every call. It goes
-# when the model goes.
+# Copies and compiled passes of models. Building one takes a second, which a notebook would pay in every call. Each is
+# dropped together with its model.
 _COPIES: "WeakKeyDictionary[keras.Model, keras.Model]" = WeakKeyDictionary()
 _PASSES: "WeakKeyDictionary[keras.Model, dict[tuple[Any, ...], Any]]" = WeakKeyDictionary()
 
@@ -33,8 +33,8 @@ def _gradcam(a: Tensor, g: Tensor) -> Tensor:
 
 
 def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
-    # g^2 / (2 g^2 + sum(a) g^3) * relu(g), with what cancels left out: float32 holds no g^3. The paper's activations
-    # come after a ReLU; where others sum below 0, the divisor stays 2.
+    # g^2 / (2 g^2 + sum(a) g^3) * relu(g) with g^2 cancelled, since g^3 underflows in float32. The paper's activations
+    # come after a ReLU; where others have a sum below 0, the divisor stays 2.
     positive = ops.relu(g)
     total = ops.relu(ops.sum(a, axis=(1, 2), keepdims=True))
     weights = ops.sum(positive / (2 + total * positive), axis=(1, 2))  # (n, c)
@@ -43,8 +43,8 @@ def _gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
 
 def _xgradcam(a: Tensor, g: Tensor) -> Tensor:
     total = ops.sum(a, axis=(1, 2))  # (n, c)
-    some = ops.abs(total) > 1e-12  # a channel that is silent weighs nothing
-    weights = ops.where(some, ops.sum(a * g, axis=(1, 2)) / ops.where(some, total, 1), 0)
+    active = ops.abs(total) > 1e-12  # a silent channel has weight 0
+    weights = ops.where(active, ops.sum(a * g, axis=(1, 2)) / ops.where(active, total, 1), 0)
     return ops.einsum("nhwc,nc->nhw", a, weights)
 
 
@@ -56,8 +56,9 @@ def _layercam(a: Tensor, g: Tensor) -> Tensor:
     return ops.sum(a * ops.relu(g), axis=-1)
 
 
-# (activations, gradients), both (n, h, w, c) -> (n, h, w) before the ReLU. Grad-CAM++: Chattopadhay et al. 2018, with
-# the usual exp() of the logit; HiResCAM: Draelos and Carin 2020; XGrad-CAM: Fu et al. 2020; LayerCAM: Jiang et al. 2021.
+# (activations, gradients), both (n, h, w, c) -> maps (n, h, w) before the ReLU. Grad-CAM++: Chattopadhay et al. 2018,
+# with the usual exp() of the logit; HiResCAM: Draelos and Carin 2020; XGrad-CAM: Fu et al. 2020; LayerCAM: Jiang et al.
+# 2021.
 RULES = MappingProxyType(
     {
         "gradcam": _gradcam,
@@ -80,32 +81,36 @@ def gradcam_blocks(
 ) -> BlockHeatmaps:
     """Heatmaps of one or more blocks for each image.
 
-    At block b: A (h_b, w_b, c_b) is the last convolution of Block b after its ReLU and before pooling, the weight of
-    a channel the spatial mean of d logit / dA, and the raw map sum_c weight_c A_c. `raw` keeps the values before the
-    method's last ReLU; `view` applies it. Frozen blocks give maps too, and the model is not changed.
+    At block b, A (h_b, w_b, c_b) is the output of the block's last convolution after its ReLU and before pooling, the
+    weight of a channel is the spatial mean of d logit / dA, and the raw map is sum_c weight_c A_c. `raw` keeps the
+    values before the method's last ReLU; `view` applies it. Frozen blocks have maps too, and the model is not changed.
 
-    `model`: a Run, a path or a keras.Model that takes raw RGB 0..255, its preprocessing inside: VGG16, or any Keras
-    classifier whose layers' names tell its convolution stages (`flatten.find_stages`); a final softmax is left out.
+    `model`: a Run, a path or a keras.Model that takes raw RGB 0..255 with its preprocessing inside: VGG16, or any Keras
+    classifier whose layer names show its convolution stages (`flatten.find_stages`); a final softmax is left out.
     `images`: a path, paths, a folder, or an array (n, h, w, 3) 0..255. `blocks`: 3, '1-3', [1, 3] or 'all'.
     `class_name`: the class to explain, by default each image's top class. `rule`: a name in RULES. `precision`:
-    'float32', 'bfloat16', or 'auto', see `computing_model`. Raises ModelError, ImageError, ConfigError.
+    'float32', 'bfloat16', or 'auto', see `model_for_maps`. Raises ModelError, ImageError, ConfigError.
+
+    Examples:
+        >>> maps = gradcam_blocks("runs/first", "images/crack", blocks="3-5")  # doctest: +SKIP
+        >>> maps.to_dataframe()[["file", "block", "raw_max"]]  # doctest: +SKIP
     """
     classifier = open_classifier(model)
-    computing, used = computing_model(classifier.model, precision)
-    mapper = BlockMapper(computing, blocks, rule)
+    map_model, precision = model_for_maps(classifier.model, precision)
+    mapper = BlockMapper(map_model, blocks, rule)
     array, files = classifier.read(images)
     index = classifier.class_index(class_name)
     raw, logits = mapper(array, np.full(len(array), index, np.int32))
-    return as_heatmaps(classifier, "gradcam", raw, logits, array, files, index, rule, used)
+    return as_heatmaps(classifier, "gradcam", raw, logits, array, files, index, rule, precision)
 
 
-def computing_model(model: keras.Model, precision: str = "auto") -> tuple[keras.Model, str]:
-    """(the model to compute maps with, its precision): itself in float32, a copy in bfloat16.
+def model_for_maps(model: keras.Model, precision: str = "auto") -> tuple[keras.Model, str]:
+    """The model that computes the maps, and its precision: the model itself for float32, a copy of it for bfloat16.
 
-    'auto' is bfloat16 for a VGG where a GPU is visible or the processor has units for it: raw maps of photographs agree
-    with float32's there, by a mean Spearman correlation of at least 0.98 at every block for every rule. Everything up
-    to the first pooling stays in float32: rounded to bfloat16, neighbours tie more often, and a tie gives a pixel's
-    whole gradient to another one. Raises ConfigError.
+    'auto' is bfloat16 for a VGG where a GPU is visible or the processor has units for it. Its raw maps of photographs
+    agree with those in float32 by a mean Spearman correlation of at least 0.98 at every block for every rule.
+    Everything up to the first pooling stays in float32: rounded to bfloat16, neighbours tie more often, and a tie
+    passes a pixel's whole gradient to another one. Raises ConfigError.
     """
     if precision == "auto" and not is_vgg(model):
         return model, "float32"
@@ -122,10 +127,10 @@ def computing_model(model: keras.Model, precision: str = "auto") -> tuple[keras.
 
 
 class RulesMapper:
-    """Images (n, h, w, 3) and classes (n,), -1 for the top one -> (rule -> block -> raw maps (n, h_b, w_b), logits).
+    """Images (n, h, w, 3) and classes (n,), -1 for the top class -> (rule -> block -> raw maps (n, h_b, w_b), logits).
 
-    All rules come from the same pass and cost little more than one. Made once and called for many batches: it holds
-    the compiled pass, and follows the model's weights. Raises ConfigError, ModelError.
+    All rules come from the same pass and cost little more than one. Create it once and call it for many batches: it
+    holds the compiled pass and follows the model's weights. Raises ConfigError, ModelError.
     """
 
     def __init__(self, model: keras.Model, blocks: Any = "all", rules: Sequence[str] = tuple(RULES)) -> None:
@@ -133,15 +138,15 @@ class RulesMapper:
             require_choice("rule", rule, RULES)
         stages = find_stages(model)
         self.rules, self.blocks = tuple(rules), parse_blocks(blocks, high=len(stages))
-        known = _PASSES.setdefault(model, {})
+        compiled = _PASSES.setdefault(model, {})
         key = (self.blocks, self.rules)
-        if key not in known:
-            known[key] = ActivationGradients(model, [stages[b] for b in self.blocks], _Weigh(self.rules))
-        self.passes = known[key]
+        if key not in compiled:
+            compiled[key] = ActivationGradients(model, [stages[b] for b in self.blocks], _ApplyRules(self.rules))
+        self.gradients = compiled[key]
 
     def __call__(self, images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
         size = images_at_once(*images.shape[1:3])
-        parts = [self.passes(images[i : i + size], classes[i : i + size]) for i in range(0, len(images), size)]
+        parts = [self.gradients(images[i : i + size], classes[i : i + size]) for i in range(0, len(images), size)]
         maps = {
             rule: {b: np.concatenate([reduced[k][rule] for reduced, _ in parts]) for k, b in enumerate(self.blocks)}
             for rule in self.rules
@@ -149,10 +154,10 @@ class RulesMapper:
         return maps, np.concatenate([logits for _, logits in parts])
 
 
-class _Weigh:
+class _ApplyRules:
     """A layer's activations and gradients (n, h, w, c) -> rule -> maps (n, h, w), in float32.
 
-    Sums over a whole map in bfloat16 would lose most digits.
+    In bfloat16, sums over a whole map would lose most digits.
     """
 
     def __init__(self, rules: tuple[str, ...]) -> None:
@@ -185,7 +190,7 @@ def as_heatmaps(
     rule: str = "gradcam",
     precision: str = "float32",
 ) -> BlockHeatmaps:
-    """The result object; `index` -1 stands for each image's top class. Raises ModelError for logits that are not finite."""
+    """The result object; `index` -1 means each image's top class. Raises ModelError for logits that are not finite."""
     top = classifier.require_finite(logits).argmax(axis=1)
     return BlockHeatmaps(
         method=method,

@@ -12,6 +12,7 @@ from xaitune.data.geometry import map_to_image, resize_image
 from xaitune.data.images import read_image
 from xaitune.errors import ImageError, ModelError
 from xaitune.plots import overlays
+from xaitune.plots.pictures import panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +24,8 @@ class BlockHeatmaps:
 
     `raw`: block -> (n, h_b, w_b) float32, unnormalised, at the block's own resolution; compare blocks by these.
     `images`: (n, h, w, 3) as the model saw them, 0..255. `classes`: the class index explained for each image;
-    `probabilities`: (n, classes) softmax. `resize`: how files were brought to the model's size. `precision`: what the
-    maps were computed in.
+    `probabilities`: (n, classes) softmax. `resize`: how files were resized to the model's input. `precision`: that of
+    the computation of the maps.
     """
 
     method: str
@@ -52,51 +53,51 @@ class BlockHeatmaps:
 
     @property
     def view(self) -> dict[int, np.ndarray]:
-        """block -> maps in [0, 1]: negative values cut off, each map divided by its own maximum."""
+        """block -> maps in [0, 1]: negative values set to 0, each map divided by its own maximum."""
         return {block: unit_view(raw) for block, raw in self.raw.items()}
 
     @property
     def is_zero(self) -> np.ndarray:
-        """(n, blocks): True where a map has no positive value and shows nothing."""
+        """(n, blocks): True where a map has no positive value and therefore shows nothing."""
         return np.stack([self.raw[b].reshape(len(self), -1).max(axis=1) <= 0 for b in self.blocks], axis=1)
 
     def block(self, number: int) -> "BlockHeatmaps":
-        """The same heatmaps at one block only. Raises ModelError for a block that was not drawn."""
+        """The heatmaps of one block only. Raises ModelError for a block that was not drawn."""
         if number not in self.raw:
             raise ModelError(f"Block {number} was not drawn. Drawn: {', '.join(map(str, self.blocks))}.")
         return dataclasses.replace(self, raw={number: self.raw[number]})
 
     def upsampled(self, block: int, *, view: bool = True) -> np.ndarray:
-        """(n, h, w) maps of a block at the model's input size, bilinear; of the [0, 1] view or the raw values."""
+        """(n, h, w): the [0, 1] views of a block, or its raw maps, resized bilinearly to the model's input size."""
         maps = (self.view if view else self.raw)[block]
         height, width = self.images.shape[1:3]
         return np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps])
 
     def explained(self, image: int) -> str:
-        """The name of the class that is explained for an image."""
+        """The name of the class explained for an image."""
         return self.class_names[int(self.classes[image])]
 
     def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
         """(title, picture) of one image and its overlays at all drawn blocks, in the file's own geometry."""
         picture = own_picture(self.files[image], self.images[image])
-        panels = [("image", picture)]
+        shown = [("image", picture)]
         for block, zero in zip(self.blocks, self.is_zero[image], strict=True):
             view = unit_view(self.raw[block][image : image + 1])[0]
             heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
-            panels.append(
+            shown.append(
                 (f"Block {block}" + (" (no positive evidence)" if zero else ""), overlays.overlay(picture, heat))
             )
-        return panels
+        return shown
 
     def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
-        """One image beside its heatmaps over all drawn blocks."""
+        """One image and, to its right, its heatmaps at all drawn blocks."""
         titles, pictures = zip(*self.panels(image), strict=True)
         index = int(self.classes[image])
         caption = f"{self.method}: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f})"
-        return pictures.panels(pictures, titles, caption=caption, ax=ax)
+        return panels(pictures, titles, caption=caption, ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row an image and block: class explained, probability, raw maximum and mean, all-zero or not."""
+        """One row per image and block: class explained, its probability, raw maximum and mean, all zero or not."""
         rows = []
         for j, block in enumerate(self.blocks):
             flat = self.raw[block].reshape(len(self), -1)
@@ -118,7 +119,7 @@ class BlockHeatmaps:
 
 
 def own_picture(file: str, shown: np.ndarray, longest: int = 640) -> np.ndarray:
-    """The file's own image, at most `longest` pixels a side; what the model saw where there is no such file."""
+    """The image read from its file, with at most `longest` pixels per side; `shown`, what the model saw, where that fails."""
     try:
         picture = read_image(file)
     except ImageError:
@@ -129,7 +130,12 @@ def own_picture(file: str, shown: np.ndarray, longest: int = 640) -> np.ndarray:
 
 
 def unit_view(raw: np.ndarray) -> np.ndarray:
-    """(n, h, w) raw maps -> their [0, 1] view: negatives to 0, divided by each map's maximum; all-zero stays zero."""
+    """The [0, 1] view of raw maps (n, h, w): negative values set to 0, each map divided by its maximum, if that is above 0.
+
+    Examples:
+        >>> unit_view(np.array([[[-1.0, 2.0], [4.0, 0.0]]])).tolist()
+        [[[0.0, 0.5], [1.0, 0.0]]]
+    """
     positive = np.maximum(raw, 0)
     peak = positive.max(axis=(1, 2), keepdims=True)
     return positive / np.where(peak > 0, peak, 1)

@@ -1,4 +1,4 @@
-"""A classifier's class probabilities, by the fastest way to compute them."""
+"""Class probabilities of a classifier, computed in the fastest way available."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ Predict = Callable[[np.ndarray], np.ndarray]  # (n, h, w, 3) 0..255 -> (n, class
 class Probabilities:
     """(n, h, w, 3) 0..255 -> (n, classes) softmax probabilities, computed in `precision`.
 
-    In float32 by `ncnn.forward` where it can, else by Keras; `exact`: by Keras always. A call raises ModelError where the
-    model's answers are not finite.
+    float32 is computed by `ncnn.forward` where it supports the model and otherwise by Keras, with `exact` always by
+    Keras. A call raises ModelError where the model's logits are not finite.
     """
 
     def __init__(self, classifier: Classifier, precision: str = "auto", exact: bool = False) -> None:
@@ -43,11 +43,11 @@ def predict_files(
     """
     probabilities, names, parts = Probabilities(classifier, "float32"), classifier.class_names, []
     for start in range(0, len(paths), chunk):
-        part = paths[start : start + chunk]
-        rows = probabilities(classifier.read_paths(part))  # (n, classes)
+        files = paths[start : start + chunk]
+        rows = probabilities(classifier.read_paths(files))  # (n, classes)
         top = rows.argmax(axis=1)
-        frame = {"file": [str(p) for p in part], "predicted": np.array(names)[top], "probability": rows.max(axis=1)}
+        frame = {"file": [str(p) for p in files], "predicted": np.array(names)[top], "probability": rows.max(axis=1)}
         parts.append(pd.DataFrame(frame | {f"p({name})": rows[:, i] for i, name in enumerate(names)}))
         if progress:
-            progress(start + len(part), len(paths), "")
+            progress(start + len(files), len(paths), "")
     return pd.concat(parts, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Explanations on disk: pictures by class, raw maps and a list beside them, written as they come."""
+"""Explanations on disk: pictures in a folder per class, the raw maps and a list, written batch by batch."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from xaitune.plots import figures, overlays
 from xaitune.plots.pictures import contact_sheet
 
 SHEET_ROWS = 12  # images on a contact sheet
-SCORE_FILES = ("scores.csv", "scores.json", "scores.png")  # what `evaluate.store` puts beside the maps
+SCORE_FILES = ("scores.csv", "scores.json", "scores.png")  # written by `evaluate.store` to the same folder
 
 
 class ExplanationWriter:
-    """Writes explanations as they come: <class>/<stem>.png, heatmaps.npz, explain.json and a contact sheet."""
+    """Writes explanations batch by batch: <class>/<stem>.png, heatmaps.npz, explain.json and a contact sheet."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder, self.about = folder, dict(about)
@@ -32,7 +32,7 @@ class ExplanationWriter:
         self.sheet: list[tuple[str, list[np.ndarray]]] = []
         self.titles: list[str] = []
         self.taken: set[str] = set()
-        self.part = folder / f".{os.getpid()}.heatmaps.npz"  # takes its name when all is there
+        self.part = folder / f".{os.getpid()}.heatmaps.npz"  # renamed when it is complete
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.part.write_bytes(b"")
@@ -43,31 +43,36 @@ class ExplanationWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave no half-written file, however the work ended."""
+        """Remove the unfinished file, however the work ended."""
         self.part.unlink(missing_ok=True)
 
-    def add(self, made: Explanation) -> None:
+    def add(self, explanation: Explanation) -> None:
         """Write one batch."""
-        for i, file in enumerate(made.files):
-            path = self.folder / _safe(made.explained(i)) / f"{self._name(file)}.png"
-            self.pictures.append(figures.save(made.plot(image=i), path))
+        for i, file in enumerate(explanation.files):
+            class_name = explanation.explained(i)
+            path = self.folder / _safe(class_name) / f"{self._name(file)}.png"
+            self.pictures.append(figures.save(explanation.plot(image=i), path))
             if len(self.sheet) < SHEET_ROWS:
-                shown = made.panels(i)
-                self.titles = [f"Block {b}" for b in made.blocks] if isinstance(made, BlockHeatmaps) else []
-                self.titles = ["image", *self.titles] if self.titles else [title for title, _ in shown]
-                # Equal squares, so that files of any shape stand in columns.
-                squares = [resize_image(picture, (160, 160), "pad") for _, picture in shown]
-                self.sheet.append((f"{Path(file).stem} ({made.explained(i)})", squares))
-        self.about["precision"] = made.precision
+                panels = explanation.panels(i)
+                if isinstance(explanation, BlockHeatmaps):
+                    self.titles = ["image", *(f"Block {b}" for b in explanation.blocks)]
+                else:
+                    self.titles = [title for title, _ in panels]
+                # Equal squares, so that images of any shape line up in columns.
+                squares = [resize_image(picture, (160, 160), "pad") for _, picture in panels]
+                self.sheet.append((f"{Path(file).stem} ({class_name})", squares))
+        self.about["precision"] = explanation.precision
         number = len(self.tables)
-        self.tables.append(made.to_dataframe())
+        self.tables.append(explanation.to_dataframe())
         try:
-            _append_npz(self.part, number, _arrays(made))
+            _append_npz(self.part, number, _arrays(explanation))
         except OSError as error:
             raise disk_error(error, self.folder / "heatmaps.npz") from None
 
     def _name(self, file: str) -> str:
-        stem, name, number = _safe(Path(file).stem), _safe(Path(file).stem), 1
+        """A picture's name that is still free, from that of its image file."""
+        stem = name = _safe(Path(file).stem)
+        number = 1
         while name in self.taken:
             number += 1
             name = f"{stem}-{number}"
@@ -79,24 +84,21 @@ class ExplanationWriter:
         return sum(int(table["is_zero"].sum()) for table in self.tables if "is_zero" in table)
 
     def unstable(self) -> int:
-        """How many of the superpixel explanations written so far another draw of masks would not confirm."""
+        """How many of the superpixel explanations written so far another draw of masks would probably not reproduce."""
         tables = [table.drop_duplicates("file") for table in self.tables if "top5_jaccard" in table]
         return sum(int(((t["spearman"] < STABLE[0]) | (t["top5_jaccard"] < STABLE[1])).sum()) for t in tables)
 
     def close(self) -> dict[str, Any]:
-        """Write the list and the contact sheet; returns what was written."""
+        """Write the list and the contact sheet; returns the paths written."""
         table = pd.concat(self.tables, ignore_index=True)
         written: dict[str, Any] = {"folder": str(self.folder), "pictures": len(self.pictures)}
         written["first_picture"] = str(self.pictures[0])
         (self.folder / "contact-sheet.png").unlink(missing_ok=True)
         if len(self.pictures) > 1:
-            strips, labels = (
-                [overlays.strip(row, height=160) for _, row in self.sheet],
-                [label for label, _ in self.sheet],
-            )
-            sheet = contact_sheet(strips, labels, titles=self.titles)
+            strips = [overlays.strip(row, height=160) for _, row in self.sheet]
+            sheet = contact_sheet(strips, [label for label, _ in self.sheet], titles=self.titles)
             written["contact_sheet"] = str(figures.save(sheet, self.folder / "contact-sheet.png"))
-        for name in SCORE_FILES:  # they belong to the maps that stood here before
+        for name in SCORE_FILES:  # scores of maps that were here before
             (self.folder / name).unlink(missing_ok=True)
         rows = json.loads(table.to_json(orient="records", force_ascii=False))
         os.replace(self.part, self.folder / "heatmaps.npz")
@@ -105,21 +107,21 @@ class ExplanationWriter:
 
 
 def _safe(name: str) -> str:
-    """A file name from a class or file name."""
+    """A class or file name without the characters that file systems forbid."""
     return "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in name).strip(". ") or "_"
 
 
-def _arrays(made: Explanation) -> dict[str, np.ndarray]:
-    common = {"images": made.images, "classes": made.classes, "probabilities": made.probabilities}
-    if isinstance(made, BlockHeatmaps):
-        return common | {f"block{b}": made.raw[b] for b in made.blocks}
-    counts = np.array([len(w) for w in made.weights])
-    weights = np.concatenate([w.T for w in made.class_weights])  # (superpixels of all images, classes)
-    return common | {"segments": np.stack(made.segments), "counts": counts, "class_weights": weights}
+def _arrays(explanation: Explanation) -> dict[str, np.ndarray]:
+    common = {name: getattr(explanation, name) for name in ("images", "classes", "probabilities")}
+    if isinstance(explanation, BlockHeatmaps):
+        return common | {f"block{b}": explanation.raw[b] for b in explanation.blocks}
+    counts = np.array([len(w) for w in explanation.weights])
+    weights = np.concatenate([w.T for w in explanation.class_weights])  # (superpixels of all images, classes)
+    return common | {"segments": np.stack(explanation.segments), "counts": counts, "class_weights": weights}
 
 
 def _append_npz(path: Path, number: int, arrays: dict[str, np.ndarray]) -> None:
-    """Add arrays to an .npz as '<name>/<number>': numpy can only write a whole one."""
+    """Add arrays to an .npz as '<name>/<number>'; numpy itself can only write a whole .npz at once."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}/{number:05d}.npy", "w") as file:
@@ -127,29 +129,33 @@ def _append_npz(path: Path, number: int, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_heatmaps(path: str | Path) -> BlockHeatmaps:
-    """The heatmaps of an explain folder (or of its heatmaps.npz), from 'gradcam' or 'cam'. Raises RunError."""
+    """The heatmaps, by 'gradcam' or 'cam', in a folder of `xaitune explain` or in its heatmaps.npz. Raises RunError.
+
+    Examples:
+        >>> maps = load_heatmaps("runs/explain")  # doctest: +SKIP
+        >>> maps.view[5].shape  # doctest: +SKIP
+    """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     about = read_json(folder / "explain.json")
     if about["method"] == "lime":
         raise RunError(f"{folder} holds LIME superpixels, not heatmaps.")
     try:
-        with np.load(folder / "heatmaps.npz", allow_pickle=False) as found:
-            names = sorted({key.partition("/")[0] for key in found.files})
-            joined = {
-                n: np.concatenate([found[k] for k in sorted(found.files) if k.startswith(f"{n}/")]) for n in names
-            }
+        with np.load(folder / "heatmaps.npz", allow_pickle=False) as archive:
+            keys = sorted(archive.files)  # '<name>/<number>'
+            names = sorted({key.partition("/")[0] for key in keys})
+            arrays = {name: np.concatenate([archive[k] for k in keys if k.startswith(f"{name}/")]) for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{folder / 'heatmaps.npz'} is missing or damaged ({error}).") from None
-    raw = {int(n[5:]): joined[n] for n in names if n.startswith("block")}
+    raw = {int(name[5:]): maps for name, maps in arrays.items() if name.startswith("block")}
     files = tuple(row["file"] for row in about["maps"] if row["block"] == min(raw))
     return BlockHeatmaps(
         method=about["method"],
         raw=raw,
-        images=joined["images"],
+        images=arrays["images"],
         files=files,
-        classes=joined["classes"],
+        classes=arrays["classes"],
         class_names=tuple(about["class_names"]),
-        probabilities=joined["probabilities"],
+        probabilities=arrays["probabilities"],
         rule=about["rule"],
         resize=about.get("resize", "stretch"),
         precision=about.get("precision", "float32"),

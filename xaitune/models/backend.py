@@ -1,7 +1,7 @@
-"""Keras and its backend, TensorFlow or torch: loaded once, quietly, with this process's share of the threads.
+"""Keras and its backend (TensorFlow or torch), loaded once, without their start-up messages and with bounded threads.
 
-`import tensorflow` and `import torch` stand here alone. Every other module takes `keras` from here, so that what
-TensorFlow prints when it starts stays off the screen; only this folder takes `tf` and `torch` too.
+`import tensorflow` and `import torch` appear only here. All other modules take `keras` from here, so that TensorFlow's
+start-up messages stay off the screen; only the modules of this folder take `tf` and `torch` too.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from xaitune.errors import ConfigError
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """TensorFlow's start writes to the file descriptor itself, before its own log level is read."""
+    """Silence stderr at the file descriptor: TensorFlow writes to it on start-up, before it reads its log level."""
     try:
         saved = os.dup(2)
     except OSError:  # no stderr at all
@@ -31,20 +31,20 @@ def _quiet_stderr() -> Iterator[None]:
             os.close(saved)
 
 
-THREADS = "XAITUNE_THREADS"  # the environment variable that bounds this process's threads
+THREADS = "XAITUNE_THREADS"  # the environment variable that limits the number of threads of this process
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 def _load_keras() -> Any:
-    """Keras, quietly. Raises ConfigError where its backend cannot be loaded, or is one that xaitune does not support."""
-    wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
+    """Import Keras quietly. Raises ConfigError if its backend cannot be loaded or is not supported by xaitune."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     try:
         with _quiet_stderr():
             import keras
     except (ImportError, ValueError) as error:
-        extra = " Install it with: pip install 'xaitune[torch]'." if wanted == "torch" else ""
-        raise ConfigError(f"Keras's backend {wanted} cannot be loaded: {error}.{extra}") from None
+        hint = " Install it with: pip install 'xaitune[torch]'." if backend == "torch" else ""
+        raise ConfigError(f"Keras's backend {backend} cannot be loaded: {error}.{hint}") from None
     if keras.backend.backend() not in ("tensorflow", "torch"):
         raise ConfigError(
             f"xaitune runs on Keras's TensorFlow and torch backends. Received: KERAS_BACKEND={keras.backend.backend()}."
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 else:
     keras = _load_keras()
 BACKEND = keras.backend.backend()
-tf: Any = None  # the one of the two that is not in use stays None
+tf: Any = None  # of `tf` and `torch`, the one that is not the backend stays None
 torch: Any = None
 
 if BACKEND == "torch":
@@ -69,16 +69,16 @@ else:
     with _quiet_stderr():
         import tensorflow as tf  # type: ignore[no-redef]
 
-        if THREADS in os.environ:  # before the first operation: later TensorFlow refuses
+        if THREADS in os.environ:  # before the first operation, since TensorFlow refuses it later
             tf.config.threading.set_intra_op_parallelism_threads(int(os.environ[THREADS]))
             tf.config.threading.set_inter_op_parallelism_threads(1)
-        for gpu in tf.config.list_physical_devices("GPU"):  # several processes share a card
+        for gpu in tf.config.list_physical_devices("GPU"):  # several processes may share a GPU
             tf.config.experimental.set_memory_growth(gpu, True)
-        tf.constant(0.0)  # the first operation prints too
+        tf.constant(0.0)  # the first operation prints messages too
 
 
 def gpus() -> int:
-    """Graphics cards that the backend sees."""
+    """The number of GPUs that the backend sees."""
     return torch.cuda.device_count() if BACKEND == "torch" else len(tf.config.list_physical_devices("GPU"))
 
 

@@ -1,29 +1,30 @@
-"""Private names of Keras and TensorFlow that xaitune needs, each in one function; a test says with which versions they work.
+"""The private names of Keras and TensorFlow that xaitune uses, each in one function, where no public name does the same.
 
-Nothing public does the same: a report to their authors would name what stands here.
+tests/models/test_keras_private.py checks that each of them works as its function says.
 """
 
 import contextlib
 from typing import Any
 
-SEEN_TO_WORK = {"keras": ("3.8", "3.15"), "tensorflow": ("2.18", "2.21")}  # the oldest and the newest version tried
+SEEN_TO_WORK = {"keras": ("3.8", "3.15"), "tensorflow": ("2.18", "2.21")}  # the oldest and the newest version tested
 
 
 def is_called_once(layer: Any) -> bool:
-    """Whether a layer stands at one place in its graph, and so has one output."""
+    """Whether a layer has been called exactly once, and so has a single output."""
     return len(layer._inbound_nodes) == 1
 
 
 def inputs_of(operation: Any) -> list[Any] | None:
-    """The operations whose results an operation takes; None where it is called more than once."""
+    """The operations whose outputs an operation takes; None unless the operation has been called exactly once."""
     nodes = operation._inbound_nodes
     return [node.operation for node in nodes[0].parent_nodes] if len(nodes) == 1 else None
 
 
 def sum_gradients_ourselves(optimizer: Any) -> None:
-    """Keep a Keras optimizer from summing gradients over graphics cards, which the training step does before it clips them.
+    """Stop a Keras optimizer from summing gradients over GPUs, which the training step does before it clips them.
 
-    With one card too: TensorFlow registers a gradient for each such sum, and so keeps its graph for ever.
+    This is needed with one GPU too: TensorFlow registers a gradient function for each such sum, which keeps the graph
+    in memory.
     """
     optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
@@ -31,19 +32,21 @@ def sum_gradients_ourselves(optimizer: Any) -> None:
 def dismantle(concrete_function: Any) -> None:
     """Take a TensorFlow graph apart, so that its memory is freed.
 
-    TensorFlow leaves that to Python, which cannot: graph and operations hold each other where its collector does not
-    look. The graph would stay for ever, and with it the weights of a model that nobody uses any more.
+    TensorFlow leaves that to Python's garbage collector, which cannot do it: the graph and its operations refer to each
+    other in a way that the collector does not see. The graph would stay in memory, and with it the weights of a model
+    that is no longer used.
     """
-    with contextlib.suppress(Exception):  # Python may be ending
+    with contextlib.suppress(Exception):  # the interpreter may be shutting down
         from tensorflow.python.framework import func_graph
 
         func_graph.dismantle_func_graph(concrete_function.graph)
 
 
 def scaled_optimizer(kind: type[Any], factors: tuple[float, ...]) -> type[Any]:
-    """A Keras optimizer class whose learning rate, and with it its weight decay, has a factor for each variable.
+    """A subclass of a Keras optimizer that multiplies the learning rate, and so the weight decay, by a factor per variable.
 
-    `factors`: one for each variable that the optimizer will be built for, in their order.
+    `factors`: one for each variable that the optimizer will be built for, in their order. If all are 1, `kind` itself
+    is returned.
     """
 
     class Scaled(kind):
@@ -54,6 +57,6 @@ def scaled_optimizer(kind: type[Any], factors: tuple[float, ...]) -> type[Any]:
             super().update_step(gradient, variable, rate)
 
         def _apply_weight_decay(self, variables: Any) -> None:
-            """Done in each variable's step, at its own rate."""
+            """Do nothing: `update_step` applies the decay to each variable at its own rate."""
 
     return Scaled if any(factor != 1 for factor in factors) else kind

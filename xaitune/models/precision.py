@@ -1,4 +1,4 @@
-"""float32 or bfloat16: what a processor has units for, and a copy of a model that computes in it."""
+"""The precision of a computation, float32 or bfloat16: which to use, and copies of a model that compute in it."""
 
 import contextlib
 import os
@@ -27,9 +27,13 @@ def _processor_flags() -> set[str]:
 
 
 def resolve_precision(precision: str = "auto") -> tuple[str, str]:
-    """('float32' | 'bfloat16', why) for 'auto', 'float32' or 'bfloat16'.
+    """The precision to compute in, 'float32' or 'bfloat16', and why, for 'auto', 'float32' or 'bfloat16'.
 
-    'auto' takes bfloat16 where a GPU is visible or the processor has AMX-BF16 or AVX512-BF16 units. Raises ConfigError.
+    'auto' is bfloat16 if a GPU is visible or the processor has AMX-BF16 or AVX512-BF16 units. Raises ConfigError.
+
+    Examples:
+        >>> resolve_precision("float32")
+        ('float32', 'as asked')
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}.")
@@ -44,22 +48,21 @@ def resolve_precision(precision: str = "auto") -> tuple[str, str]:
 
 
 def with_precision(model: keras.Model, precision: str, keep: Iterable[str] = ()) -> keras.Model:
-    """A copy of a float32 model that computes in `precision`, with its own float32 weights and the same names.
+    """A copy of a float32 model that computes in `precision`, with float32 weights of its own and the same layer names.
 
-    `keep`: layers that stay in float32 all the same.
+    `keep`: names of layers that stay in float32.
     """
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision must be float32 or bfloat16 here. Received: {precision!r}.")
-
-    kept = set(keep)
+    float32_names = set(keep)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
-        if precision == "bfloat16" and isinstance(layer, HALF_LAYERS) and layer.name not in kept:
+        if precision == "bfloat16" and isinstance(layer, HALF_LAYERS) and layer.name not in float32_names:
             config["dtype"] = "mixed_bfloat16"
         return layer.__class__.from_config(config)
 
-    # Through a graph of its own, since clone_model would also compile the copy of a compiled model.
+    # clone_model compiles its copy of a compiled model: give it a new, uncompiled model of the same graph instead.
     graph = keras.Model(model.input, model.output, name=model.name)
     copy = keras.models.clone_model(graph, clone_function=clone)
     copy_layers(model.layers, copy.layers)
@@ -67,20 +70,20 @@ def with_precision(model: keras.Model, precision: str, keep: Iterable[str] = ())
 
 
 def copy_layers(old: Iterable[keras.layers.Layer], new: Iterable[keras.layers.Layer]) -> None:
-    """Give layers the weights and the `trainable` of those of the same name."""
-    named = {layer.name: layer for layer in old}
+    """Copy weights and `trainable` from the `old` layers to the `new` layers of the same name."""
+    by_name = {layer.name: layer for layer in old}
     for layer in new:
-        source = named.get(layer.name)
-        if source is None or source is layer:  # an input, which is named anew; a layer that both have
+        source = by_name.get(layer.name)
+        if source is None or source is layer:  # an input, whose name is new, or a layer that both models share
             continue
         layer.set_weights(source.get_weights())
         layer.trainable = source.trainable
-        if hasattr(layer, "finalize_state"):  # Normalization keeps what it computes with beside its weights
+        if hasattr(layer, "finalize_state"):  # Normalization computes with values derived from its weights
             layer.finalize_state()
 
 
 def describe(precision: str) -> dict[str, Any]:
-    """Versions and machine, for a run's metadata."""
+    """Package versions and hardware, for a run's metadata."""
     packages = ("xaitune", "keras", "tensorflow", "tensorflow-cpu", "torch", "numpy", "scikit-learn", "scikit-image")
     versions = {}
     for name in packages:
@@ -100,7 +103,7 @@ def describe(precision: str) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor as the system names it."""
+    """The processor's name, as the operating system gives it."""
     with contextlib.suppress(OSError):
         for row in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if row.startswith("model name"):

@@ -1,4 +1,4 @@
-"""A forward pass over many images, a batch at a time."""
+"""Forward passes over many images, batch by batch."""
 
 from typing import Any
 
@@ -9,18 +9,19 @@ from xaitune.models.tracing import Traced
 
 
 def images_at_once(height: int, width: int) -> int:
-    """Images in a batch: 8 of 224 x 224 pixels, more of smaller ones, at most 64.
+    """The batch size for images of this size: 8 for 224 x 224 pixels, more for smaller images, at most 64.
 
-    VGG16 takes 90 MB for each such image forward and backward, 35 MB forward, and is no faster in larger batches.
+    At 224 x 224, VGG16 takes 90 MB per image for a forward and backward pass and 35 MB for a forward pass, and larger
+    batches are no faster.
     """
     return int(np.clip(8 * 224 * 224 // (height * width), 1, 64))
 
 
 class Predictor:
-    """A function of inputs (n, ...) -> the model's one output (n, ...) as float32, such as logits (n, classes).
+    """Inputs (n, ...) -> the model's one output (n, ...) as float32, such as logits (n, classes).
 
-    It takes `batch_size` at once; without one the inputs are images, taken by `images_at_once`. It follows the model's
-    weights.
+    Inputs are passed in batches of `batch_size`; without one they must be images, and `images_at_once` gives the batch
+    size. The model's current weights are used, also when they have changed since.
     """
 
     def __init__(self, model: keras.Model, batch_size: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One step of training, the same on TensorFlow and torch, on one graphics card, several, or none."""
+"""One training step, the same on TensorFlow and torch, with one GPU, several or none."""
 
 import contextlib
 import functools
@@ -11,16 +11,16 @@ from xaitune.models.backend import BACKEND, gpus, keras, tf, torch
 from xaitune.models.keras_private import sum_gradients_ourselves
 from xaitune.models.tracing import Traced
 
-Tensors = tuple[Any, Any, Any]  # the loss, the weight of the images classified correctly, and the weight of all
+Tensors = tuple[Any, Any, Any]  # the loss, the total weight of the correctly classified images, and that of all images
 
 
 def training_scope() -> contextlib.AbstractContextManager[Any]:
-    """Where a model that is to be trained, its optimizer and its `TrainingStep` are made.
+    """The context in which a model to be trained, its optimizer and its `TrainingStep` must be made.
 
-    With several graphics cards under TensorFlow all of them train it (MirroredStrategy); else this does nothing.
+    With several GPUs under TensorFlow, all of them train the model (MirroredStrategy); otherwise it does nothing.
     """
-    several = BACKEND == "tensorflow" and gpus() > 1
-    return _strategy().scope() if several else contextlib.nullcontext()
+    mirrored = BACKEND == "tensorflow" and gpus() > 1
+    return _strategy().scope() if mirrored else contextlib.nullcontext()
 
 
 @functools.cache
@@ -29,15 +29,15 @@ def _strategy() -> Any:
 
 
 class TrainingStep:
-    """One step of training: (inputs, targets, sample weights) -> (loss, weighted accuracy) over the batch.
+    """One training step: (inputs, targets, sample weights) -> (loss, weighted accuracy) over the batch.
 
-    `optimizer` is built for the model's trainable variables; targets are one-hot (n, classes), or indices (n,) for a
-    sparse loss. A gradient longer than `clip_norm` over all variables is shortened to it.
+    `optimizer` must have been built for the model's trainable variables; targets are one-hot (n, classes), or indices
+    (n,) for a sparse loss. A gradient whose norm over all variables exceeds `clip_norm` is scaled down to that norm.
 
-    Under TensorFlow it is traced once for batches of any size, where Keras's own step is traced up to four times (with
-    and without what it creates, for a whole batch and for the last). Of a model made in `training_scope` each card takes
-    an equal part, filled up with images of weight 0; the weights are scaled accordingly, so that the loss is the mean over
-    the batch as with one card.
+    Under TensorFlow it is traced once for batches of any size; Keras's own step is traced up to four times (with and
+    without creating its variables, for a full batch and for the last one). For a model made in `training_scope`, each
+    GPU takes an equal part of the batch, filled up with images of weight 0; the weights are scaled so that the loss is
+    the mean over the batch, as with one GPU.
     """
 
     def __init__(
@@ -48,28 +48,28 @@ class TrainingStep:
         clip_norm: float,
     ) -> None:
         self.sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-        make = _torch_step if BACKEND == "torch" else _tensorflow_step
-        self.run = make(model, optimizer, loss, self.sparse, clip_norm)
+        make_step = _torch_step if BACKEND == "torch" else _tensorflow_step
+        self.step = make_step(model, optimizer, loss, self.sparse, clip_norm)
 
     def __call__(self, inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> tuple[float, float]:
-        kind = np.int64 if self.sparse else np.float32
-        made = self.run(
-            np.asarray(inputs, np.float32), np.asarray(targets, kind), np.asarray(sample_weight, np.float32)
+        target_type = np.int64 if self.sparse else np.float32
+        tensors = self.step(
+            np.asarray(inputs, np.float32), np.asarray(targets, target_type), np.asarray(sample_weight, np.float32)
         )
-        value, right, weight = (float(keras.ops.convert_to_numpy(v)) for v in made)
-        return value, right / weight if weight else 0.0
+        loss, correct, total = (float(keras.ops.convert_to_numpy(t)) for t in tensors)
+        return loss, correct / total if total else 0.0
 
 
-def _hits(targets: Any, logits: Any, weights: Any, sparse: bool) -> tuple[Any, Any]:
-    """The weight of the images that are classified correctly, and of all."""
+def _correct_and_total(targets: Any, logits: Any, weights: Any, sparse: bool) -> tuple[Any, Any]:
+    """The total weight of the correctly classified images, and that of all images."""
     true = targets if sparse else keras.ops.argmax(targets, axis=1)
     top = keras.ops.cast(keras.ops.argmax(logits, axis=1), "int64")
-    right = keras.ops.cast(keras.ops.equal(top, keras.ops.cast(true, "int64")), "float32")
-    return keras.ops.sum(right * weights), keras.ops.sum(weights)
+    correct = keras.ops.cast(keras.ops.equal(top, keras.ops.cast(true, "int64")), "float32")
+    return keras.ops.sum(correct * weights), keras.ops.sum(weights)
 
 
 def _clipped(gradients: Sequence[Any], clip_norm: float) -> list[Any]:
-    """The gradients, shortened together; Keras's optimizers would do it for each card's part alone."""
+    """The gradients, scaled down together; Keras's optimizers would do it for each GPU's part separately."""
     norm = keras.ops.sqrt(sum(keras.ops.sum(keras.ops.square(g)) for g in gradients))
     scale = clip_norm / keras.ops.maximum(norm, clip_norm)
     return [g * scale for g in gradients]
@@ -87,7 +87,7 @@ def _torch_step(
         gradients = torch.autograd.grad(value, [v.value for v in variables])
         with torch.no_grad():
             optimizer.apply(_clipped(gradients, clip_norm), variables)
-            return value.detach(), *_hits(targets, logits.detach(), weights, sparse)
+            return value.detach(), *_correct_and_total(targets, logits.detach(), weights, sparse)
 
     return torch_step
 
@@ -96,49 +96,48 @@ def _tensorflow_step(
     model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float
 ) -> Callable[..., Tensors]:
     variables, strategy = model.trainable_variables, tf.distribute.get_strategy()
-    cards = strategy.num_replicas_in_sync
+    replicas = strategy.num_replicas_in_sync  # one per GPU, or one in all
     sum_gradients_ourselves(optimizer)
 
-    def card_step(inputs: Any, targets: Any, weights: Any) -> Tensors:
+    def replica_step(inputs: Any, targets: Any, weights: Any) -> Tensors:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
-            value = loss(targets, logits, sample_weight=weights)  # with several cards Keras divides it by their number
+            value = loss(targets, logits, sample_weight=weights)  # with several replicas Keras divides by their number
         gradients = tape.gradient(value, [v.value for v in variables])
-        if cards > 1:
+        if replicas > 1:
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         optimizer.apply(_clipped(gradients, clip_norm), variables)
-        return value, *_hits(targets, logits, weights, sparse)
+        return value, *_correct_and_total(targets, logits, weights, sparse)
 
-    if cards > 1:
-        return _SeveralCards(card_step, strategy)
-    targets_of_any_number = tf.TensorSpec((None,), tf.int64) if sparse else tf.TensorSpec(model.output_shape)
-    return Traced(
-        card_step, [tf.TensorSpec((None, *model.input_shape[1:])), targets_of_any_number, tf.TensorSpec((None,))]
-    )
+    if replicas > 1:
+        return _MirroredStep(replica_step, strategy)
+    target_spec = tf.TensorSpec((None,), tf.int64) if sparse else tf.TensorSpec(model.output_shape)
+    return Traced(replica_step, [tf.TensorSpec((None, *model.input_shape[1:])), target_spec, tf.TensorSpec((None,))])
 
 
-class _SeveralCards:
-    """The step of one card, on all cards of a strategy: each takes an equal part of the batch."""
+class _MirroredStep:
+    """The step of one replica, run on all replicas of a strategy, each of which takes an equal part of the batch."""
 
-    def __init__(self, card_step: Callable[..., Tensors], strategy: Any) -> None:
-        self.strategy, self.cards = strategy, strategy.num_replicas_in_sync
+    def __init__(self, replica_step: Callable[..., Tensors], strategy: Any) -> None:
+        self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
 
         @tf.function(jit_compile=False, autograph=False)
-        def all_cards(parts: Any) -> Tensors:
-            value, right, weight = strategy.run(card_step, args=parts)
-            return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None) for v in (value, right, weight))
+        def all_replicas(parts: Any) -> Tensors:
+            tensors = strategy.run(replica_step, args=parts)
+            return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, t, axis=None) for t in tensors)
 
-        self.all_cards = all_cards
+        self.all_replicas = all_replicas
 
     def __call__(self, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Tensors:
         count = len(inputs)
-        each = -(-count // self.cards)
-        places = np.arange(each * self.cards) % count
-        scaled = np.where(np.arange(each * self.cards) < count, weights[places] * (each * self.cards / count), 0)
-        arrays = (inputs[places], targets[places], scaled.astype(np.float32))
+        part_size = -(-count // self.replicas)
+        padded = np.arange(part_size * self.replicas)  # positions in the batch, then those that fill it up
+        positions = padded % count
+        scaled = np.where(padded < count, weights[positions] * (part_size * self.replicas / count), 0)
+        arrays = (inputs[positions], targets[positions], scaled.astype(np.float32))
 
-        def part_of_card(context: Any) -> tuple[Any, ...]:
-            first = context.replica_id_in_sync_group * each
-            return tuple(tf.constant(a[first : first + each]) for a in arrays)
+        def part_of_replica(context: Any) -> tuple[Any, ...]:
+            first = context.replica_id_in_sync_group * part_size
+            return tuple(tf.constant(a[first : first + part_size]) for a in arrays)
 
-        return self.all_cards(self.strategy.experimental_distribute_values_from_function(part_of_card))
+        return self.all_replicas(self.strategy.experimental_distribute_values_from_function(part_of_replica))

@@ -1,4 +1,4 @@
-"""A function of tensors as TensorFlow's graph, freed with its owner."""
+"""A function of tensors as a TensorFlow graph that is freed together with its owner."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from xaitune.models.keras_private import dismantle
 
 
 class Traced:
-    """`function` traced once for `signature`; it takes arrays, and its graph goes when it goes."""
+    """`function` traced once for `signature` and called with arrays; its graph is freed when this object is."""
 
     def __init__(self, function: Callable[..., Any], signature: Sequence[Any]) -> None:
-        self.function = function  # holds the variables: the graph does not
+        self.function = function  # keeps the variables alive, which the graph does not
         options = {"input_signature": signature, "jit_compile": False, "autograph": False}
         self.graph = tf.function(function, **options).get_concrete_function()
 

@@ -24,7 +24,11 @@ def build_vgg16(
 
     `head`: 'gap' is global average pooling on block5_conv3 (no block5_pool, as in Zhou et al. 2016) and a Dense;
     'fc' is block5_pool, Flatten, Dense, Dropout, Dense. `weights`: see `load_backbone`. `seed` fixes the head's
-    initial values, and the base's where weights are random. Raises ConfigError and WeightsError.
+    initial values, and the base's if `weights` is 'random'. Raises ConfigError and WeightsError.
+
+    Examples:
+        >>> build_vgg16(3, image_size=(32, 32), weights="random").output_shape
+        (None, 3)
     """
     if head not in HEADS:
         raise ConfigError(f"head must be one of {', '.join(HEADS)}. Received: head={head!r}.")
@@ -36,10 +40,10 @@ def build_vgg16(
     x = keras.layers.Rescaling(**base.preprocessing, dtype="float32", name="preprocess")(inputs)
     for block, names in BLOCKS.items():
         for i, name in enumerate(names):
-            start = keras.initializers.HeNormal(seed=seed * 100 + block * 10 + i)
+            initializer = keras.initializers.HeNormal(seed=seed * 100 + block * 10 + i)
             channels = base.channels[block - 1]
             layer = keras.layers.Conv2D(
-                channels, 3, padding="same", activation="relu", kernel_initializer=start, name=name
+                channels, 3, padding="same", activation="relu", kernel_initializer=initializer, name=name
             )
             x = layer(x)
         if block < 5 or head == "fc":
@@ -51,13 +55,15 @@ def build_vgg16(
 
 
 def _head(x: keras.KerasTensor, head: str, num_classes: int, seed: int) -> keras.KerasTensor:
-    def dense(units: int, name: str, step: int, activation: str | None = None) -> keras.layers.Dense:
-        # The last layer starts near zero, as in VGG's own training: a large random one would push its errors into the
-        # convolutions as soon as they are unfrozen.
-        start: keras.Initializer = keras.initializers.RandomNormal(0.0, 0.01, seed=seed * 100 + step)
+    def dense(units: int, name: str, offset: int, activation: str | None = None) -> keras.layers.Dense:
+        # The last layer starts near zero, as in VGG's own training: large random weights would send large errors into
+        # the convolutions as soon as these are unfrozen.
+        initializer: keras.Initializer = keras.initializers.RandomNormal(0.0, 0.01, seed=seed * 100 + offset)
         if activation:
-            start = keras.initializers.HeNormal(seed=seed * 100 + step)
-        return keras.layers.Dense(units, activation=activation, kernel_initializer=start, dtype="float32", name=name)
+            initializer = keras.initializers.HeNormal(seed=seed * 100 + offset)
+        return keras.layers.Dense(
+            units, activation=activation, kernel_initializer=initializer, dtype="float32", name=name
+        )
 
     if head == "gap":
         x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)
@@ -69,7 +75,7 @@ def _head(x: keras.KerasTensor, head: str, num_classes: int, seed: int) -> keras
 
 
 def imagenet_classifier() -> tuple[keras.Model, list[str]]:
-    """VGG16 with ImageNet's 1,000 classes (raw RGB in, logits out) and their names, from Keras's download."""
+    """VGG16 with ImageNet's 1,000 classes (raw RGB in, logits out), downloaded by Keras, and the names of the classes."""
     inputs = keras.Input((224, 224, 3), name="image")
     x = keras.layers.Rescaling(**PREPROCESSING["imagenet"], dtype="float32", name="preprocess")(inputs)
     try:
@@ -82,6 +88,6 @@ def imagenet_classifier() -> tuple[keras.Model, list[str]]:
             "Train a model first ('xaitune train DATA') or name one with --model."
         ) from None
     first = model.get_layer("block1_conv1")
-    kernel, bias = first.get_weights()
+    kernel, bias = first.get_weights()  # over BGR, as PREPROCESSING says
     first.set_weights([kernel[:, :, ::-1], bias])
     return model, [name for _, name, _ in decoded]

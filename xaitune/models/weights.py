@@ -1,4 +1,4 @@
-"""Pretrained weights: from Keras's download, an `.h5`, a run, the package, or none; and a model's own file."""
+"""Loading of pretrained weights (Keras's download, an `.h5`, a run, the package's own or none) and of whole models."""
 
 import dataclasses
 import functools
@@ -16,21 +16,20 @@ from xaitune.errors import ModelError, WeightsError
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, CHANNELS, require_blocks
 
-# The first step of every model, always in float32. Keras trained VGG16 on BGR; here the first kernel is turned
-# round on loading instead of the image, which is the same sum.
+# Arguments of the Rescaling layer that every model begins with, always in float32. Keras's VGG16 takes BGR images; here
+# the first kernel's input channels are reversed on loading instead of each image's, which gives the same sum.
 PREPROCESSING: dict[str, dict[str, Any]] = {
     "imagenet": {"scale": 1.0, "offset": [-123.68, -116.779, -103.939]},
     "slim": {"scale": 1 / 127.5, "offset": -1.0},
     "random": {"scale": 1 / 255, "offset": 0.0},
 }
 
-
 OTHER_WEIGHTS = "Use --weights PATH (an .h5 in Keras's no-top layout), a run's folder, 'slim' or 'random'"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A convolution base: `arrays` name -> (kernel, bias) or None for random ones, and its preprocessing."""
+    """A convolutional base: `arrays`, layer name -> (kernel, bias) or None for random weights, and its preprocessing."""
 
     arrays: dict[str, tuple[np.ndarray, np.ndarray]] | None
     preprocessing: dict[str, Any]
@@ -44,32 +43,32 @@ class Backbone:
 
     @functools.cached_property
     def digest(self) -> str:
-        """12 hex digits that name the weights and their preprocessing."""
-        found = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True).encode())
+        """12 hex digits that identify the weights and their preprocessing."""
+        digest = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True).encode())
         for name, pair in (self.arrays or {}).items():
-            found.update(name.encode())
+            digest.update(name.encode())
             for array in pair:
-                found.update(np.ascontiguousarray(array, np.float32).tobytes())
-        return found.hexdigest()[:12]
+                digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+        return digest.hexdigest()[:12]
 
 
 def load_backbone(weights: str | Path) -> Backbone:
-    """The convolution base named by `weights`.
+    """The convolutional base that `weights` names.
 
-    'imagenet' (Keras's own download and cache), 'slim' (the small one in this package), 'random', the path of an
-    .h5 in Keras's no-top layout, a run's folder or a .keras file of ours (its base and preprocessing are reused).
-    Raises WeightsError, naming the other ways; there is no silent fallback.
+    'imagenet' (Keras's own download and cache), 'slim' (the small one in this package), 'random', the path of an .h5 in
+    Keras's no-top layout, or a run's folder or .keras file (whose base and preprocessing are reused). Raises
+    WeightsError, which names the other choices; there is no silent fallback.
     """
     text = str(weights)
     path = Path(text).expanduser()
     if path.is_dir() and (path / "model.keras").is_file():
         path = path / "model.keras"
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
-    return _loaded(text, path, stamp)
+    return _load(text, path, stamp)
 
 
-@functools.lru_cache(maxsize=2)  # a sweep asks again for every run; a file that has changed has another stamp
-def _loaded(text: str, path: Path, stamp: tuple[int, int] | None) -> Backbone:
+@functools.lru_cache(maxsize=2)  # each run of a sweep loads the same weights; a file that changes gets another stamp
+def _load(text: str, path: Path, stamp: tuple[int, int] | None) -> Backbone:
     if text == "random":
         return Backbone(None, PREPROCESSING["random"])
     if text == "slim":
@@ -101,21 +100,24 @@ def download_reason(error: Exception) -> str:
 
 
 def _rgb_first(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The weights with a first kernel over RGB instead of BGR."""
     kernel, bias = pairs["block1_conv1"]
     return {**pairs, "block1_conv1": (np.ascontiguousarray(kernel[:, :, ::-1]), bias)}
 
 
 def _from_h5(path: Path) -> Backbone:
-    """Kernels and biases by layer name; the attribute `preprocessing` is ours, VGG's own where it is missing."""
+    """Kernels and biases by layer name. Files made by xaitune have an attribute `preprocessing`; others use VGG's own."""
     try:
         with h5py.File(path, "r") as file:
             pairs = {name: _pair(file, name, path) for names in BLOCKS.values() for name in names}
-            kind = file.attrs.get("preprocessing", "imagenet")
+            preprocessing = file.attrs.get("preprocessing", "imagenet")
     except OSError as error:
         raise WeightsError(f"{path} is not a readable .h5 file of weights ({error}). {OTHER_WEIGHTS}.") from None
-    kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-    if kind not in PREPROCESSING:
-        raise WeightsError(f"{path} names an unknown preprocessing {kind!r}. Known: {', '.join(PREPROCESSING)}.")
+    preprocessing = preprocessing.decode() if isinstance(preprocessing, bytes) else str(preprocessing)
+    if preprocessing not in PREPROCESSING:
+        raise WeightsError(
+            f"{path} names an unknown preprocessing {preprocessing!r}. Known: {', '.join(PREPROCESSING)}."
+        )
     previous = 3
     for name, (kernel, bias) in pairs.items():
         if kernel.shape != (3, 3, previous, len(bias)):
@@ -123,14 +125,14 @@ def _from_h5(path: Path) -> Backbone:
                 f"{path}: {name} should be a 3x3 kernel over {previous} channels. Received: {kernel.shape}."
             )
         previous = len(bias)
-    return Backbone(_rgb_first(pairs) if kind == "imagenet" else pairs, PREPROCESSING[kind])
+    return Backbone(_rgb_first(pairs) if preprocessing == "imagenet" else pairs, PREPROCESSING[preprocessing])
 
 
 def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(file.get(name), h5py.Group):
-        has = ", ".join(list(file)[:4]) or "nothing"
+        names = ", ".join(list(file)[:4]) or "nothing"
         raise WeightsError(
-            f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {has}). {OTHER_WEIGHTS}."
+            f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {names}). {OTHER_WEIGHTS}."
         )
     arrays: list[np.ndarray] = []
     file[name].visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
@@ -141,14 +143,14 @@ def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarra
 
 
 def load_model(path: str | Path) -> keras.Model:
-    """A .keras file or a run's folder -> its float32 model, uncompiled. Raises ModelError naming the file."""
+    """The float32 model of a .keras file or a run's folder, uncompiled. Raises ModelError, which names the file."""
     path = Path(path)
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
         raise ModelError(f"No model at {file}. Give a finished run's folder or a .keras file.")
     if not zipfile.is_zipfile(file):
         raise ModelError(
-            f"{file} is not a .keras file (no zip archive). Give a finished run's folder or a .keras file."
+            f"{file} is not a .keras file (not a zip archive). Give a finished run's folder or a .keras file."
         )
     try:
         return keras.models.load_model(file, compile=False, safe_mode=True)

@@ -1,7 +1,7 @@
-"""Arrays and tables drawn on matplotlib Axes; knows no result type.
+"""Charts of plain arrays and tables, drawn on matplotlib Axes.
 
-Every function takes `ax=None` and returns the Axes; without `ax` it makes a figure of its own that pyplot does not know.
-No function calls show() or changes rcParams. Colours are Okabe and Ito's, safe for colour-blind readers.
+Every function takes `ax=None` and returns the Axes; without `ax` it makes its own figure, outside pyplot. No function
+calls show() or changes rcParams. Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,21 +23,12 @@ PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#767676"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 MARKERS: tuple[Any, ...] = ("o", "s", "^", "D", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
-POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)  # RGB of evidence for (bluish green) and against (vermilion)
-HEATMAP = "inferno"
-ALPHA = 0.8  # how far the strongest value covers the image
-
-
-# ---- pictures on Axes
-
-
-# ---- data and scores
 
 
 def class_frequencies(counts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """How many images each class has in training, validation and test; the most frequent class on top.
 
-    `counts`: one row a class, columns train, validation, test (those that are there).
+    `counts`: one row per class, with the columns train, validation and test, or some of them.
     """
     splits = [c for c in ("train", "validation", "test") if c in counts] or list(counts.columns)
     counts = counts[splits].fillna(0)
@@ -52,29 +43,29 @@ def class_frequencies(counts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for split, colour in zip(splits, PALETTE, strict=False):
         ax.barh(range(len(names)), counts[split], left=left, color=colour, label=split, height=0.72)
         left += counts[split].to_numpy(float)
-    whole = max(float(totals.sum()), 1.0)
+    images = max(float(totals.sum()), 1.0)
     for i, total in enumerate(totals):
-        share = f"{total:,.0f} ({total / whole:.1%})"
+        share = f"{total:,.0f} ({total / images:.1%})"
         ax.annotate(share, (total, i), (4, 0), textcoords="offset points", va="center", fontsize=8)
     ax.set_xlim(0, max(float(totals.max(initial=0)), 1) * 1.18)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlabel("images")
-    tidy(ax, f"Class frequencies ({whole:,.0f} images)", grid="x")
+    tidy(ax, f"Class frequencies ({images:,.0f} images)", grid="x")
     ax.tick_params(axis="y", length=0)
     _legend(ax, [Line2D([], [], color=c, linewidth=6, label=s) for s, c in zip(splits, PALETTE, strict=False)], own)
     return finish(ax)
 
 
 def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """How many images of each true class (row) were given each class (column).
+    """How many images of each true class (row) were predicted as each class (column).
 
-    `counts`: (C, C) whole numbers. The colour is the share of the row; an empty cell means none.
+    `counts`: (C, C) whole numbers. The colour shows the share of the row; empty cells are 0.
     """
     counts = np.asarray(counts, float)
     number = len(class_names)
     if counts.shape != (number, number):
-        raise InputError(f"A confusion matrix of {number} classes is {number}x{number}. Received: {counts.shape}.")
+        raise InputError(f"A confusion matrix of {number} classes must be {number}x{number}. Received: {counts.shape}.")
     support = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, support, out=np.zeros_like(counts), where=support > 0)
     if ax is None:
@@ -84,11 +75,11 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1.1, interpolation="nearest")
     size = 9 if number <= 12 else 7.5 if number <= 25 else 5
     for row, column in np.argwhere((counts > 0) | np.eye(number, dtype=bool)):
-        ink = "white" if share[row, column] > 0.6 else BLACK
-        ax.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=size)
+        colour = "white" if share[row, column] > 0.6 else BLACK
+        ax.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=size)
     names = [str(name) for name in class_names]
-    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
-    ax.set_xticks(range(number), names, fontsize=8.5, **turn)  # type: ignore[arg-type]
+    rotation = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    ax.set_xticks(range(number), names, fontsize=8.5, **rotation)  # type: ignore[arg-type]
     ax.set_yticks(range(number), names, fontsize=8.5)
     ax.set_xticks(np.arange(number - 1) + 0.5, minor=True)
     ax.set_yticks(np.arange(number - 1) + 0.5, minor=True)
@@ -100,8 +91,8 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None
     return finish(ax)
 
 
-def _beside(ax: Axes) -> Axes:
-    """A second Axes below `ax`, which gives half of its place; they share x."""
+def _add_axes_below(ax: Axes) -> Axes:
+    """A second Axes in the lower half of `ax`, which shrinks to the upper half; both share the x axis."""
     figure, spec = figure_of(ax), ax.get_subplotspec()
     if spec is not None:
         grid = spec.subgridspec(2, 1, hspace=0.12)
@@ -113,7 +104,7 @@ def _beside(ax: Axes) -> Axes:
 
 
 def _mark_stages(axes: Iterable[Axes], history: pd.DataFrame) -> None:
-    """A dotted line where a new stage of training begins, named on the first Axes."""
+    """Mark where each stage of training begins by a dotted line, with the stage's name on the first Axes."""
     stages = history["stage"].to_numpy() if "stage" in history else np.array([])
     starts = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     for j, ax in enumerate(axes):
@@ -121,29 +112,29 @@ def _mark_stages(axes: Iterable[Axes], history: pd.DataFrame) -> None:
             if i:
                 ax.axvline(i + 0.5, color=GREY, linestyle=":", linewidth=1)
             if j == 0:
-                place = ax.get_xaxis_transform()
-                ax.text(i + 0.62, 1.0, str(stages[i]), transform=place, fontsize=8, color=GREY, va="bottom")
+                transform = ax.get_xaxis_transform()
+                ax.text(i + 0.62, 1.0, str(stages[i]), transform=transform, fontsize=8, color=GREY, va="bottom")
 
 
 def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
-    """The validation metric (above; its best epoch marked) and the losses (below) over the epochs.
+    """The validation metric (top, with the best epoch marked) and the losses (bottom) over the epochs.
 
-    `curves`: run name -> history, one row an epoch, with train_loss, val_loss, val_<metric> and stage. `ax` keeps the
-    metric and gives half of its place to a second Axes for the losses.
+    `curves`: run name -> history, one row per epoch, with train_loss, val_loss, val_<metric> and stage. `ax` is split:
+    the metric stays in its upper half, and a second Axes for the losses takes the lower half.
     """
     if ax is None:
         ax = own_axes(7.5, 4.6)
-    below = _beside(ax)
+    below = _add_axes_below(ax)
     for (name, history), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
         epochs = np.arange(1, len(history) + 1)
         if (score := history.get(f"val_{metric}")) is not None:
             ax.plot(epochs, score, color=colour, marker=".", label=name)
             if score.notna().any():
-                top = int(np.nanargmax(score.to_numpy(float)))
-                ax.plot(epochs[top], score.iloc[top], "o", color=colour, markersize=8, markerfacecolor="none")
+                best = int(np.nanargmax(score.to_numpy(float)))
+                ax.plot(epochs[best], score.iloc[best], "o", color=colour, markersize=8, markerfacecolor="none")
                 ax.annotate(
-                    f"{score.iloc[top]:.3f}",
-                    (float(epochs[top]), score.iloc[top]),
+                    f"{score.iloc[best]:.3f}",
+                    (float(epochs[best]), score.iloc[best]),
                     (0, -8),
                     textcoords="offset points",
                     ha="center",
@@ -164,8 +155,8 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_mac
         Line2D([], [], color=GREY, linestyle=s, label=t) for t, s in (("training", LINES[1]), ("validation", LINES[0]))
     ]
     below.legend(handles=lines, fontsize=8, frameon=False)
-    for one, title in ((ax, ""), (below, "")):
-        tidy(one, title)
+    tidy(ax)
+    tidy(below)
     ax.set_title(
         "Learning curves" + (f": {next(iter(curves))}" if len(curves) == 1 else ""), loc="left", fontsize=11, pad=16
     )
@@ -175,9 +166,9 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_mac
 
 
 def _legend(ax: Axes, handles: list[Line2D], own: bool, title: str | None = None) -> None:
-    """Right of the picture in a figure of our own; in a caller's, where there would be no room, inside."""
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if own else {"loc": "best"}
-    ax.legend(handles=handles, fontsize=8, frameon=not own, framealpha=0.6, title=title, title_fontsize=8, **place)
+    """Draw the legend right of the plot in a figure of our own, or inside the plot in a caller's, which may lack room."""
+    position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if own else {"loc": "best"}
+    ax.legend(handles=handles, fontsize=8, frameon=not own, framealpha=0.6, title=title, title_fontsize=8, **position)
 
 
 def _cycle(count: int) -> list[str]:
@@ -187,26 +178,26 @@ def _cycle(count: int) -> list[str]:
 def all_curves(
     curves: Mapping[str, pd.DataFrame], runs: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None
 ) -> Axes:
-    """The validation metric of all runs of a sweep over the epochs: colour = frozen blocks, line = optimizer.
+    """The validation metric of all runs of a sweep over the epochs: colour = frozen blocks, line style = optimizer.
 
-    `curves`: run name -> history; `runs`: one row a run with name, freeze_through, optimizer.
+    `curves`: run name -> history; `runs`: one row per run with name, freeze_through, optimizer.
     """
     own = ax is None
     ax = ax or own_axes(8, 4.2)
-    runs = runs.dropna(subset=["freeze_through", "optimizer"])  # a run that failed may not know its own
+    runs = runs.dropna(subset=["freeze_through", "optimizer"])  # a failed run may lack them
     depths, optimizers = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
     runs = runs[runs["name"].isin(list(curves))]
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, max(len(depths), 1)))
     colour = dict(zip(depths, shades, strict=True))
-    style = {name: LINES[i % len(LINES)] for i, name in enumerate(optimizers)}
+    line_style = {name: LINES[i % len(LINES)] for i, name in enumerate(optimizers)}
     for run in runs.itertuples():
         history = curves[str(run.name)]
         if f"val_{metric}" in history:
             epochs = np.arange(1, len(history) + 1)
-            look = {"color": colour[run.freeze_through], "linestyle": style[run.optimizer]}
-            ax.plot(epochs, history[f"val_{metric}"], linewidth=1.3, alpha=0.85, **look)
+            style = {"color": colour[run.freeze_through], "linestyle": line_style[run.optimizer]}
+            ax.plot(epochs, history[f"val_{metric}"], linewidth=1.3, alpha=0.85, **style)
     handles = [Line2D([], [], color=colour[d], linewidth=3, label=frozen_name(d)) for d in depths]
-    handles += [Line2D([], [], color=GREY, linestyle=style[o], label=o) for o in optimizers]
+    handles += [Line2D([], [], color=GREY, linestyle=line_style[o], label=o) for o in optimizers]
     _legend(ax, handles, own, title="frozen, optimizer")
     ax.set_xlim(0.5, max(map(len, curves.values()), default=1) + 0.5)
     ax.set_xlabel("epoch")
@@ -217,19 +208,19 @@ def all_curves(
 
 
 def _interval_bars(value: Any, low: Any, high: Any) -> np.ndarray:
-    """(2, n) lengths below and above the values; 0 where a bound is missing."""
+    """(2, n) lengths of the error bars below and above the values; 0 where a bound is missing."""
     value, low, high = (np.asarray(v, float) for v in (value, low, high))
     return np.nan_to_num(np.maximum(np.stack([value - low, high - value]), 0))
 
 
 def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) -> Axes:
-    """Horizontal bars of shares 0..1 by name, the largest on top, the explained class in the colour of what speaks for it."""
+    """Horizontal bars of shares 0..1 by name, the largest on top, the explained class in the colour of positive evidence."""
     values = values.sort_values()
     ax = ax if ax is not None else own_axes(5.0, 0.8 + 0.3 * len(values))
     colours = [GREEN if name == explained else GREY for name in values.index]
-    places = range(len(values))
-    bars = ax.barh(places, values.to_numpy(), color=colours)
-    ax.set_yticks(places, [str(name) for name in values.index])
+    rows = range(len(values))
+    bars = ax.barh(rows, values.to_numpy(), color=colours)
+    ax.set_yticks(rows, [str(name) for name in values.index])
     ax.bar_label(bars, labels=[f"{value:.0%}" for value in values], padding=3)
     ax.set_xlim(0, 1.2 * max(float(values.max()), 0.1))
     ax.set_xticks([])
@@ -237,7 +228,7 @@ def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) ->
     return finish(ax)
 
 
-def evidence(
+def block_evidence(
     table: pd.DataFrame,
     freeze_through: int,
     votes: Mapping[int, float],
@@ -245,7 +236,7 @@ def evidence(
     measure: str = "score",
     ax: Axes | None = None,
 ) -> Axes:
-    """The score of each block with its 95 % interval, the advised one marked, and how often each was chosen.
+    """The score of each block with its 95 % interval, the advised block marked, and its share of the votes.
 
     `table`: index block, columns score, low, high. `votes`: block -> share 0..1 of the resamples that chose it.
     """
@@ -269,8 +260,8 @@ def evidence(
             linewidth=1.8,
         )
     if freeze_through in blocks:
-        where = blocks.index(freeze_through)
-        top = float(table["score"].iloc[where] + bars[1, where])
+        row = blocks.index(freeze_through)
+        top = float(table["score"].iloc[row] + bars[1, row])
         ax.annotate(
             "advised",
             (freeze_through, top),
@@ -290,7 +281,7 @@ def evidence(
     return finish(ax)
 
 
-_AGAINST = {  # what `block_scores` draws: against what, and score -> its name
+_SCORE_PANELS = {  # the panels of `block_scores`: title -> {score: label}
     "against the masks": {
         "average_precision": "average precision",
         "mass_inside": "mass inside",
@@ -301,71 +292,71 @@ _AGAINST = {  # what `block_scores` draws: against what, and score -> its name
         "insertion": "insertion",
         "road": "ROAD",
         "stability": "stability",
-        "deletion": "deletion (low is good)",
-        "average_drop": "average drop (low is good)",
+        "deletion": "deletion (lower is better)",
+        "average_drop": "average drop (lower is better)",
     },
 }
 
 
 def block_scores(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Mean scores of the heatmaps at each block with 95 % intervals: against masks above, against the model below.
+    """Mean scores of each block's heatmaps with 95 % intervals: against the masks (top) and the model (bottom).
 
-    `summary`: columns block, score, mean, low, high. What is not there is not drawn; 'mask_area' is the dashed line of
-    chance. `ax` keeps the first and gives half of its place to a second Axes where there are both. Raises InputError
-    where there is nothing to draw.
+    `summary`: columns block, score, mean, low, high. Missing scores are not drawn; 'mask_area' is drawn as a dashed line
+    for chance. With scores of both kinds, a second Axes takes the lower half of `ax`. Raises InputError if there is
+    nothing to draw.
     """
     table = summary.dropna(subset=["mean"])
-    drawn = {title: [n for n in names if (table["score"] == n).any()] for title, names in _AGAINST.items()}
+    drawn = {title: [n for n in names if (table["score"] == n).any()] for title, names in _SCORE_PANELS.items()}
     drawn = {title: names for title, names in drawn.items() if names}
     if not drawn:
         raise InputError(f"No scores to draw. Received: {', '.join(table['score'].unique()) or 'none'}.")
     own = ax is None
     ax = ax or own_axes(7.2, 0.9 + 2.3 * len(drawn))
-    axes = [ax, _beside(ax)] if len(drawn) > 1 else [ax]
+    axes = [ax, _add_axes_below(ax)] if len(drawn) > 1 else [ax]
     blocks = sorted(table["block"].unique())
-    for one, (title, names) in zip(axes, drawn.items(), strict=True):
+    for panel, (title, names) in zip(axes, drawn.items(), strict=True):
         handles = [
-            _block_line(one, table, blocks, title, name, i - (len(names) - 1) / 2) for i, name in enumerate(names)
+            _block_line(panel, table, blocks, title, name, i - (len(names) - 1) / 2) for i, name in enumerate(names)
         ]
         if title == "against the masks" and (table["score"] == "mask_area").any():
-            look: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
-            one.axhline(table.loc[table["score"] == "mask_area", "mean"].mean(), **look)
-            handles.append(Line2D([], [], label="chance (mask's area)", **look))
-        _legend(one, handles, own)
-        one.set_ylabel(title)
-        tidy(one)
-        one.tick_params(labelbottom=one is axes[-1])
+            style: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
+            panel.axhline(table.loc[table["score"] == "mask_area", "mean"].mean(), **style)
+            handles.append(Line2D([], [], label="chance (mask area)", **style))
+        _legend(panel, handles, own)
+        panel.set_ylabel(title)
+        tidy(panel)
+        panel.tick_params(labelbottom=panel is axes[-1])
     ax.set_title("Scores of the heatmaps, mean and 95 % interval", loc="left", fontsize=11)
     axes[-1].set_xticks(range(len(blocks)), [f"Block {b}" for b in blocks])
     return finish(*axes)
 
 
 def _block_line(ax: Axes, table: pd.DataFrame, blocks: list[Any], title: str, name: str, shift: float) -> Line2D:
-    """One score over the blocks, `shift` tenths beside their place; returns its entry of the legend."""
+    """Draw one score over the blocks, moved right by `shift` tenths of their distance; returns its legend entry."""
     rows = table[table["score"] == name].set_index("block").reindex(blocks)
-    number = list(_AGAINST[title]).index(name)
-    look: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number], "markersize": 5, "linewidth": 1}
+    number = list(_SCORE_PANELS[title]).index(name)
+    style: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number], "markersize": 5, "linewidth": 1}
     bars = _interval_bars(rows["mean"], rows["low"], rows["high"])
-    ax.errorbar(np.arange(len(blocks)) + 0.1 * shift, rows["mean"], yerr=bars, capsize=2, **look)
-    return Line2D([], [], label=_AGAINST[title][name], **look)
+    ax.errorbar(np.arange(len(blocks)) + 0.1 * shift, rows["mean"], yerr=bars, capsize=2, **style)
+    return Line2D([], [], label=_SCORE_PANELS[title][name], **style)
 
 
 def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
     """The test score of every cell with its 95 % interval, by frozen blocks (x) and optimizer (colour, marker).
 
-    `cells`: freeze_through, optimizer, validation, test, low, high, and if there equals (filled marker: cannot be told
-    from the best) and scores (one small dot a seed). The cell that is best on validation has a ring.
+    `cells`: freeze_through, optimizer, validation, test, low, high, and optionally equals (filled marker: cannot be
+    told apart from the best) and scores (one small dot per seed). The cell that is best on validation has a ring.
     """
     depths, optimizers = sorted(cells["freeze_through"].unique()), list(dict.fromkeys(cells["optimizer"]))
     own = ax is None
     ax = ax or own_axes(max(6.5, 1.3 * len(depths) + 1.5), 4)
     step = 0.7 / max(len(optimizers), 1)
-    place = {d: i for i, d in enumerate(depths)}
+    position = {d: i for i, d in enumerate(depths)}
     shift = {name: (i - (len(optimizers) - 1) / 2) * step for i, name in enumerate(optimizers)}
-    look = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(optimizers)}
+    style = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(optimizers)}
     for cell in cells.to_dict("records"):
-        x = place[cell["freeze_through"]] + shift[cell["optimizer"]]
-        colour, marker = look[cell["optimizer"]]
+        x = position[cell["freeze_through"]] + shift[cell["optimizer"]]
+        colour, marker = style[cell["optimizer"]]
         fill = colour if cell.get("equals", True) else "white"
         if np.isfinite(cell["test"]):
             bars = _interval_bars([cell["test"]], [cell["low"]], [cell["high"]])
@@ -373,16 +364,16 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
         scores = cell.get("scores")
         if isinstance(scores, list | tuple | np.ndarray) and len(scores) > 1:
             ax.plot(np.full(len(scores), x + 0.22 * step), scores, ".", color=colour, alpha=0.55, markersize=5)
-    handles = [Line2D([], [], color=look[o][0], marker=look[o][1], label=o) for o in optimizers]
+    handles = [Line2D([], [], color=style[o][0], marker=style[o][1], label=o) for o in optimizers]
     finite = cells[cells["validation"].notna() & cells["test"].notna()]
     if len(finite):
         best = finite.loc[finite["validation"].idxmax()]
-        x = place[best["freeze_through"]] + shift[best["optimizer"]]
+        x = position[best["freeze_through"]] + shift[best["optimizer"]]
         ax.plot(x, best["test"], "o", markersize=15, markerfacecolor="none", markeredgecolor=BLACK, markeredgewidth=1.5)
         handles.append(_marker("best on validation", markersize=12, markerfacecolor="none"))
     if "equals" in cells:
         handles.append(_marker("filled: equals the best", markersize=6, markerfacecolor=GREY))
-    if "scores" in cells and cells["seeds"].max() > 1 if "seeds" in cells else False:
+    if "scores" in cells and "seeds" in cells and cells["seeds"].max() > 1:
         handles.append(_marker("one seed", markersize=3, markerfacecolor=GREY))
     _legend(ax, handles, own)
     ax.set_xticks(range(len(depths)), [frozen_name(d) for d in depths])
@@ -393,23 +384,24 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
     return finish(ax)
 
 
-def _marker(label: str, **look: Any) -> Line2D:
-    return Line2D([], [], linestyle="", marker="o", color=BLACK, label=label, **look)
+def _marker(label: str, **style: Any) -> Line2D:
+    """A legend entry with a round marker and no line."""
+    return Line2D([], [], linestyle="", marker="o", color=BLACK, label=label, **style)
 
 
 def difference(
     value: float, low: float, high: float, *, margin: float = 0.01, label: str = "", ax: Axes | None = None
 ) -> Axes:
-    """A difference of two scores with its 95 % interval in points, against zero and the margin.
+    """The difference of two scores with its 95 % interval in points, compared with zero and the margin.
 
-    All in score units (0.01 is one point); `label` is the verdict.
+    All arguments are in score units (0.01 is one point); `label` is the verdict.
     """
     if ax is None:
         ax = own_axes(6.6, 1.9)
     value, low, high, margin = (100 * float(v) for v in (value, low, high, margin))
-    reach = 1.25 * float(np.nanmax(np.abs([low, high, value, 2 * margin, 1.0])))
-    ax.axvspan(-reach, 0, color=VERMILION, alpha=0.07, linewidth=0)
-    ax.axvspan(-margin, reach, color=BLUE, alpha=0.09, linewidth=0)
+    limit = 1.25 * float(np.nanmax(np.abs([low, high, value, 2 * margin, 1.0])))
+    ax.axvspan(-limit, 0, color=VERMILION, alpha=0.07, linewidth=0)
+    ax.axvspan(-margin, limit, color=BLUE, alpha=0.09, linewidth=0)
     ax.axvline(0, color=BLACK, linewidth=1)
     ax.axvline(-margin, color=GREY, linewidth=1, linestyle="--")
     if np.isfinite(value):
@@ -425,7 +417,7 @@ def difference(
             fontsize=9,
             bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.5},
         )
-    ax.set_xlim(-reach, reach)
+    ax.set_xlim(-limit, limit)
     ax.set_ylim(-0.6, 0.9)
     ax.set_yticks([])
     for x, side, text in (

@@ -1,6 +1,6 @@
-"""Figures, their fonts, and files: what every plot shares.
+"""Figures, fonts and image files for all plots.
 
-Figures are not pyplot's: nothing leaks in long loops, and a notebook shows a returned Axes as a picture.
+Figures are created outside pyplot, so long loops do not leak memory, and a notebook shows a returned Axes as a picture.
 """
 
 import functools
@@ -34,15 +34,15 @@ class ShownAxes(Axes):
 
 
 def own_axes(width: float, height: float) -> Axes:
-    """Axes in a new figure (inches) that pyplot does not know."""
+    """Axes in a new figure of `width` x `height` inches, outside pyplot."""
     return Figure(figsize=(width, height), layout="constrained").add_subplot(axes_class=ShownAxes)
 
 
 @functools.cache
 def east_asian_families() -> tuple[str, ...]:
-    """Names of the usable fonts with East Asian characters: the bundled NanumGothic, then what is installed.
+    """Names of the available fonts with East Asian characters: the bundled NanumGothic, then the installed ones.
 
-    The file of the package koreanize-matplotlib is found without importing it: its import changes rcParams.
+    NanumGothic is a file of the package koreanize-matplotlib, which is not imported, since its import changes rcParams.
     """
     package = importlib.util.find_spec("koreanize_matplotlib")
     for folder in (package.submodule_search_locations or []) if package else []:
@@ -54,13 +54,14 @@ def east_asian_families() -> tuple[str, ...]:
 
 
 def is_wide(character: str) -> bool:
+    """Whether a character is East Asian and drawn at double width."""
     return ord(character) >= 0x1100 and unicodedata.east_asian_width(character) in "WF"
 
 
 def finish(*axes: Axes) -> Axes:
-    """Print every text as it stands; returns the first Axes.
+    """Make every text appear literally; returns the first Axes.
 
-    Text with East Asian characters gets a font that has them, behind its own; a '$' in a name starts no formula.
+    Text with East Asian characters gets a fallback font that has them; a '$' in a name does not start a formula.
     """
     for ax in axes:
         for text in ax.findobj(Text):
@@ -72,6 +73,7 @@ def finish(*axes: Axes) -> Axes:
 
 
 def tidy(ax: Axes, title: str = "", grid: str = "y") -> None:
+    """Give an Axes the common look: no top and right spines, a light grid, the title on the left."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
     ax.grid(axis=grid, color="#e3e3e3", linewidth=0.8)  # type: ignore[arg-type]
@@ -80,29 +82,30 @@ def tidy(ax: Axes, title: str = "", grid: str = "y") -> None:
 
 
 def wrap(text: str, inches: float, points: float) -> str:
-    """The text broken into lines that fit the width; East Asian characters count twice."""
-    wide = sum(map(is_wide, text)) / max(len(text), 1)
-    columns = max(6, int(inches * 72 / (points * 0.56) / (1 + 0.8 * wide)))
+    """The text broken into lines that fit the width; East Asian characters count as wider."""
+    wide_share = sum(map(is_wide, text)) / max(len(text), 1)
+    columns = max(6, int(inches * 72 / (points * 0.56) / (1 + 0.8 * wide_share)))
     return "\n".join(textwrap.fill(line, columns) for line in text.split("\n"))
 
 
 def png_bytes(drawn: Axes | Figure, dpi: int = 150) -> bytes:
-    """The picture as the bytes of a PNG, cut to what is drawn."""
+    """The picture as the bytes of a PNG, cropped to what is drawn."""
     buffer = io.BytesIO()
     figure_of(drawn).savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
 
 
 def figure_of(drawn: Axes | Figure) -> Figure:
+    """The figure of an Axes, or the figure itself. Raises InputError for anything else."""
     figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
     if not isinstance(figure, Figure):
-        raise InputError(f"save wants an Axes or a Figure. Received: {type(drawn).__name__}.")
+        raise InputError(f"An Axes or a Figure is needed. Received: {type(drawn).__name__}.")
     return figure
 
 
 def save(drawn: Axes | Figure, path: str | Path, dpi: int = 150) -> Path:
-    """Write a picture as PNG in one step: whoever reads `path` sees the whole picture or none.
+    """Write a picture as PNG, atomically: a reader of `path` never sees a partial picture.
 
-    Makes the folder. Raises RunError where it cannot be written.
+    Makes the folder. Raises RunError if it cannot be written.
     """
     return write_bytes(path, png_bytes(drawn, dpi))

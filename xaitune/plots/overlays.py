@@ -1,7 +1,7 @@
-"""Pictures from arrays: heatmaps, masks and superpixels laid over images, side by side. Arrays in, uint8 arrays out.
+"""Heatmaps, masks and superpixels drawn over images, and pictures side by side; arrays in, uint8 arrays out.
 
-Heatmaps are matplotlib's perceptually uniform inferno, always on the fixed scale 0..1, blended in by value so that zero
-shows the image itself.
+Heatmaps use matplotlib's perceptually uniform inferno, always on the fixed scale 0..1, with opacity proportional to the
+value, so that zero shows the image itself.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ import numpy as np
 
 from xaitune.errors import InputError
 
-POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)  # RGB of evidence for (bluish green) and against (vermilion)
+# RGB of evidence for a class (bluish green) and against it (vermilion)
+POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)
 HEATMAP = "inferno"
-ALPHA = 0.8  # how far the strongest value covers the image
-PANEL_PIXELS = 240  # height at which pictures are shown side by side
+ALPHA = 0.8  # opacity of the strongest value
+PANEL_PIXELS = 240  # height of pictures shown side by side
 
 
 def _rgb(image: Any) -> np.ndarray:
@@ -32,7 +33,7 @@ def _rgb(image: Any) -> np.ndarray:
 
 
 def _blend(image: Any, colour: Any, alpha: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3): the image with `colour` (RGB 0..255, one or one a pixel) laid over it by `alpha` (h, w)."""
+    """uint8 (h, w, 3): the image with `colour` (RGB 0..255, one for all or one per pixel) over it at opacity `alpha` (h, w)."""
     image = _rgb(image)
     if alpha.shape != image.shape[:2]:
         raise InputError(f"A map must have its image's size {image.shape[:2]}. Received: {alpha.shape}.")
@@ -42,16 +43,16 @@ def _blend(image: Any, colour: Any, alpha: np.ndarray) -> np.ndarray:
 
 
 def heat_colours(heat: Any) -> np.ndarray:
-    """uint8 (h, w, 3): inferno's colours of a map, on the fixed scale 0..1; values beyond are cut."""
+    """uint8 (h, w, 3): a map in inferno's colours, on the fixed scale 0..1; values beyond it are clipped."""
     colours = matplotlib.colormaps[HEATMAP](np.clip(np.nan_to_num(np.asarray(heat, float)), 0, 1))[..., :3]
     return np.rint(colours * 255).astype(np.uint8)
 
 
 def overlay(image: Any, heat: Any, alpha: float = ALPHA) -> np.ndarray:
-    """uint8 (h, w, 3): a heatmap over its image, the more opaque the higher; where it is 0 the image stays.
+    """uint8 (h, w, 3): a heatmap over its image, more opaque for higher values; 0 leaves the image as it is.
 
-    `image` (h, w[, 3]) 0..255; `heat` (h, w) on the fixed scale 0..1, so that maps can be compared. `alpha`: how far
-    the value 1 covers the image. Raises InputError where sizes differ.
+    `image` (h, w[, 3]) 0..255; `heat` (h, w) on the fixed scale 0..1, so that maps can be compared. `alpha`: opacity
+    of the value 1. Raises InputError if the sizes differ.
     """
     heat = np.clip(np.nan_to_num(np.asarray(heat, np.float32)), 0, 1)
     return _blend(image, heat_colours(heat), alpha * heat)
@@ -63,7 +64,7 @@ def tint(image: Any, mask: Any, colour: Sequence[int], alpha: float = 0.5) -> np
 
 
 def signed_overlay(image: Any, signed: Any, alpha: float = ALPHA) -> np.ndarray:
-    """uint8 (h, w, 3): POSITIVE's colour where a map speaks for the class, NEGATIVE's where it speaks against it.
+    """uint8 (h, w, 3): the colour POSITIVE where a map is evidence for the class, NEGATIVE where it is evidence against.
 
     `signed` (h, w), any scale: opacity is |value| over the map's largest |value|, so both signs share one scale.
     """
@@ -76,7 +77,7 @@ def signed_overlay(image: Any, signed: Any, alpha: float = ALPHA) -> np.ndarray:
 def boundaries(image: Any, segments: Any, colour: Sequence[int] = (240, 228, 66)) -> np.ndarray:
     """uint8 (H, W, 3): the image with thin lines between its segments (h, w).
 
-    Small images are enlarged by a whole number to about PANEL_PIXELS first, so that the lines hide little.
+    Small images are first enlarged by a whole factor to a height of about PANEL_PIXELS, so that the lines hide little.
     """
     image, segments = _rgb(image), np.asarray(segments)
     if segments.shape != image.shape[:2]:
@@ -90,11 +91,11 @@ def boundaries(image: Any, segments: Any, colour: Sequence[int] = (240, 228, 66)
 
 
 def to_height(image: Any, height: int) -> np.ndarray:
-    """uint8 (height, w', 3), aspect kept: area averages when smaller, Lanczos when larger."""
+    """uint8 (height, w', 3), with the same aspect ratio: area averages to shrink, Lanczos to enlarge."""
     image = np.clip(np.rint(_rgb(image)), 0, 255).astype(np.uint8)
     width = max(1, round(image.shape[1] * height / image.shape[0]))
-    how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LANCZOS4
-    return cv2.resize(image, (width, height), interpolation=how)
+    interpolation = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LANCZOS4
+    return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
 def strip(images: Sequence[Any], *, height: int = PANEL_PIXELS, gap: int = 8) -> np.ndarray:

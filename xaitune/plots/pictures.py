@@ -1,4 +1,4 @@
-"""Pictures side by side on one Axes, and contact sheets."""
+"""Rows of pictures and contact sheets, drawn on one Axes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def panels(
 ) -> Axes:
     """Pictures side by side on one Axes, a title above each and a caption below all of them.
 
-    `images`: (h, w[, 3]) 0..255, of any sizes; small ones are enlarged. Titles and caption are broken into lines.
+    `images`: (h, w[, 3]) 0..255, of any size; small ones are enlarged. Titles and caption are broken into lines.
     """
     if len(images) != len(titles):
         raise InputError(f"Every picture needs a title. Received: {len(images)} pictures, {len(titles)} titles.")
@@ -36,12 +36,10 @@ def panels(
     ax.set_axis_off()
     left = 0
     for image, title in zip(images, titles, strict=True):
-        wide = to_height(image, PANEL_PIXELS).shape[1]
-        text = wrap(title, wide * scale, size)
-        ax.annotate(
-            text, (left + wide / 2, 0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size
-        )
-        left += wide + gap
+        picture_width = to_height(image, PANEL_PIXELS).shape[1]
+        text, top = wrap(title, picture_width * scale, size), (left + picture_width / 2, 0)
+        ax.annotate(text, top, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size)
+        left += picture_width + gap
     if caption:
         text = wrap(caption, row.shape[1] * scale, size)
         ax.annotate(
@@ -66,9 +64,9 @@ def contact_sheet(
     ax: Axes | None = None,
     size: float = 9,
 ) -> Axes:
-    """Many strips below one another on one Axes, a label left of each.
+    """Strips of pictures below one another on one Axes, with a label left of each.
 
-    `strips`: arrays (h, w, 3) such as `strip` makes, one an image. `titles` stand above equally wide columns.
+    `strips`: arrays (h, w, 3), such as `strip` returns, one per image. `titles` are placed above equally wide columns.
     """
     if not len(strips) or len(strips) != len(labels):
         raise InputError(f"Every strip needs a label. Received: {len(strips)} strips, {len(labels)} labels.")
@@ -83,14 +81,12 @@ def contact_sheet(
     ax.imshow(sheet, interpolation="antialiased")
     ax.set_axis_off()
     for i, label in enumerate(labels):
-        where = (0, i * (height + gap) + height / 2)
-        ax.annotate(
-            wrap(label, 2.0, size), where, (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=size
-        )
+        text, middle = wrap(label, 2.0, size), (0, i * (height + gap) + height / 2)
+        ax.annotate(text, middle, (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=size)
     for i, title in enumerate(titles):
-        where = (width * (i + 0.5) / len(titles), 0)
-        ax.annotate(title, where, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size)
+        top = (width * (i + 0.5) / len(titles), 0)
+        ax.annotate(title, top, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size)
     if caption:
-        where, look = (0, sheet.shape[0]), dict[str, Any](va="top", fontsize=size, annotation_clip=False)
-        ax.annotate(caption, where, (0, -6), textcoords="offset points", **look)
+        bottom, style = (0, sheet.shape[0]), dict[str, Any](va="top", fontsize=size, annotation_clip=False)
+        ax.annotate(caption, bottom, (0, -6), textcoords="offset points", **style)
     return finish(ax)

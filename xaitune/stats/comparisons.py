@@ -1,4 +1,4 @@
-"""Two models on the same images: the difference of their scores with its interval, and McNemar's test."""
+"""Comparison of two models on the same images: their difference in score with its interval, and McNemar's test."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from xaitune.stats import resampling
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of a minus score of b on the same images, with its interval, and what it rests on; `few` as in Interval."""
+    """Score of a minus score of b on the same images, with its interval; `groups`, `images` and `few` as in Interval."""
 
     difference: float
     low: float
@@ -24,12 +24,12 @@ class Difference:
 
     @property
     def half_width(self) -> float:
-        """Half of the interval's length."""
+        """Half the width of the interval."""
         return (self.high - self.low) / 2
 
     @property
     def reliable(self) -> bool:
-        """Whether the interval may be relied on: False with too few groups, or where `few` says why."""
+        """Whether the interval can be relied on: False with too few groups, or if `few` gives a reason."""
         return not self.few and self.groups >= resampling.FEW_GROUPS
 
 
@@ -44,12 +44,17 @@ def paired_bootstrap(
     draws: int = resampling.DRAWS,
     seed: int = 0,
 ) -> Difference:
-    """Seed-mean score of a minus that of b on the same images, with its interval over groups.
+    """Score of a minus score of b on the same images, averaged over seeds, with its interval over groups.
 
     `predictions_a` (S, n) and `predictions_b` (T, n), or (n,) for one seed; `true` and `groups` (n,). Both are scored
-    on the same resamples, so what makes an image hard for both cancels. The interval is Student's, of the resamples'
-    standard error: where two models differ on few groups, percentiles hold the truth too seldom. Raises InputError as
-    `bootstrap_interval`.
+    on the same resamples, so what makes an image hard for both cancels out. The interval is Student's t interval with
+    the standard error of the resamples: where two models differ on few groups, percentile intervals contain the truth
+    too rarely. Raises InputError as `bootstrap_interval` does.
+
+    Examples:
+        >>> found = paired_bootstrap([0, 0, 1, 1], [0, 1, 1, 0], true=[0, 0, 1, 1], metric="accuracy")
+        >>> found.difference, found.reliable
+        (0.5, False)
     """
     resampling.check_level(level)
     true_a, a = resampling.seeds_first(true, predictions_a)
@@ -67,11 +72,15 @@ def paired_bootstrap(
 
 
 def mcnemar_exact(correct_a: Any, correct_b: Any) -> float:
-    """Two-sided exact McNemar test: the p-value that a and b are right equally often.
+    """p-value of the exact two-sided McNemar test of whether a and b are right equally often.
 
     `correct_a` and `correct_b` are (n,) booleans for the same images, of one seed each. Only images on which they
-    differ count; without any the p-value is 1. It takes images as independent: with groups of several images prefer
-    `paired_bootstrap`. Raises InputError for different lengths.
+    differ count; without any, the p-value is 1. The test assumes independent images: with groups of several images,
+    prefer `paired_bootstrap`. Raises InputError for different lengths.
+
+    Examples:
+        >>> mcnemar_exact([True] * 6 + [False], [False] * 6 + [True])
+        0.125
     """
     a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     if a.shape != b.shape or a.ndim != 1:

@@ -1,4 +1,4 @@
-"""Intervals of a score over resampled groups, of a share, and of means over images."""
+"""Confidence intervals of scores and means, over resampled groups of images, and of proportions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,14 @@ from scipy.stats import binomtest, norm
 from xaitune.errors import InputError
 from xaitune.stats import resampling
 
-_ROUNDING = 1e-9  # scores nearer than this are equal
+_ROUNDING = 1e-9  # scores closer than this count as equal
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its interval, and the number of groups and images that it rests on.
+    """A score with its interval, and the number of groups and images it is based on.
 
-    `few`: what there is too little of for the interval to be relied on, such as '4 groups in the smallest class'.
+    `few`: what is too scarce for a reliable interval, such as '4 groups in the smallest class'; '' if nothing is.
     """
 
     value: float
@@ -29,21 +29,20 @@ class Interval:
 
     @property
     def reliable(self) -> bool:
-        """Whether the interval may be relied on: False with too few groups, or where `few` says why."""
+        """Whether the interval can be relied on: False with too few groups, or if `few` gives a reason."""
         return not self.few and self.groups >= resampling.FEW_GROUPS
 
 
-# ---- scores
-
-
-# ---- intervals
-
-
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share, `successes` of `n` (Wilson 1927, without continuity correction).
+    """Interval of a proportion, `successes` of `n` (Wilson 1927, without continuity correction).
 
-    Returns (low, high) within 0..1; (0, 1) where n is 0, since nothing is known. Raises InputError where successes
-    is not 0..n or level not between 0 and 1.
+    Returns (low, high) within 0..1; (0, 1) for n = 0, where nothing is known. Raises InputError if successes is not in
+    0..n or level is not between 0 and 1.
+
+    Examples:
+        >>> low, high = wilson_interval(8, 10)
+        >>> round(low, 3), round(high, 3)
+        (0.49, 0.943)
     """
     resampling.check_level(level)
     if not 0 <= successes <= n:
@@ -51,15 +50,15 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     if n == 0:
         return 0.0, 1.0
     interval = binomtest(successes, n).proportion_ci(level, method="wilson")
-    # At 0 and n the bound is exactly 0 and 1; rounding must not move it.
-    return (0.0 if successes == 0 else interval.low), (1.0 if successes == n else interval.high)
+    # For 0 and n successes a bound is exactly 0 or 1, which rounding errors must not change.
+    return (0.0 if successes == 0 else float(interval.low)), (1.0 if successes == n else float(interval.high))
 
 
 def _bounds(drawn: np.ndarray, value: float, left_out: np.ndarray, level: float) -> tuple[float, float]:
-    """Bias-corrected and accelerated percentiles (BCa, Efron 1987) of resampled scores, for a score near its bound.
+    """Bias-corrected and accelerated percentiles (BCa, Efron 1987) of resampled scores, which also suit scores near 0 or 1.
 
-    `left_out` (G,) are the scores without each group. The normal quantiles are widened for few groups (Hesterberg 2015,
-    the expanded percentile interval).
+    `left_out` (G,) are the scores with each group left out. The normal quantiles are widened for few groups
+    (Hesterberg 2015, the expanded percentile interval).
     """
     if len(left_out) < 2:
         return float(drawn.min()), float(drawn.max())
@@ -83,11 +82,16 @@ def bootstrap_interval(
     draws: int = resampling.DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """The seed-mean score with its interval over resampled groups: see `_bounds`.
+    """The score, averaged over seeds, with its interval over resampled groups (BCa, widened for few groups).
 
-    `true` (n,); `predicted` (n,) or (S, n) for S seeds on the same images; `groups` (n,) or None. The interval is
-    about other test images of the same kind, not about other seeds. See `Interval.reliable`. Raises InputError for
-    wrong shapes, labels or metric.
+    `true` (n,); `predicted` (n,) or (S, n) for S seeds on the same images; `groups` (n,) or None. The interval allows
+    for other test images of the same kind, not for other seeds. See `Interval.reliable`. Raises InputError for wrong
+    shapes, labels or an unknown metric.
+
+    Examples:
+        >>> found = bootstrap_interval(true=[0, 0, 1, 1], predicted=[0, 1, 1, 1], metric="accuracy")
+        >>> found.value, found.few
+        (0.75, '4 groups, 1 group with a mistake')
     """
     resampling.check_level(level)
     true, predicted = resampling.seeds_first(true, predicted)
@@ -105,35 +109,30 @@ def mean_intervals(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(mean, low, high) of each column of `values` (n, k): means over images, intervals over resampled groups.
 
-    Percentile intervals, widened for few groups (`reach`). NaN is left out of its column, also within a resample; a
-    column without a value is NaN, one whose values stand in a single group has no interval. `groups` (n,) or None.
-    Raises InputError for groups of another length.
+    Percentile intervals, widened for few groups (`reach`). NaN values are ignored, within resamples too. A column
+    without values is NaN; a column whose values are all in one group has a NaN interval. `groups` (n,) or None. Raises
+    InputError for groups of another length.
     """
     resampling.check_level(level)
     values = np.asarray(values, float)
     numbers = resampling.group_numbers(groups, len(values))
     known = ~np.isnan(values)
-    member = sparse.coo_array((np.ones(len(values)), (numbers, np.arange(len(values))))).tocsr()  # (G, n)
-    sums, counts = member @ np.where(known, values, 0), member @ known.astype(float)  # (G, k)
-    rng, shares, step = (
-        np.random.default_rng(seed),
-        np.full(len(sums), 1 / len(sums)),
-        max(1, resampling.CHUNK // len(sums)),
-    )
+    in_group = sparse.coo_array((np.ones(len(values)), (numbers, np.arange(len(values))))).tocsr()  # (G, n)
+    sums, counts = in_group @ np.where(known, values, 0), in_group @ known.astype(float)  # (G, k)
+    rng = np.random.default_rng(seed)
+    shares = np.full(len(sums), 1 / len(sums))
+    step = max(1, resampling.CHUNK // len(sums))
     parts = []
     for start in range(0, draws, step):
         drawn = rng.multinomial(len(sums), shares, size=min(step, draws - start))
         parts.append(_mean(drawn @ sums, drawn @ counts))
     drawn, bounds = np.concatenate(parts), np.full((2, values.shape[1]), np.nan)
-    for column, spread in enumerate((counts > 0).sum(0)):
-        if spread > 1:
-            sides = norm.cdf(np.array([-1, 1]) * resampling.reach(int(spread), level))
+    for column, groups_with_values in enumerate((counts > 0).sum(0)):
+        if groups_with_values > 1:
+            sides = norm.cdf(np.array([-1, 1]) * resampling.reach(int(groups_with_values), level))
             bounds[:, column] = np.nanquantile(drawn[:, column], sides)
     return _mean(sums.sum(0), counts.sum(0)), bounds[0], bounds[1]
 
 
 def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-
-
-# ---- the verdict

@@ -1,8 +1,8 @@
-"""Resampling of groups: what intervals and comparisons rest on.
+"""Bootstrap over groups of images, on which intervals and comparisons are based.
 
 Everything is computed from confusion matrices (rows: true class, columns: predicted class). A resample of groups is a
 weighted sum of the groups' confusion matrices, so a bootstrap costs one sparse product and no loop over images. Seeds
-share their test images: they are averaged within a resample, never pooled as more images.
+share their test images, so their scores are averaged within a resample and never pooled as if they were more images.
 """
 
 import math
@@ -16,11 +16,11 @@ from xaitune.errors import InputError
 from xaitune.stats.metrics import CLASS_MEANS, scores_from_confusion, truth_and_predictions
 
 DRAWS = 2000
-# With fewer the intervals cover the truth less often than they claim (benchmarks/coverage.py):
+# With fewer than these, intervals contain the truth less often than they claim (benchmarks/coverage.py):
 FEW_GROUPS = 15
-FEW_CLASS_GROUPS = 5  # of the smallest class, where a score is a mean over classes
-FEW_MISTAKES = 8  # groups with a mistake, or for a difference those on which the two differ
-CHUNK = 4_000_000  # numbers held at once while resampling: 32 MB
+FEW_CLASS_GROUPS = 5  # groups in the smallest class, for a score that is a mean over classes
+FEW_MISTAKES = 8  # groups with a mistake; for a difference, groups on which the two models differ
+CHUNK = 4_000_000  # numbers held in memory at once while resampling: 32 MB
 
 
 def check_level(level: float) -> None:
@@ -30,7 +30,7 @@ def check_level(level: float) -> None:
 
 
 def group_numbers(groups: Any, images: int) -> np.ndarray:
-    """0..G-1 for each image; without groups every image is its own."""
+    """(images,) group numbers 0..G-1; without groups, every image is its own group. Raises InputError."""
     if groups is None:
         return np.arange(images)
     groups = np.asarray(groups)
@@ -40,14 +40,14 @@ def group_numbers(groups: Any, images: int) -> np.ndarray:
 
 
 def group_cells(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, num_classes: int) -> sparse.csr_array:
-    """(C * C, G) counts; sparse, since a group of a few images fills a few cells only."""
+    """(C * C, G) counts: a flattened confusion matrix per group; sparse, since a group of few images fills few cells."""
     cells = true * num_classes + predicted
     shape = (num_classes**2, int(groups.max()) + 1)
     return sparse.coo_array((np.ones(len(true)), (cells, groups)), shape=shape).tocsr()
 
 
 def group_confusions(true: Any, predicted: Any, groups: Any, num_classes: int) -> np.ndarray:
-    """The confusion matrix of each group, (G, C, C), groups in sorted order; they sum to `confusion`.
+    """The confusion matrix of each group, (G, C, C), with groups in sorted order; their sum is `confusion`.
 
     `true` and `predicted` are (n,); `groups` (n,) holds any labels, None makes every image its own group. Raises
     InputError as `confusion` does.
@@ -58,7 +58,7 @@ def group_confusions(true: Any, predicted: Any, groups: Any, num_classes: int) -
 
 
 def bootstrap_weights(num_groups: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """How often each resample takes each group: (draws, G) whole numbers, each row summing to G.
+    """How often each resample contains each group: (draws, G) whole numbers, with rows that sum to G.
 
     A row is one draw of G groups with replacement (Efron 1979). The same seed gives the same resamples.
     """
@@ -68,8 +68,8 @@ def bootstrap_weights(num_groups: int, draws: int = DRAWS, seed: int = 0) -> np.
 
 
 def resampled(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, weights: np.ndarray, metric: str) -> Any:
-    """(draws,) seed-mean score in each resample; `predicted` is (S, n)."""
-    num_classes = int(max(true.max(), predicted.max())) + 1  # further classes change no score
+    """(draws,) the score in each resample, averaged over seeds; `weights` is (draws, G), `predicted` (S, n)."""
+    num_classes = int(max(true.max(), predicted.max())) + 1  # classes beyond these do not affect the scores
     step = max(1, CHUNK // num_classes**2)
     scores = np.zeros(len(weights))
     for labels in predicted:
@@ -82,7 +82,7 @@ def resampled(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, weigh
 
 
 def left_out(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, metric: str) -> np.ndarray:
-    """(G,) seed-mean score without each group; `predicted` is (S, n)."""
+    """(G,) the score with each group left out in turn, averaged over seeds; `predicted` is (S, n)."""
     num_classes = int(max(true.max(), predicted.max())) + 1
     step = max(1, CHUNK // num_classes**2)
     scores = np.zeros(int(groups.max()) + 1)
@@ -96,33 +96,34 @@ def left_out(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, metric
 
 
 def reach(groups: int, level: float) -> float:
-    """Standard errors of a resampled score on each side of it: Student's quantile, for few groups.
+    """Half-width of an interval in standard errors of the resamples: Student's quantile, which is larger for few groups.
 
-    Resamples of G groups vary by the factor sqrt((G - 1) / G) too little, which is made good here.
+    Resamples of G groups vary too little, by the factor sqrt((G - 1) / G), which is corrected here.
     """
     return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(groups / (groups - 1))
 
 
 def too_few(true: np.ndarray, varied: np.ndarray, groups: np.ndarray, metric: str, what: str) -> str:
-    """What there is too little of for an interval, or ''.
+    """What is too scarce for a reliable interval, or ''.
 
-    `varied` (n,): the images that make resamples differ, named `what`: those with a mistake, or on which two differ.
+    `varied` (n,) marks the images that make resamples differ, described by `what`: those with a mistake, or those on
+    which two models differ.
     """
     count = int(groups.max()) + 1
-    lacks = [f"{count} groups"] if count < FEW_GROUPS else []
+    scarce = [f"{count} groups"] if count < FEW_GROUPS else []
     if metric in CLASS_MEANS:
         pairs = np.unique(true * count + groups)
         smallest = int(np.unique(pairs // count, return_counts=True)[1].min())
         if smallest < FEW_CLASS_GROUPS:
-            lacks.append(f"{smallest} group{'s' if smallest != 1 else ''} in the smallest class")
-    some = len(np.unique(groups[varied]))
-    if some < FEW_MISTAKES:
-        lacks.append(f"{some} group{'s' if some != 1 else ''} {what}")
-    return ", ".join(lacks)
+            scarce.append(f"{smallest} group{'s' if smallest != 1 else ''} in the smallest class")
+    varied_groups = len(np.unique(groups[varied]))
+    if varied_groups < FEW_MISTAKES:
+        scarce.append(f"{varied_groups} group{'s' if varied_groups != 1 else ''} {what}")
+    return ", ".join(scarce)
 
 
 def seeds_first(true: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(true classes (n,), predicted classes (seeds, n)). Raises InputError."""
+    """True classes (n,) and predicted classes (seeds, n), also for predictions (n,) of one seed. Raises InputError."""
     predicted = np.atleast_2d(np.asarray(predicted))
     classes = int(max(np.max(true, initial=0), predicted.max(initial=0))) + 1
     if predicted.ndim != 2:

@@ -1,4 +1,4 @@
-"""Training images changed at random with Keras's layers: the same for the same key, whatever was drawn before."""
+"""Random augmentation of training images by Keras's layers, determined by a key alone and not by earlier draws."""
 
 from typing import Any
 
@@ -11,40 +11,40 @@ from xaitune.models.backend import BACKEND, keras
 
 
 class Augmenter:
-    """The changes of a configuration: images (n, h, w, 3) in 0..255 -> float32 of the same shape and range.
+    """The augmentation of a configuration: images (n, h, w, 3) in 0..255 -> float32 of the same shape and range.
 
-    Only images of `augment_classes` are changed where these are named. Raises ConfigError for a class that `data`
-    lacks.
+    If the configuration has `augment_classes`, only images of these classes are changed. Raises ConfigError for a class
+    that `data` lacks.
     """
 
     def __init__(self, data: ImageData, config: TrainConfig) -> None:
         names = (config.augmentation or "").split(",")
         kinds = [AUGMENTATIONS[name] for name in names]
         self.layers = [getattr(keras.layers, kind)(**options) for kind, options in kinds]
-        wanted = config.classes_to_augment or data.class_names
-        data.require_classes(wanted, "augment_classes")
-        self.chosen = np.isin(np.array(data.class_names), wanted)  # (classes,)
+        classes = config.classes_to_augment or data.class_names
+        data.require_classes(classes, "augment_classes")
+        self.is_augmented = np.isin(np.array(data.class_names), classes)  # (classes,)
         self.labels = data.labels
 
     def __call__(self, images: np.ndarray, rows: np.ndarray, key: list[int]) -> np.ndarray:
-        """Images of the data set's `rows`, changed as `key` says."""
-        made = np.array(images, np.float32)
-        changed = np.flatnonzero(self.chosen[self.labels[rows]])
-        if len(changed) == 0:
-            return made
-        batch: Any = made[changed]
+        """The `images`, which are the data set's `rows`, augmented as `key` determines."""
+        augmented = np.array(images, np.float32)
+        places = np.flatnonzero(self.is_augmented[self.labels[rows]])
+        if len(places) == 0:
+            return augmented
+        batch: Any = augmented[places]
         for number, layer in enumerate(self.layers):
             state = np.random.default_rng([*key, number]).integers(0, 2**31, 2, dtype=np.uint32)
             layer.generator.state.assign(state)
             batch = layer(batch, training=True)
-        made[changed] = np.clip(keras.ops.convert_to_numpy(batch), 0, 255)
-        return made
+        augmented[places] = np.clip(keras.ops.convert_to_numpy(batch), 0, 255)
+        return augmented
 
 
 class View:
-    """One changed copy of every training image, drawn from (seed, view): what `FeatureCache` asks of a data set.
+    """One augmented copy of every training image, drawn from (seed, view), with what `FeatureCache` needs of a data set.
 
-    An image's copy depends on nothing but its place among the training images, the seed and the view.
+    How an image is changed depends only on its position among the training images, the seed and the view.
     """
 
     def __init__(self, data: ImageData, config: TrainConfig, view: int) -> None:
@@ -52,17 +52,17 @@ class View:
         self.rows = data.indices("train")
         self.config, self.image_size = data.config, data.image_size
         self.files = [data.files[row] for row in self.rows]
-        how = {name: AUGMENTATIONS[name] for name in (config.augmentation or "").split(",")}
-        what = f"{how} {config.augment_classes} {self.key} {data.labels[self.rows].tolist()} {BACKEND}"
-        self.digests = [*(data.digests[row] for row in self.rows), what]
+        kinds = {name: AUGMENTATIONS[name] for name in (config.augmentation or "").split(",")}
+        determinants = f"{kinds} {config.augment_classes} {self.key} {data.labels[self.rows].tolist()} {BACKEND}"
+        self.digests = [*(data.digests[row] for row in self.rows), determinants]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def load(self, places: np.ndarray) -> np.ndarray:
-        """The copies of the training images at these places among the training images."""
-        rows = self.rows[np.asarray(places)]
-        each = zip(self.data.load(rows), rows, np.asarray(places), strict=True)
+    def load(self, positions: np.ndarray) -> np.ndarray:
+        """The copies of the images at these positions among the training images."""
+        rows = self.rows[np.asarray(positions)]
+        images = zip(self.data.load(rows), rows, np.asarray(positions), strict=True)
         return np.stack(
-            [self.augmenter(i[None], np.array([row]), [*self.key, int(place)])[0] for i, row, place in each]
+            [self.augmenter(i[None], np.array([row]), [*self.key, int(position)])[0] for i, row, position in images]
         )

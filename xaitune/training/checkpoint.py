@@ -1,4 +1,4 @@
-"""The last whole epoch of a run, in one file that is replaced whole."""
+"""A run's checkpoint: its state after the last complete epoch."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from xaitune._files import writing
 
 
 class Checkpoint:
-    """The last whole epoch of a run, in one file that is replaced whole: arrays by name, and a state of plain values."""
+    """A run's state after its last complete epoch, in one file replaced as a whole: arrays by name, and plain values."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "checkpoint" / "state.npz"
@@ -25,17 +25,17 @@ class Checkpoint:
             np.savez(file, state=text, **flat)  # type: ignore[arg-type]
 
     def load(self) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]] | None:
-        """(state, arrays), or None where there is no checkpoint or it cannot be read."""
+        """(state, arrays), or None if there is no checkpoint or it cannot be read."""
         try:
-            with np.load(self.file, allow_pickle=False) as found:
-                state = json.loads(found["state"].tobytes())
+            with np.load(self.file, allow_pickle=False) as archive:
+                state = json.loads(archive["state"].tobytes())
                 arrays: dict[str, list[np.ndarray]] = {}
-                for key in sorted(k for k in found.files if k != "state"):
-                    arrays.setdefault(key.partition("/")[0], []).append(found[key])
+                for key in sorted(k for k in archive.files if k != "state"):
+                    arrays.setdefault(key.partition("/")[0], []).append(archive[key])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return state, arrays
 
     def remove(self) -> None:
-        """Forget it: the run is finished."""
+        """Delete the checkpoint, when the run is finished."""
         shutil.rmtree(self.file.parent, ignore_errors=True)

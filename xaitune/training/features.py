@@ -1,10 +1,11 @@
-"""Frozen-prefix features: with Block 1..k frozen, what Block k gives is a constant. Compute it once, keep it on disk.
+"""A disk cache of frozen features: the outputs of Block k, which do not change while Block 1..k are frozen.
 
-An entry is `<key>/block<k>.bin` (raw values) beside `block<k>.json` (shape and dtype; written last, so that an
-interrupted entry is never believed). The key names weights, data, image size and precision.
+An entry is a folder `<key>` with `<layer>.bin` (raw values) and `<layer>.json` (shape and dtype; written last, so that
+interrupted features are never used). The key stands for weights, images, image size, resizing and precision.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ BATCH = 64
 
 
 def cut_layer(model: keras.Model, through: int) -> str:
-    """The layer whose output is all that the rest needs with Block 1..`through` frozen (1..5)."""
+    """The layer whose output is all that the rest of the model needs if Block 1..`through` (1..5) are frozen."""
     if through < 5:
         return f"block{through}_pool"
     names = {layer.name for layer in model.layers}
@@ -36,39 +37,39 @@ def cut_layer(model: keras.Model, through: int) -> str:
 
 
 def suffix_model(model: keras.Model, through: int) -> keras.Model:
-    """The part of the model after the frozen prefix. It shares the model's layers: training it trains the model."""
+    """The part of the model after the frozen prefix. It shares the model's layers, so training it trains the model."""
     if through == 0:
         return model
     return keras.Model(model.get_layer(cut_layer(model, through)).output, model.output)
 
 
 def prefix_digest(model: keras.Model) -> str:
-    """12 hex digits over the weights and preprocessing of the whole convolution base."""
-    found = hashlib.sha256(json.dumps(model.get_layer("preprocess").get_config(), sort_keys=True).encode())
+    """12 hex digits that identify the weights and preprocessing of the whole convolutional base."""
+    digest = hashlib.sha256(json.dumps(model.get_layer("preprocess").get_config(), sort_keys=True).encode())
     for names in BLOCKS.values():
         for name in names:
             for array in model.get_layer(name).get_weights():
-                found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:12]
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def cache_key(model: keras.Model, data: ImageData, precision: str) -> str:
-    """The name of a cache entry: all that its values depend on."""
+    """The name of a cache entry, made of everything that its values depend on."""
     size = "x".join(str(side) for side in data.image_size)
-    pixels = hashlib.sha256("".join(data.digests).encode()).hexdigest()[:12]  # the images alone: any split shares them
+    pixels = hashlib.sha256("".join(data.digests).encode()).hexdigest()[:12]  # not of the split: all splits share them
     return f"{prefix_digest(model)}-{pixels}-{size}-{data.config.resize}-{precision}"
 
 
 class FeatureCache:
-    """Features of one data set under `folder`, one folder a key, at most `limit_gb` on disk.
+    """Frozen features in `folder`, in one subfolder per key, with at most `limit_gb` on disk.
 
-    What does not fit is not kept: `get` then returns None and the caller computes the prefix as it goes.
+    Features that do not fit are not cached: `get` then gives None, and the caller computes the prefix in every step.
     """
 
     def __init__(self, folder: Path, limit_gb: float = 20.0) -> None:
         self.folder = Path(folder)
         self.limit = limit_gb * 1e9
-        self.in_use: set[Path] = set()  # entries that this cache was asked for: they make no room for each other
+        self.in_use: set[Path] = set()  # entries requested here: none is removed to make room for another
 
     def get(
         self,
@@ -78,40 +79,39 @@ class FeatureCache:
         precision: str,
         progress: Progress | None = None,
     ) -> dict[int, np.ndarray | None]:
-        """Depth (1..5) -> read-only features (n, ...) of every image in order; missing ones in one pass.
+        """Depth (1..5) -> read-only features (n, ...) of all images in order; missing ones are computed in one pass.
 
-        `model` is the float32 model. A depth that does not fit the limit or the disk is None. Raises RunError where
-        the folder cannot be written.
+        `model` is the float32 model. A depth whose features do not fit the limit or the disk is None. Raises RunError
+        if the folder cannot be written.
         """
         entry = self.folder / cache_key(model, data, precision)
         self.in_use.add(entry)
-        wanted = sorted(set(depths) - {0})
-        names = {k: f"{cut_layer(model, k)}" for k in wanted}
+        names = {k: cut_layer(model, k) for k in sorted(set(depths) - {0})}
         try:
             entry.mkdir(parents=True, exist_ok=True)
             with FileLock(entry / ".lock"):
-                missing = [k for k in wanted if _open(entry / names[k]) is None]
+                missing = [k for k, name in names.items() if _open(entry / name) is None]
                 os.utime(entry)
                 if missing:
                     self._fill(entry, model, data, missing, precision, progress)
         except OSError as error:
             raise _files.disk_error(error, entry) from None
-        return {k: _open(entry / names[k]) for k in wanted}
+        return {k: _open(entry / name) for k, name in names.items()}
 
     def fits(self, model: keras.Model, through: int, images: int, precision: str) -> bool:
-        """Whether features after Block `through` of so many more images fit beside the entries in use."""
+        """Whether features after Block `through` of this many more images fit the limit, next to the entries in use."""
         layer = model.get_layer(cut_layer(model, through))
-        size = _bytes((images, *layer.output.shape[1:]), DTYPES["float32" if layer.name == "gap" else precision])
+        size = _bytes((images, *layer.output.shape[1:]), _dtype(layer, precision))
         return self._used(self.in_use) + size <= self.limit
 
     def _make_room(self, size: int) -> None:
-        """Remove entries that are not in use, the longest unused first, until `size` bytes fit the limit."""
+        """Remove entries that are not in use, the least recently used first, until `size` bytes fit the limit."""
         if self._used(self.in_use) + size > self.limit:
-            return  # not even without the others
-        others = sorted(
+            return  # it would not fit even if all of them were removed
+        unused = sorted(
             (p for p in self.folder.iterdir() if p.is_dir() and p not in self.in_use), key=lambda p: p.stat().st_mtime
         )
-        for old in others:
+        for old in unused:
             if self._used() + size <= self.limit:
                 return
             with contextlib.suppress(Timeout, OSError), FileLock(old / ".lock", timeout=0):
@@ -119,11 +119,11 @@ class FeatureCache:
                     file.unlink()
 
     def _used(self, entries: Iterable[Path] | None = None) -> int:
-        """Bytes of all entries, or of some."""
+        """The size of all entries in bytes, or of the given ones."""
         files = self.folder.rglob("*.bin") if entries is None else (f for e in entries for f in e.glob("*.bin"))
         total = 0
         for file in files:
-            with contextlib.suppress(FileNotFoundError):  # another process has made room
+            with contextlib.suppress(FileNotFoundError):  # removed by another process
                 total += file.stat().st_size
         return total
 
@@ -136,32 +136,44 @@ class FeatureCache:
         precision: str,
         progress: Progress | None,
     ) -> None:
-        outputs = {k: model.get_layer(cut_layer(model, k)) for k in depths}
-        count = len(data.files)
-        wanted = sum(_bytes((count, *layer.output.shape[1:]), np.dtype(np.float32)) for layer in outputs.values())
-        self._make_room(wanted)
-        room = min(self.limit - self._used(), shutil.disk_usage(entry).free * 0.9)
-        kept = {}
-        for k in reversed(depths):  # deep features are the smallest and save the most
-            dtype = DTYPES["float32" if outputs[k].name in ("gap",) else precision]
-            shape = (count, *outputs[k].output.shape[1:])
-            size = int(np.prod(shape)) * dtype.itemsize
-            if size <= room:
-                kept[k], room = (shape, dtype), room - size
-        if not kept:
-            return
-        names = [cut_layer(model, k) for k in kept]
-        for name, (shape, dtype) in zip(names, kept.values(), strict=True):
-            _reserve(entry / f"{name}.bin", _bytes(shape, dtype))
-        files = [
-            np.memmap(entry / f"{name}.bin", dtype=np.uint8, mode="r+", shape=(_bytes(shape, dtype),))
-            for name, (shape, dtype) in zip(names, kept.values(), strict=True)
+        """Compute the features that fit, in one pass for all depths, and write them into the entry."""
+        layers = {k: model.get_layer(cut_layer(model, k)) for k in depths}
+        features = [
+            _Features(k, entry / layer.name, (len(data.files), *layer.output.shape[1:]), _dtype(layer, precision))
+            for k, layer in layers.items()
         ]
-        views = [f.view(dtype).reshape(shape) for f, (shape, dtype) in zip(files, kept.values(), strict=True)]
-        pass_through(model, data, list(kept), precision, views, progress)
-        for name, file, (shape, dtype) in zip(names, files, kept.values(), strict=True):
+        self._make_room(sum(_bytes(f.shape, DTYPES["float32"]) for f in features))
+        room = min(self.limit - self._used(), shutil.disk_usage(entry).free * 0.9)
+        fitting = []
+        for candidate in reversed(features):  # deep features are the smallest and save the most
+            if candidate.size <= room:
+                fitting.append(candidate)
+                room -= candidate.size
+        if not fitting:
+            return
+        for f in fitting:
+            _reserve(f.stem.with_suffix(".bin"), f.size)
+        files = [np.memmap(f.stem.with_suffix(".bin"), np.uint8, mode="r+", shape=(f.size,)) for f in fitting]
+        arrays = [file.view(f.dtype).reshape(f.shape) for f, file in zip(fitting, files, strict=True)]
+        pass_through(model, data, [f.depth for f in fitting], precision, arrays, progress)
+        for f, file in zip(fitting, files, strict=True):
             file.flush()
-            _files.write_json(entry / f"{name}.json", {"shape": list(shape), "dtype": dtype.name})
+            _files.write_json(f.stem.with_suffix(".json"), {"shape": list(f.shape), "dtype": f.dtype.name})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Features:
+    """The features of one depth, to be written into a cache entry; `stem`: the path of their files without a suffix."""
+
+    depth: int
+    stem: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        return _bytes(self.shape, self.dtype)
 
 
 def pass_through(
@@ -172,25 +184,25 @@ def pass_through(
     into: list[np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """What Block 1..k gives for every image, for each depth, in one pass; written `into` arrays where they are given."""
+    """Features after Block 1..k of all images, for each depth k, in one pass; written `into` arrays if they are given."""
     computing = with_precision(model, precision)
     taps = keras.Model(computing.input, [computing.get_layer(cut_layer(model, k)).output for k in depths])
     parts: list[list[np.ndarray]] = [[] for _ in depths]
     for start in range(0, len(data), BATCH):
         rows = np.arange(start, min(start + BATCH, len(data)))
-        made = taps.predict_on_batch(data.load(rows).astype(np.float32))
-        for i, value in enumerate(made if isinstance(made, list | tuple) else [made]):
+        outputs = taps.predict_on_batch(data.load(rows).astype(np.float32))
+        for i, output in enumerate(outputs if isinstance(outputs, list | tuple) else [outputs]):
             if into is None:
-                parts[i].append(value)
+                parts[i].append(output)
             else:
-                into[i][rows] = value.astype(into[i].dtype)
+                into[i][rows] = output.astype(into[i].dtype)
         if progress:
             progress(int(rows[-1]) + 1, len(data), "frozen features")
     return into if into is not None else [np.concatenate(part) for part in parts]
 
 
 def _reserve(path: Path, size: int) -> None:
-    """A file of that size with its disk space taken: a mapped file that meets a full disk later kills the process."""
+    """Create a file of `size` bytes and allocate its disk space: a mapped file that fills the disk kills the process."""
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -198,16 +210,21 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
+def _dtype(layer: keras.layers.Layer, precision: str) -> np.dtype:
+    """The dtype of a layer's cached outputs: that of `precision`, but float32 for 'gap', which always computes in it."""
+    return DTYPES["float32" if layer.name == "gap" else precision]
+
+
 def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
     return int(np.prod(shape)) * dtype.itemsize
 
 
 def _open(stem: Path) -> np.ndarray | None:
-    """The kept values, or None where they are not there whole."""
-    file = stem.with_name(stem.name + ".bin")
+    """The cached values, or None if they are missing or incomplete."""
+    file = stem.with_suffix(".bin")
     try:
-        about = json.loads(stem.with_name(stem.name + ".json").read_text())
-        dtype, shape = DTYPES[about["dtype"]], tuple(about["shape"])
+        header = json.loads(stem.with_suffix(".json").read_text())
+        dtype, shape = DTYPES[header["dtype"]], tuple(header["shape"])
         if file.stat().st_size != _bytes(shape, dtype):
             return None
         return np.memmap(file, dtype=np.uint8, mode="r", shape=(_bytes(shape, dtype),)).view(dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""Folders of runs: what kind each is, its name and identity, its lock, and finding it again."""
+"""Run folders: their kind, name, identity and lock, and how finished runs are found."""
 
 import contextlib
 import shutil
@@ -13,17 +13,24 @@ from xaitune.config.fields import identity_of, later_defaults
 from xaitune.config.schema import DataConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError, RunLockedError
 
-LAYOUT = 2  # of a folder's config.json: since 2 it names its kind
+LAYOUT = 2  # version of the layout of config.json, which names the folder's kind since 2
 CONFIG = "config.json"
-RESULT = "result.json"  # written last: a run is finished when it is there
+RESULT = "result.json"  # written last: a run is finished once it exists
 KINDS = ("run", "sweep", "advice")
 
 
 def folder_kind(path: str | Path) -> str | None:
-    """What a folder holds, finished or not: 'run', 'sweep' or 'advice'; None where it is none of these.
+    """What a folder holds, finished or not: 'run', 'sweep' or 'advice'; None if it is none of these.
 
-    Layout 1 did not write it down: there a sweep says when it was started, and an advice how its maps were measured.
+    Layout 1 does not record the kind. There, 'started' marks a sweep, and 'method' in the identity marks an advice.
     Raises RunError for a damaged config.json.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "config.json", {"format": 2, "kind": "sweep"})
+        ...     folder_kind(folder)
+        'sweep'
     """
     file = Path(path) / CONFIG
     if not file.is_file():
@@ -37,35 +44,40 @@ def folder_kind(path: str | Path) -> str | None:
 
 
 def run_name(config: TrainConfig, *, with_rate: bool = False) -> str:
-    """'freeze3-nag-seed0', or 'freeze3-nag-lr0.001-seed0': what distinguishes runs of one sweep."""
+    """The default name of a run's folder, made of the settings that distinguish the runs of one sweep.
+
+    Examples:
+        >>> run_name(TrainConfig(freeze_through=3, optimizer="nag")), run_name(TrainConfig(), with_rate=True)
+        ('freeze3-nag-seed0', 'freeze3-nag-lr0.001-seed0')
+    """
     rate = f"-lr{config.rate:g}" if with_rate else ""
     return f"freeze{config.freeze_through}-{config.optimizer}{rate}-seed{config.seed}"
 
 
 def run_identity(config: TrainConfig, data_config: DataConfig, fingerprint: str, weights: str) -> dict[str, Any]:
-    """Everything that decides a run's result: two runs with equal identities are the same run."""
+    """Everything that determines a run's result: two runs with equal identities are the same run."""
     train = identity_of(config) | {"learning_rate": config.rate}
     data = {"fingerprint": fingerprint, "image_size": list(data_config.image_size), "resize": data_config.resize}
     return {**train, **data, "weights": weights}
 
 
 def identity_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """'epochs 20 -> 5, seed 0 -> 1': where two identities differ; '' where they do not."""
-    later = later_defaults(TrainConfig)
-    old, new = later | old, later | new
+    """Where two identities differ, such as 'epochs 20 -> 5, seed 0 -> 1'; '' if they are equal."""
+    defaults = later_defaults(TrainConfig)
+    old, new = defaults | old, defaults | new
     return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in new if old.get(k) != new[k])
 
 
 def choose_folder(
     runs_dir: Path, base: str, name: str | None, identity: dict[str, Any], *, overwrite: bool
 ) -> tuple[Path, str]:
-    """The folder for a run, and a note on why it is that one.
+    """The folder for a run, and a note that explains the choice, or ''.
 
-    A made-up name that another configuration has taken gets -2, -3, ...; an explicit one is refused with the
-    difference (RunError) unless `overwrite`, which empties it.
+    If another configuration already has the default name `base`, -2, -3, ... is added to it. An explicit `name` that
+    another configuration has is refused with the difference (RunError) unless `overwrite` is set, which empties it.
     """
     if name is not None and (name != Path(name).name or name in ("", "..")):
-        raise ConfigError(f"name must be a folder's name without a path. Received: name={name!r}.")
+        raise ConfigError(f"name must be a folder name without a path. Received: name={name!r}.")
     path, note, number = runs_dir / (name or base), "", 1
     while (path / CONFIG).is_file() and not overwrite:
         difference = identity_difference(read_json(path / CONFIG)["identity"], identity)
@@ -84,7 +96,7 @@ def choose_folder(
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a run folder's lock, which the system releases when the process dies. Raises RunLockedError."""
+    """Hold a run folder's lock, which the operating system releases if the process dies. Raises RunLockedError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / ".lock", timeout=0)
@@ -102,8 +114,8 @@ def locked(path: Path) -> Iterator[None]:
 def start_folder(path: Path, kind: str, contents: dict[str, Any], *, overwrite: bool) -> None:
     """Write config.json (of a `kind` in KINDS, with its 'identity') into a folder whose lock is held.
 
-    With `overwrite` the folder is emptied first, unless it holds the same run unfinished, which then goes on. Raises
-    RunLockedError where another process has taken the name since it was chosen.
+    With `overwrite` the folder is emptied first, unless it holds the same run unfinished, which is then resumed. Raises
+    RunLockedError if another process has taken the name since it was chosen.
     """
     file = path / CONFIG
     same = file.is_file() and read_json(file)["identity"] == contents["identity"]
@@ -112,20 +124,20 @@ def start_folder(path: Path, kind: str, contents: dict[str, Any], *, overwrite: 
             if item.name != ".lock":
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
     elif file.is_file() and not same:
-        raise RunLockedError(f"Another process has just begun something else in {path}. Give the same command again.")
-    for part in path.glob(".[0-9]*.*"):  # what a killed process was writing
+        raise RunLockedError(f"Another process has just started something else in {path}. Run the same command again.")
+    for part in path.glob(".[0-9]*.*"):  # left by a process that was killed while writing
         part.unlink(missing_ok=True)
     if not file.is_file():
         write_json(file, {"format": LAYOUT, "kind": kind, **contents})
 
 
 def is_finished(path: Path) -> bool:
-    """True for a run folder whose run has ended (finished or diverged)."""
+    """Whether a run folder's run has ended (finished or diverged)."""
     return (path / RESULT).is_file()
 
 
 def find_runs(runs_dir: str | Path, fingerprint: str | None = None) -> list[Path]:
-    """Finished single runs directly under `runs_dir`, the newest first; with a fingerprint, those on that data."""
+    """Finished runs with a model directly under `runs_dir`, newest first; with a `fingerprint`, only those on that data."""
     folders = [p.parent for p in Path(runs_dir).glob(f"*/{RESULT}") if (p.parent / CONFIG).is_file()]
     folders = [p for p in folders if (p / "model.keras").is_file()]
     if fingerprint:

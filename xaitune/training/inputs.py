@@ -1,4 +1,4 @@
-"""What a stage of training reads: images in memory or on disk, frozen features, and augmented copies of either."""
+"""Inputs of a training stage: images in memory or on disk, frozen features, and augmented copies of either."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from xaitune.data.dataset import ImageData
 from xaitune.models.predict import Predictor
 from xaitune.training.augment import Augmenter, View
 
-IN_MEMORY_BYTES = 4e9  # images above that are read from disk batch by batch
+IN_MEMORY_BYTES = 4e9  # larger sets of images are read from disk batch by batch
 
 
 class ImagesOnDisk:
-    """Images that are read when a batch asks for them: for sets that do not fit into memory."""
+    """Images that are read from disk batch by batch, for data sets that do not fit into memory."""
 
     def __init__(self, data: ImageData) -> None:
         self.data = data
@@ -23,7 +23,7 @@ class ImagesOnDisk:
 
 
 def all_images(data: ImageData) -> np.ndarray | ImagesOnDisk:
-    """The images of a data set by row: in memory where they fit IN_MEMORY_BYTES."""
+    """All images of a data set, indexed by row: in memory if they take at most IN_MEMORY_BYTES."""
     height, width = data.image_size
     if len(data.files) * height * width * 3 > IN_MEMORY_BYTES:
         return ImagesOnDisk(data)
@@ -31,31 +31,32 @@ def all_images(data: ImageData) -> np.ndarray | ImagesOnDisk:
 
 
 class AugmentedImages:
-    """Training images augmented anew in every step, passed through the frozen `prefix` where there is one."""
+    """Training images, augmented anew in every step; `prefix`: the frozen layers they must then pass, if any."""
 
     def __init__(self, images: Any, augmenter: Augmenter, key: Sequence[int], prefix: Predictor | None) -> None:
         self.images, self.augmenter, self.key, self.prefix = images, augmenter, list(key), prefix
 
     def read(self, rows: np.ndarray, epoch: int, step: int) -> np.ndarray:
-        """The images of the data set's `rows` in that epoch and step."""
+        """The data set's `rows`, augmented for this epoch and step."""
         return self.augmenter(self.images[rows], rows, [*self.key, epoch, step])
 
 
 class AugmentedViews:
-    """Augmented copies of the training images, taken in turn by epoch: as images that pass `prefix`, or as its features.
+    """Augmented copies of the training images, one for each epoch in turn: images that must pass `prefix`, or features.
 
-    `views`: what holds each copy, by place among the training images; `rows`: those of the training images.
+    `views`: for each copy, its images or features by position among the training images. `rows`: the data set's rows
+    of the training images.
     """
 
     def __init__(
         self, views: Sequence[View] | Sequence[np.ndarray], rows: np.ndarray, prefix: Predictor | None
     ) -> None:
         self.views, self.prefix = views, prefix
-        self.place = np.full(int(rows.max()) + 1, -1)
-        self.place[rows] = np.arange(len(rows))
+        self.position_of_row = np.full(int(rows.max()) + 1, -1)
+        self.position_of_row[rows] = np.arange(len(rows))
 
     def read(self, rows: np.ndarray, epoch: int, step: int) -> np.ndarray:
-        """The copies of the data set's `rows` in that epoch."""
+        """The copies of the data set's `rows` for this epoch."""
         view = self.views[epoch % len(self.views)]
-        places = self.place[rows]
-        return view.load(places) if isinstance(view, View) else np.asarray(view[places])
+        positions = self.position_of_row[rows]
+        return view.load(positions) if isinstance(view, View) else np.asarray(view[positions])

@@ -1,4 +1,4 @@
-"""The result of one training: configuration, history, metrics, predictions and the model."""
+"""The result of one training: its configuration, history, metrics, predictions and model."""
 
 import dataclasses
 import functools
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Run:
     """One finished training.
 
-    `history`: one row an epoch. `metrics`: split -> figures as `stats.classification_metrics` gives them.
-    `predictions`: file, group, split, true, predicted and a probability a class. `state`: 'finished' or 'diverged'.
-    `model` is loaded from `path` when first asked for, in float32.
+    `history`: one row per epoch. `metrics`: split -> figures, as `stats.classification_metrics` returns them.
+    `predictions`: file, group, split, true, predicted and a probability per class. `state`: 'finished' or 'diverged'.
+    `model` is loaded from `path` on first use, in float32.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Run:
     @functools.cached_property
     def model(self) -> Any:
         """The trained keras.Model: raw RGB 0..255 in, logits out. Loaded once."""
-        from xaitune.models.weights import load_model  # Keras, which the figures of a run do not need
+        from xaitune.models.weights import load_model  # loads Keras, which a run's figures do not need
 
         return load_model(self.path)
 
@@ -57,14 +57,14 @@ class Run:
         return float(self.metrics.get(split, {}).get(self.config.metric, np.nan))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a split: loss, accuracy and the F1, precision and recall averages."""
-        keep = {
+        """One row per split: loss, accuracy and the averages of F1, precision and recall."""
+        scalars = {
             split: {k: v for k, v in m.items() if not isinstance(v, dict | list)} for split, m in self.metrics.items()
         }
-        return pd.DataFrame(keep).T.rename_axis("split")
+        return pd.DataFrame(scalars).T.rename_axis("split")
 
     def per_class(self, split: str = "test") -> pd.DataFrame:
-        """One row a class: precision, recall, F1 and support on a split."""
+        """One row per class: precision, recall, F1 and support on a split."""
         return pd.DataFrame(self.metrics[split]["per_class"]).T.rename_axis("class")
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
@@ -72,18 +72,19 @@ class Run:
         return self.plot_history(ax)
 
     def plot_history(self, ax: "Axes | None" = None) -> "Axes":
-        """Training and validation loss and the validation metric over the epochs."""
+        """Training loss, validation loss and the validation metric over the epochs."""
         return charts.learning_curves({self.name: self.history}, metric=self.config.metric, ax=ax)
 
     def plot_confusion_matrix(self, ax: "Axes | None" = None, *, split: str = "test") -> "Axes":
-        """Counts of true against predicted class on a split."""
+        """Image counts by true and predicted class on a split."""
         return charts.confusion_matrix(np.array(self.metrics[split]["confusion"]), self.class_names, ax=ax)
 
     def _repr_html_(self) -> str:
         return f"<b>{html.escape(self.name)}</b> ({self.state})" + self.to_dataframe().round(3).to_html()
 
 
-TEXT_COLUMNS = {"file": str, "group": str, "true": str, "predicted": str, "split": str}  # '007' and 'NA' are names
+# Read as text, since a class may be named '007' or 'NA'.
+TEXT_COLUMNS = {"file": str, "group": str, "true": str, "predicted": str, "split": str}
 
 
 def prediction_table(data: ImageData, probabilities: np.ndarray) -> pd.DataFrame:
@@ -102,7 +103,7 @@ def prediction_table(data: ImageData, probabilities: np.ndarray) -> pd.DataFrame
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """The predictions.csv of a finished run's folder. Raises RunError where it is missing or damaged."""
+    """The predictions.csv of a finished run's folder. Raises RunError if it is missing or damaged."""
     file = path / "predictions.csv"
     try:
         return pd.read_csv(file, dtype=TEXT_COLUMNS, keep_default_na=False)
@@ -116,10 +117,15 @@ def read_history(path: Path) -> pd.DataFrame:
 
 
 def load_run(path: str | Path) -> Run:
-    """A finished run from its folder. Raises RunError where it is missing, unfinished or damaged."""
+    """Load a finished run from its folder. Raises RunError if the run is missing, unfinished or damaged.
+
+    Examples:
+        >>> load_run("runs/freeze3-nag-seed0").state  # doctest: +SKIP
+        'finished'
+    """
     path = Path(path)
     if not is_finished(path):
-        unfinished = "is not finished: give the same command again to go on"
+        unfinished = "is not finished: run the same command again to resume it"
         raise RunError(f"{path} {unfinished if (path / CONFIG).is_file() else 'holds no run'}.")
     config, result = read_json(path / CONFIG), read_json(path / RESULT)
     try:

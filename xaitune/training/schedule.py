@@ -1,4 +1,4 @@
-"""Learning rates: of each step (schedule and warm-up), and of each block."""
+"""Learning rates per step (schedule and warm-up) and per block."""
 
 import math
 
@@ -8,16 +8,20 @@ from xaitune.config.parse import parse_block_rates
 from xaitune.config.schema import TrainConfig
 from xaitune.models.backend import keras
 
-PLATEAU_EPOCHS = 2  # so many without a better validation score cut the rate
-PLATEAU_FACTOR = 0.3  # to that share of it
+PLATEAU_EPOCHS = 2  # the rate is cut after this many epochs without a better validation score
+PLATEAU_FACTOR = 0.3  # each cut multiplies the rate by this
 
 
 def epoch_rates(config: TrainConfig, rate: float, epoch: int, steps: int, cuts: int = 0) -> np.ndarray:
-    """The learning rates (steps,) of the steps of an epoch, counted from 0, of `config.epochs` planned.
+    """The learning rate of each step (steps,) of an epoch; epochs count from 0, and `config.epochs` are planned.
 
-    Warm-up: rate * s / w at the step s = 1..w of `warmup_epochs` epochs. Then cosine: rate / 2 * (1 + cos(pi t / n)) at
-    the step t = 0..n-1 of the rest; plateau: rate * PLATEAU_FACTOR ** `cuts`; constant: rate. They follow from these
-    arguments alone, so a resumed run has the same.
+    Warm-up: rate * s / w at step s = 1..w of the first `warmup_epochs` epochs. Then cosine: rate / 2 * (1 + cos(pi t / n))
+    at step t = 0..n-1 of the rest; plateau: rate * PLATEAU_FACTOR ** `cuts`; constant: rate. The rates depend on these
+    arguments alone, so a resumed run has the same ones.
+
+    Examples:
+        >>> epoch_rates(TrainConfig(epochs=4, warmup_epochs=2), rate=0.1, epoch=0, steps=2).tolist()
+        [0.025, 0.05]
     """
     if config.schedule == "plateau":
         rate *= PLATEAU_FACTOR**cuts
@@ -30,15 +34,15 @@ def epoch_rates(config: TrainConfig, rate: float, epoch: int, steps: int, cuts: 
 
 
 def cuts_rate(config: TrainConfig, epoch: int, wait: int) -> bool:
-    """Whether the plateau schedule cuts the rate after `epoch`, which was the `wait`-th without a better score."""
+    """Whether the plateau schedule cuts the rate after `epoch`, the `wait`-th in a row without a better score."""
     return config.schedule == "plateau" and epoch >= config.warmup_epochs and wait > 0 and wait % PLATEAU_EPOCHS == 0
 
 
 def block_factors(model: keras.Model, block_rates: str | None) -> tuple[float, ...]:
-    """The multiplier of the learning rate of each trainable variable of a model, in their order."""
+    """The learning-rate multiplier of each trainable variable of a model, in their order."""
     factors = parse_block_rates(block_rates)
-    found: dict[int, float] = {}
+    by_variable: dict[int, float] = {}
     for layer in model.layers:
         block: int | str = int(layer.name[5]) if layer.name.startswith("block") else "head"
-        found |= {id(variable): factors.get(block, 1.0) for variable in layer.trainable_variables}
-    return tuple(found[id(variable)] for variable in model.trainable_variables)
+        by_variable |= {id(variable): factors.get(block, 1.0) for variable in layer.trainable_variables}
+    return tuple(by_variable[id(variable)] for variable in model.trainable_variables)

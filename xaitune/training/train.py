@@ -1,9 +1,9 @@
-"""One TrainConfig -> one Run: the head alone, then Block k+1..5 with it, resumed from the last whole epoch."""
+"""Training of one model: the head alone, then Block k+1..5 with it, resumable after every complete epoch."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ from xaitune.training.inputs import AugmentedImages, AugmentedViews, ImagesOnDis
 from xaitune.training.run import Run, load_run, prediction_table
 from xaitune.training.schedule import cuts_rate
 
-FINAL_RATE_DIVISOR = 100
+FINAL_RATE_DIVISOR = 100  # of the fine-tuning rate, in the final stage
 Augmented = AugmentedImages | AugmentedViews
 
 
@@ -56,12 +56,16 @@ def train_model(
     notes: Notes | None = None,
     **options: Any,
 ) -> Run:
-    """Train one model and write its run folder; the same call again finds the finished run, or goes on with it.
+    """Train one model and write its run folder; the same call again returns the finished run, or resumes an unfinished one.
 
-    `options` are fields of TrainConfig. `cache_dir` (default `runs_dir`/cache) keeps frozen features, up to
-    `cache_gb`. `progress(done, total, what)` counts epochs; `notes` receives lines for the user. A loss that turns
-    NaN ends the run as 'diverged', which is recorded and returned. Raises InputError for a call or input that must be fixed,
-    RunError for a locked folder, a full disk, or a `name` that another configuration has.
+    `options` are fields of TrainConfig. Frozen features are cached in `cache_dir` (default `runs_dir`/cache), up to
+    `cache_gb`. `progress(done, total, what)` counts epochs; `notes` receives lines for the user. If the loss becomes
+    NaN, the run ends as 'diverged', which is recorded and returned. Raises InputError for a call or input that must be
+    fixed, and RunError for a locked folder, a full disk, or a `name` that another configuration has.
+
+    Examples:
+        >>> data = ImageData.from_folder("images")  # doctest: +SKIP
+        >>> run = train_model(data, freeze_through=3, epochs=10)  # doctest: +SKIP
     """
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
@@ -88,6 +92,26 @@ def train_model(
     return load_run(folder)
 
 
+class _Stage(NamedTuple):
+    """A stage of training after the head's."""
+
+    name: str
+    epochs: int
+    through: int  # Block 1..`through` are frozen
+    rate: float
+
+
+@dataclasses.dataclass
+class _StageState:
+    """How far a stage has come: with the weights after its last epoch, all that is needed to resume it."""
+
+    best: list[np.ndarray]  # the trained weights with the best validation score
+    best_score: float
+    epoch: int = 0  # epochs trained
+    wait: int = 0  # epochs in a row without a better score
+    cuts: int = 0  # of the rate, by the plateau schedule
+
+
 class _Training:
     """The state of one training while it runs."""
 
@@ -101,152 +125,180 @@ class _Training:
         progress: Progress | None,
     ) -> None:
         self.data, self.config, self.folder, self.cache, self.progress = data, config, folder, cache, progress
-        self.precision, self.why = resolve_precision(config.precision)
+        self.precision, self.precision_reason = resolve_precision(config.precision)
         self.backbone = backbone
         self.model = build_vgg16(
             len(data.class_names), image_size=data.image_size, head=config.head, weights=backbone, seed=config.seed
         )
         self.checkpoint = Checkpoint(folder)
         self.history: list[dict[str, Any]] = []
-        self.score = -1.0  # on validation, of the stage before: a final stage that only harms changes nothing
+        self.score = -1.0  # on validation, of the stage before: a final stage that brings no gain changes nothing
         self.total = config.head_epochs + config.epochs + config.final_epochs
         self.images: np.ndarray | ImagesOnDisk | None = None
 
     def run(self) -> None:
+        """Train all stages and write the run's files."""
+        self._train_head()
+        fit, inputs = None, None
+        for stage in self._stages():
+            (whole, part), inputs = self._prepare(stage.through)
+            augmented = self._augmented(whole, part, stage) if self.config.augmentation else None
+            with training_scope():
+                fit = self._fit(part, inputs, stage, augmented)
+            if fit is None:
+                break
+            self.model.set_weights(whole.get_weights())
+        self._finish(fit.predict if fit else None, inputs)
+
+    def _train_head(self) -> None:
         head = trained_head(self.model, self.data, self.config, self.precision, self.cache, self._report)
         for layer, arrays in head["weights"].items():
             self.model.get_layer(layer).set_weights(arrays)
         self.history += head["history"]
-        state = "finished"
-        fit, inputs = None, None
-        for stage, epochs, through, rate in (
-            ("fine-tune", self.config.epochs, self.config.freeze_through, self.config.rate),
-            ("final", self.config.final_epochs, 0, self.config.rate / FINAL_RATE_DIVISOR),
-        ):
-            if stage == "final" and not epochs:
-                continue
-            parts, inputs = self._prepare(through)
-            augmented = self._augmented(parts, through, STAGES.index(stage)) if self.config.augmentation else None
-            with training_scope():
-                fit = self._fit(parts[1], inputs, stage, epochs, rate, augmented)
-            if fit is None:
-                state = "diverged"
-                break
-            self.model.set_weights(parts[0].get_weights())
-        self._finish(state, fit.predict if fit else None, inputs)
+
+    def _stages(self) -> list[_Stage]:
+        config = self.config
+        stages = [_Stage("fine-tune", config.epochs, config.freeze_through, config.rate)]
+        if config.final_epochs:
+            stages.append(_Stage("final", config.final_epochs, 0, config.rate / FINAL_RATE_DIVISOR))
+        return stages
 
     def _prepare(self, through: int) -> tuple[tuple[keras.Model, keras.Model], Any]:
-        """((the whole model in its precision, the part to train), the inputs of that part)."""
+        """((the whole model in its precision, the part of it to train), the inputs of that part)."""
         freeze_blocks(self.model, through)
         features = self._features(self.data, through) if through else None
         with training_scope():
             whole = with_precision(self.model, self.precision)
             part = whole if features is None else suffix_model(whole, through)
-        if features is not None:
-            return (whole, part), features
+        return (whole, part), self._all_images() if features is None else features
+
+    def _all_images(self) -> np.ndarray | ImagesOnDisk:
         if self.images is None:
             self.images = all_images(self.data)
-        return (whole, whole), self.images
+        return self.images
 
     def _features(self, data: Any, through: int) -> np.ndarray | None:
-        def report(done: int, total: int, what: str) -> None:
+        def report_images(done: int, total: int, what: str) -> None:
             self._report(f"{what}: {done} of {total} images")
 
-        return self.cache.get(self.model, data, [through], self.precision, report)[through]
+        return self.cache.get(self.model, data, [through], self.precision, report_images)[through]
 
-    def _augmented(self, parts: tuple[keras.Model, keras.Model], through: int, stage: int) -> Augmented:
-        """The augmented inputs of the part to train: of cached views, or drawn anew in each step."""
-        whole, part = parts
+    def _augmented(self, whole: keras.Model, part: keras.Model, stage: _Stage) -> Augmented:
+        """The augmented inputs of the part to train: from cached views, or drawn anew in each step."""
         train = self.data.indices("train")
         views = [View(self.data, self.config, view) for view in range(self.config.augmented_views)]
         prefix = None
         if part is not whole:
-            room = self.cache.fits(self.model, through, len(views) * len(train), self.precision)
-            features = [self._features(view, through) for view in views] if room else []
-            kept = [f for f in features if f is not None]
-            if kept and len(kept) == len(views):
-                return AugmentedViews(kept, train, None)
-            cut = whole.get_layer(cut_layer(whole, through)).output
+            features = self._view_features(views, stage.through)
+            if features:
+                return AugmentedViews(features, train, None)
+            cut = whole.get_layer(cut_layer(whole, stage.through)).output
             prefix = Predictor(keras.Model(whole.input, cut), PREDICT_BATCH)
         if views:
             return AugmentedViews(views, train, prefix)
-        self.images = all_images(self.data) if self.images is None else self.images
-        return AugmentedImages(self.images, Augmenter(self.data, self.config), [self.config.seed, stage], prefix)
+        key = [self.config.seed, STAGES.index(stage.name)]
+        return AugmentedImages(self._all_images(), Augmenter(self.data, self.config), key, prefix)
+
+    def _view_features(self, views: list[View], through: int) -> list[np.ndarray]:
+        """The frozen features of all views, or an empty list if they do not all fit into the cache."""
+        images = len(views) * len(self.data.indices("train"))
+        if not self.cache.fits(self.model, through, images, self.precision):
+            return []
+        features = [self._features(view, through) for view in views]
+        cached = [f for f in features if f is not None]
+        return cached if len(cached) == len(views) else []
 
     def _report(self, what: str) -> None:
         if self.progress:
             self.progress(len(self.history), self.total, what)
 
-    def _fit(
-        self,
-        model: keras.Model,
-        inputs: Any,
-        stage: str,
-        epochs: int,
-        rate: float,
-        augmented: Augmented | None = None,
-    ) -> "Fit | None":
-        """Train one stage, from its checkpoint where there is one. None where the loss is no longer a number."""
-        config = self.config
-        fit = Fit(model, inputs, self.data, config, stage, config.optimizer, rate)
+    def _fit(self, model: keras.Model, inputs: Any, stage: _Stage, augmented: Augmented | None) -> Fit | None:
+        """Train one stage, from its checkpoint if there is one. None if a loss is not finite."""
+        fit = Fit(model, inputs, self.data, self.config, stage.name, self.config.optimizer, stage.rate)
         fit.augmented = augmented
-        best, best_score, wait, start, cuts = fit.trained(), self.score, 0, 0, 0
+        state = _StageState(fit.trained_weights(), self.score)
         saved = self.checkpoint.load()
-        if saved and STAGES.index(saved[0]["stage"]) > STAGES.index(stage):
-            return fit  # a later stage was reached: its checkpoint holds all the weights
-        if saved and saved[0]["stage"] == stage:
-            state, arrays = saved
-            self.history, best_score = state["history"], state["best_score"]
-            wait, start, best = state["wait"], state["epoch"], arrays["best"]
-            cuts = state.get("cuts", 0)
-            fit.restore(arrays["weights"], arrays["optimizer"])
-        for epoch in range(start, epochs):
-            if wait >= config.patience:
-                break
-            row = fit.epoch(epoch, cuts)
-            self.history.append(row)
-            if not np.isfinite(row["train_loss"]) or not np.isfinite(row["val_loss"]):
+        if saved:
+            values, arrays = saved
+            if STAGES.index(values["stage"]) > STAGES.index(stage.name):
+                return fit  # a later stage was reached, whose checkpoint holds all the weights
+            if values["stage"] == stage.name:
+                state = self._resume(fit, values, arrays)
+        while state.epoch < stage.epochs and state.wait < self.config.patience:
+            if not self._train_epoch(fit, stage, state):
                 return None
-            score = row[f"val_{config.metric}"]
-            wait += 1
-            if score > best_score:
-                best, best_score, wait = fit.trained(), score, 0
-            cuts += cuts_rate(config, epoch, wait)
-            state = {
-                "stage": stage,
-                "epoch": epoch + 1,
-                "best_score": best_score,
-                "wait": wait,
-                "cuts": cuts,
-                "history": self.history,
-            }
-            arrays = {"weights": fit.trained(), "optimizer": fit.optimizer_state(), "best": best}
-            self.checkpoint.save(state, arrays)
-            self._report(f"{stage} {epoch + 1}/{epochs}, {config.metric} {best_score:.3f}")
-        fit.restore(best)
-        self.score = best_score
+        fit.restore(state.best)
+        self.score = state.best_score
         return fit
 
-    def _finish(self, state: str, predict: Callable[[np.ndarray], np.ndarray] | None, inputs: Any) -> None:
-        """Write the run's files, result.json last."""
+    def _resume(self, fit: Fit, values: dict[str, Any], arrays: dict[str, list[np.ndarray]]) -> _StageState:
+        """Restore the history and `fit` from a checkpoint of the stage; returns how far the stage had come."""
+        self.history = values["history"]
+        fit.restore(arrays["weights"], arrays["optimizer"])
+        return _StageState(
+            best=arrays["best"],
+            best_score=values["best_score"],
+            epoch=values["epoch"],
+            wait=values["wait"],
+            cuts=values.get("cuts", 0),  # absent from older checkpoints
+        )
+
+    def _train_epoch(self, fit: Fit, stage: _Stage, state: _StageState) -> bool:
+        """Train the next epoch and save the checkpoint. False if a loss is not finite."""
+        row = fit.epoch(state.epoch, state.cuts)
+        self.history.append(row)
+        if not np.isfinite(row["train_loss"]) or not np.isfinite(row["val_loss"]):
+            return False
+        score = row[f"val_{self.config.metric}"]
+        state.wait += 1
+        if score > state.best_score:
+            state.best, state.best_score, state.wait = fit.trained_weights(), score, 0
+        state.cuts += cuts_rate(self.config, state.epoch, state.wait)
+        state.epoch += 1
+        self._save_checkpoint(fit, stage, state)
+        self._report(f"{stage.name} {state.epoch}/{stage.epochs}, {self.config.metric} {state.best_score:.3f}")
+        return True
+
+    def _save_checkpoint(self, fit: Fit, stage: _Stage, state: _StageState) -> None:
+        values = {
+            "stage": stage.name,
+            "epoch": state.epoch,
+            "best_score": state.best_score,
+            "wait": state.wait,
+            "cuts": state.cuts,
+            "history": self.history,
+        }
+        arrays = {"weights": fit.trained_weights(), "optimizer": fit.optimizer_state(), "best": state.best}
+        self.checkpoint.save(values, arrays)
+
+    def _finish(self, predict: Callable[[np.ndarray], np.ndarray] | None, inputs: Any) -> None:
+        """Write the run's files, result.json last. Without `predict`, or if a prediction is not finite, it has diverged."""
         _files.write_csv(self.folder / "history.csv", pd.DataFrame(self.history))
-        metrics: dict[str, Any] = {}
-        probabilities = None
-        if state == "finished" and predict is not None:
+        state, metrics = "diverged", {}
+        if predict is not None:
             probabilities = softmax(logits_of(predict, inputs, np.arange(len(self.data.files))), axis=1)
-            if not np.isfinite(probabilities).all():  # on an image that is not for validation
-                state, probabilities = "diverged", None
-        if probabilities is not None:
-            _files.write_csv(self.folder / "predictions.csv", prediction_table(self.data, probabilities))
-            for split in ("train", "validation", "test"):
-                rows = self.data.indices(split)
-                metrics[split] = classification_metrics(
-                    self.data.labels[rows], probabilities[rows], self.data.class_names
-                )
-            with _files.writing(self.folder / "model.keras") as part:
-                self.model.save(part)
-        about = describe(self.precision) | {
-            "precision_reason": self.why,
+            if np.isfinite(probabilities).all():  # also on images outside the validation split
+                state, metrics = "finished", self._write_predictions_and_model(probabilities)
+        _files.write_json(self.folder / "metadata.json", self._metadata())
+        seconds = sum(row["seconds"] for row in self.history)
+        _files.write_json(self.folder / RESULT, {"state": state, "metrics": metrics, "seconds": seconds})
+        self.checkpoint.remove()
+
+    def _write_predictions_and_model(self, probabilities: np.ndarray) -> dict[str, Any]:
+        """Write predictions.csv and model.keras; returns the metrics of each split."""
+        _files.write_csv(self.folder / "predictions.csv", prediction_table(self.data, probabilities))
+        metrics = {}
+        for split in ("train", "validation", "test"):
+            rows = self.data.indices(split)
+            metrics[split] = classification_metrics(self.data.labels[rows], probabilities[rows], self.data.class_names)
+        with _files.writing(self.folder / "model.keras") as part:
+            self.model.save(part)
+        return metrics
+
+    def _metadata(self) -> dict[str, Any]:
+        """Versions, machine and inputs of the run, for metadata.json."""
+        return describe(self.precision) | {
+            "precision_reason": self.precision_reason,
             "fingerprint": self.data.fingerprint,
             "weights": self.config.weights,
             "weights_digest": self.backbone.digest,
@@ -255,7 +307,3 @@ class _Training:
             "git_commit": _machine.git_commit(),
             "ended": _machine.now(),
         }
-        _files.write_json(self.folder / "metadata.json", about)
-        seconds = sum(row["seconds"] for row in self.history)
-        _files.write_json(self.folder / RESULT, {"state": state, "metrics": metrics, "seconds": seconds})
-        self.checkpoint.remove()

@@ -1,15 +1,15 @@
-"""emulator.py against its definition: leaving masks out by hand, what it foretells, and how sure it is."""
+"""The Gaussian-process emulator against its definition: predictions, leave-one-out predictions and uncertainty."""
 
 import numpy as np
 import pytest
 from scipy.special import softmax
 
-from xaitune.explain.lime import emulator
+from xaitune.explain.lime import emulator as module
 from xaitune.explain.lime.emulator import Emulator
 
 
 def network(masks, seed=0):
-    """(n, 3) probabilities with a linear part and pairs."""
+    """(n, 3) probabilities with linear and pairwise effects."""
     rng = np.random.default_rng(seed)
     m = masks.shape[1]
     z = masks - 0.5
@@ -17,67 +17,68 @@ def network(masks, seed=0):
     return softmax(z @ rng.normal(size=(m, 3)) * 2 + np.einsum("ni,nj,ijc->nc", z, z, pairs), axis=1)
 
 
-def masks_of(n, m=12, seed=0):
+def random_masks(n, m=12, seed=0):
     return np.random.default_rng(seed).integers(0, 2, (n, m))
 
 
-def test_it_foretells_what_it_was_not_asked():
-    masks, new = masks_of(300), masks_of(400, seed=1)
-    made, wanted = Emulator(masks, network(masks)), network(new)
+def test_it_predicts_unseen_masks_better_than_a_linear_model():
+    masks, new = random_masks(300), random_masks(400, seed=1)
+    emulator, expected = Emulator(masks, network(masks)), network(new)
     design = np.column_stack([np.ones(300), masks])
     linear = np.column_stack([np.ones(400), new]) @ np.linalg.lstsq(design, network(masks), rcond=None)[0]
-    assert ((made(new) - wanted) ** 2).mean() < 0.1 * ((linear - wanted) ** 2).mean()
-    np.testing.assert_allclose(made(new).sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(made(masks), network(masks), atol=0.02)  # what it was told it says
+    assert ((emulator(new) - expected) ** 2).mean() < 0.1 * ((linear - expected) ** 2).mean()
+    np.testing.assert_allclose(emulator(new).sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(emulator(masks), network(masks), atol=0.02)  # it reproduces its training data
 
 
-def test_left_out_is_as_if_a_mask_had_never_been_seen():
-    """Same shares of the superpixels, mean and covariance; one mask less."""
-    masks = masks_of(40, 6)
-    answers = network(masks)
-    whole = Emulator(masks, answers)
-    logs = np.log(answers)
+def test_leave_one_out_predicts_each_mask_from_the_others():
+    """With the relevances and the mean of all masks, but one mask left out of the regression."""
+    masks = random_masks(40, 6)
+    probabilities = network(masks)
+    emulator = Emulator(masks, probabilities)
+    logs = np.log(probabilities)
     logs -= logs.mean(axis=1, keepdims=True)
     mean = logs.mean(axis=0)
-    covariance = emulator._covariance(whole._x, whole._x)
+    covariance = module._covariance(emulator._inputs, emulator._inputs)
     for out in (0, 17, 39):
         rest = np.delete(np.arange(40), out)
-        known = covariance[np.ix_(rest, rest)] + emulator.NUGGET * np.eye(39)
-        foretold = covariance[out, rest] @ np.linalg.solve(known, logs[rest] - mean) + mean
-        np.testing.assert_allclose(whole.left_out[out], softmax(foretold), atol=1e-9)
+        known = covariance[np.ix_(rest, rest)] + module.NUGGET * np.eye(39)
+        predicted = covariance[out, rest] @ np.linalg.solve(known, logs[rest] - mean) + mean
+        np.testing.assert_allclose(emulator.leave_one_out[out], softmax(predicted), atol=1e-9)
 
 
-def test_masks_beyond_those_learnt(monkeypatch):
-    monkeypatch.setattr(emulator, "LEARNT", 60)
-    masks = masks_of(100)
+def test_masks_beyond_the_training_masks(monkeypatch):
+    monkeypatch.setattr(module, "MAX_TRAINING_MASKS", 60)
+    masks = random_masks(100)
     short, long = Emulator(masks[:60], network(masks[:60])), Emulator(masks, network(masks))
     np.testing.assert_allclose(long(masks), short(masks))
-    np.testing.assert_allclose(long.left_out[60:], short(masks[60:]))
-    np.testing.assert_allclose(long.left_out[:60], short.left_out)
+    np.testing.assert_allclose(long.leave_one_out[60:], short(masks[60:]))
+    np.testing.assert_allclose(long.leave_one_out[:60], short.leave_one_out)
 
 
 @pytest.mark.parametrize("n", [60, 200])
-def test_it_knows_how_sure_it_is(n):
-    masks, new = masks_of(n), masks_of(200, seed=1)
-    made = Emulator(masks, network(masks))
-    off = made.deviations(new, 200, 0)
-    assert off.shape == (200, 200, 3)
-    np.testing.assert_allclose(off.sum(axis=2), 0, atol=1e-12)  # probabilities stay shares of one
-    found = np.sqrt(((made(new) - network(new)) ** 2).mean())
-    assert 0.5 < off.std() / found < 2
-    np.testing.assert_array_equal(off, made.deviations(new, 200, 0))
-    assert made.deviations(masks[:20], 200, 0).std() < 0.6 * off.std()  # surer of what it was told
+def test_posterior_deviations_have_the_size_of_the_errors(n):
+    masks, new = random_masks(n), random_masks(200, seed=1)
+    emulator = Emulator(masks, network(masks))
+    deviations = emulator.posterior_deviations(new, 200, 0)
+    assert deviations.shape == (200, 200, 3)
+    np.testing.assert_allclose(deviations.sum(axis=2), 0, atol=1e-12)  # probabilities still sum to 1
+    error = np.sqrt(((emulator(new) - network(new)) ** 2).mean())
+    assert 0.5 < deviations.std() / error < 2
+    np.testing.assert_array_equal(deviations, emulator.posterior_deviations(new, 200, 0))
+    # Smaller on training masks.
+    assert emulator.posterior_deviations(masks[:20], 200, 0).std() < 0.6 * deviations.std()
 
 
 def test_constant_answers():
-    masks = masks_of(30)
-    made = Emulator(masks, np.full((30, 2), 0.5))
-    np.testing.assert_allclose(made(masks_of(5, seed=2)), 0.5, atol=1e-6)
-    np.testing.assert_allclose(made.deviations(masks, 3, 0), 0)
+    masks = random_masks(30)
+    emulator = Emulator(masks, np.full((30, 2), 0.5))
+    np.testing.assert_allclose(emulator(random_masks(5, seed=2)), 0.5, atol=1e-6)
+    np.testing.assert_allclose(emulator.posterior_deviations(masks, 3, 0), 0)
 
 
 def test_certain_answers_stay_finite():
-    masks = masks_of(50)
-    made = Emulator(masks, np.eye(2)[masks[:, 0]])
-    assert np.isfinite(made.left_out).all()
-    assert (made(masks_of(50, seed=3)).argmax(axis=1) == masks_of(50, seed=3)[:, 0]).mean() > 0.9
+    masks = random_masks(50)
+    emulator = Emulator(masks, np.eye(2)[masks[:, 0]])
+    assert np.isfinite(emulator.leave_one_out).all()
+    assert (emulator(random_masks(50, seed=3)).argmax(axis=1) == random_masks(50, seed=3)[:, 0]).mean() > 0.9

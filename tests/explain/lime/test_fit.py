@@ -1,4 +1,4 @@
-"""surrogate.py against scikit-learn's Ridge, figures worked out by hand, and repeated independent draws."""
+"""LIME's linear model against scikit-learn's Ridge, figures worked out by hand, and repeated independent draws."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from xaitune.explain.lime.fit import (
 from xaitune.explain.lime.masks import balanced_masks, draw_halves, package_masks
 
 
-def every_mask(superpixels):
+def all_masks(superpixels):
     return (np.arange(2**superpixels)[:, None] >> np.arange(superpixels)) & 1
 
 
@@ -31,7 +31,7 @@ def problem(samples=200, superpixels=12, classes=3, seed=0):
 
 
 class Network:
-    """Softmax of logits with interactions: what a network answers to masks of `superpixels`."""
+    """Softmax of logits with pairwise interactions, as a stand-in for a network's answers to masks."""
 
     def __init__(self, superpixels, classes=3, seed=0, scale=1.0):
         rng = np.random.default_rng(seed)
@@ -50,30 +50,30 @@ class Network:
 @pytest.mark.parametrize("samples", [200, 8])  # more samples than superpixels, and fewer
 def test_fit_is_scikit_learns_ridge(samples):
     masks, targets, kernel = problem(samples)
-    weights, starts = ridge(masks, targets, kernel[None])
+    weights, intercepts = ridge(masks, targets, kernel[None])
     for c in range(3):
         theirs = Ridge(alpha=1.0).fit(masks, targets[:, c], sample_weight=kernel)
         np.testing.assert_allclose(weights[0, c], theirs.coef_, atol=1e-9)
-        assert starts[0, c] == pytest.approx(theirs.intercept_, abs=1e-9)
+        assert intercepts[0, c] == pytest.approx(theirs.intercept_, abs=1e-9)
         score = theirs.score(masks, targets[:, c], sample_weight=kernel)
         assert r_squared(masks, targets[:, c], weights[0, c]) == pytest.approx(score, abs=1e-9)
     np.testing.assert_array_equal(fit_package(masks, targets, 0).weights, weights[0])
 
 
-def test_a_constant_answer_has_no_weights_and_no_score():
+def test_a_constant_target_has_zero_weights_and_score():
     masks, _, _ = problem()
-    found = fit_package(masks, np.full((200, 2), 0.3), 0)
-    np.testing.assert_allclose(found.weights, 0, atol=1e-12)
-    assert r_squared(masks, np.full(200, 0.3), found.weights[0]) == 0
+    fit = fit_package(masks, np.full((200, 2), 0.3), 0)
+    np.testing.assert_allclose(fit.weights, 0, atol=1e-12)
+    assert r_squared(masks, np.full(200, 0.3), fit.weights[0]) == 0
     halves = draw_halves(12, 100, 0)
     constant = np.full((100, 2), 0.5)
     np.testing.assert_allclose(fit_pairs(halves, constant, constant, 0).weights, 0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kept", "value"), [(0.1, 0.024), (0.3, 0.195), (0.5, 0.503), (0.7, 0.808), (0.9, 0.979)])
-def test_kernel_by_kept_share(kept, value):
+@pytest.mark.parametrize(("share", "value"), [(0.1, 0.024), (0.3, 0.195), (0.5, 0.503), (0.7, 0.808), (0.9, 0.979)])
+def test_kernel_by_share_shown(share, value):
     mask = np.zeros((1, 10))
-    mask[0, : round(kept * 10)] = 1
+    mask[0, : round(share * 10)] = 1
     assert sample_weights(mask)[0] == pytest.approx(value, abs=5e-4)
 
 
@@ -94,7 +94,7 @@ def test_package_masks():
 
 @pytest.mark.parametrize("superpixels", [1, 2, 5, 12, 21, 40])
 def test_halves(superpixels):
-    """All ones first, no pair twice, at most as many as there are, each mask of a pair equally likely."""
+    """All ones first, no pair twice, never more than exist, each mask of a pair equally likely."""
     halves = draw_halves(superpixels, 500, 3)
     assert len(halves) == min(500, 2 ** (superpixels - 1))
     assert halves[0].tolist() == [1] * superpixels
@@ -104,11 +104,12 @@ def test_halves(superpixels):
     if superpixels >= 12:
         assert np.abs(np.corrcoef(both.T) - np.eye(superpixels)).max() < 0.2
         assert not np.array_equal(halves, draw_halves(superpixels, 500, 4))
-    np.testing.assert_array_equal(draw_halves(superpixels, 100, 3), halves[:100])  # fewer are the first of more
+    # A shorter draw is the start of a longer one.
+    np.testing.assert_array_equal(draw_halves(superpixels, 100, 3), halves[:100])
 
 
-def test_all_masks_together_leave_nothing_to_chance():
-    """With every one of 2^6 masks the weights are the exact regression's, without spread, whatever the seed."""
+def test_with_all_masks_nothing_is_random():
+    """With all 2^6 masks the weights are those of the exact regression, without spread, for any seed."""
     network = Network(6)
     one, two = network.fit(64, 0), network.fit(64, 1)
     np.testing.assert_allclose(one.weights, two.weights, atol=1e-12)
@@ -120,18 +121,19 @@ def test_all_masks_together_leave_nothing_to_chance():
     np.testing.assert_array_equal(one.stability, 1)
 
 
-def test_pairs_find_a_linear_answer():
+def test_pairs_recover_linear_effects():
     effect = np.linspace(-0.02, 0.02, 24)
     halves = draw_halves(24, 60, 0)
     shown, hidden = (0.5 + m @ effect for m in (halves, 1 - halves))
-    found = fit_pairs(halves, *(np.stack([p, 1 - p], axis=1) for p in (shown, hidden)), 0)
-    np.testing.assert_allclose(found.weights[0], effect, atol=1.5e-3)  # 0.04 in all; the emulator bends a little
-    np.testing.assert_allclose(found.weights[1], -found.weights[0], atol=1e-9)
+    fit = fit_pairs(halves, *(np.stack([p, 1 - p], axis=1) for p in (shown, hidden)), 0)
+    # Their range is 0.04; the emulator is not quite linear.
+    np.testing.assert_allclose(fit.weights[0], effect, atol=1.5e-3)
+    np.testing.assert_allclose(fit.weights[1], -fit.weights[0], atol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.5])
-def test_nearer_to_the_limit_and_to_each_other_than_the_package(scale):
-    """At equal model calls, over independently drawn masks, against the limit of very many samples."""
+def test_pairs_are_closer_to_the_limit_and_to_each_other_than_the_package(scale):
+    """For equal numbers of model calls and independent masks, against the limit of very many samples."""
     network = Network(20, seed=4, scale=scale)
     many = package_masks(20, 40_000, 99)
     limit = ridge(many, network(many), sample_weights(many)[None])[0][0, 0]
@@ -150,34 +152,34 @@ def test_nearer_to_the_limit_and_to_each_other_than_the_package(scale):
 
 
 @pytest.mark.parametrize("scale", [0.5, 4.0])
-def test_more_samples_lead_to_limes_limit(scale):
-    """The limit is LIME's regression on all 2^14 masks, not the emulator's; on the way there it is nearer than Ridge is."""
+def test_more_samples_converge_to_limes_limit(scale):
+    """The limit is LIME's regression on all 2^14 masks, not the emulator's; with fewer samples, errors are below Ridge's."""
     network = Network(14, seed=2, scale=scale)
-    many = every_mask(14)
+    many = all_masks(14)
     limit = ridge(many, network(many), sample_weights(many)[None], alpha=len(many) / 1000)[0][0]
 
     def errors(samples):
         halves = draw_halves(14, samples // 2, 0)
         masks = np.concatenate([halves, 1 - halves])
         plain = ridge(masks, network(masks), sample_weights(masks)[None], samples / 1000)[0][0]
-        return [np.abs(found - limit).max() for found in (network.fit(samples, 0).weights, plain)]
+        return [np.abs(weights - limit).max() for weights in (network.fit(samples, 0).weights, plain)]
 
-    few, some, most, all_of_them = (errors(samples) for samples in (200, 1600, 12_800, 2**14))
-    assert some[0] < few[0] / 3
-    assert all(own < 0.75 * plain for own, plain in (few, some, most))
-    assert most[0] < 0.01 * np.abs(limit).max()
-    assert all_of_them[0] < 1e-9
+    at_200, at_1600, at_12800, at_all = (errors(samples) for samples in (200, 1600, 12_800, 2**14))
+    assert at_1600[0] < at_200[0] / 3
+    assert all(ours < 0.75 * plain for ours, plain in (at_200, at_1600, at_12800))
+    assert at_12800[0] < 0.01 * np.abs(limit).max()
+    assert at_all[0] < 1e-9
 
 
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 @pytest.mark.parametrize("samples", [100, 200])
-def test_the_stability_foretold_is_that_of_independent_runs(scale, samples):
+def test_the_expected_stability_is_that_of_independent_runs(scale, samples):
     network = Network(16, seed=1, scale=scale)
     runs = [network.fit(samples, seed) for seed in range(24)]
     weights = np.array([r.weights[0] for r in runs])
-    foretold = np.mean([r.stability[0] for r in runs], axis=0)
-    assert foretold[0] == pytest.approx(spearman(weights[:12], weights[12:]), abs=0.07)
-    assert foretold[1] == pytest.approx(jaccard(weights[:12], weights[12:]), abs=0.15)
+    expected = np.mean([r.stability[0] for r in runs], axis=0)
+    assert expected[0] == pytest.approx(spearman(weights[:12], weights[12:]), abs=0.07)
+    assert expected[1] == pytest.approx(jaccard(weights[:12], weights[12:]), abs=0.15)
 
 
 def test_stability_of_noise_is_low():
@@ -194,9 +196,9 @@ def test_spearman_and_jaccard_by_hand():
         0.9
     )
     assert spearman(np.ones((1, 4)), np.array([[4, 3, 2, 1]])) == 0
-    one, two = np.arange(10)[None], np.roll(np.arange(10), 1)[None]  # highest: ids 5..9 against 6..9 and 0 (value 9)
-    assert jaccard(one, one) == 1
-    assert jaccard(one, two) == pytest.approx(4 / 6)
+    a, b = np.arange(10)[None], np.roll(np.arange(10), 1)[None]  # highest: ids 5..9 against 6..9 and 0 (value 9)
+    assert jaccard(a, a) == 1
+    assert jaccard(a, b) == pytest.approx(4 / 6)
 
 
 def coverage(fit):
@@ -210,7 +212,7 @@ def coverage(fit):
 
 
 def test_package_intervals_cover():
-    """In about 95 % of repetitions the interval holds what an endless number of samples would give."""
+    """In about 95 % of repetitions the interval contains the weights of infinitely many samples."""
 
     def fit(truth, seed):
         masks = package_masks(8, 300, seed)
@@ -224,20 +226,20 @@ def test_package_intervals_cover():
     ("superpixels", "scale", "samples"), [(16, 2.0, 128), (16, 2.0, 400), (18, 3.0, 600), (7, 1.0, 112), (10, 1.0, 512)]
 )
 def test_pair_intervals_cover_the_limit(superpixels, scale, samples):
-    """Also where the emulator is averaged over some of all masks (18), and where most masks are drawn (7, 10)."""
+    """Also where the emulator is averaged over only some of all masks (18), and where most masks are drawn (7, 10)."""
     network = Network(superpixels, seed=5, scale=scale)
-    many = every_mask(superpixels)
+    many = all_masks(superpixels)
     limit = ridge(many, network(many), sample_weights(many)[None], alpha=len(many) / 1000)[0][0]
     hits = []
     for seed in range(20):
-        found = network.fit(samples, seed)
-        hits.append((found.interval[..., 0] <= limit) & (limit <= found.interval[..., 1]))
+        fit = network.fit(samples, seed)
+        hits.append((fit.interval[..., 0] <= limit) & (limit <= fit.interval[..., 1]))
     assert np.mean(hits) > 0.88
 
 
 @pytest.mark.parametrize("superpixels", [17, 40, 255])
 def test_balanced_masks(superpixels):
-    """Any four superpixels in all 16 ways equally often."""
+    """Any four superpixels are shown and hidden in all 16 ways equally often."""
     masks = balanced_masks(superpixels)
     assert masks.shape == (65_536, superpixels)
     rng = np.random.default_rng(0)
@@ -246,42 +248,42 @@ def test_balanced_masks(superpixels):
         assert (np.bincount(four, minlength=16) == 4096).all()
 
 
-def test_balanced_masks_of_few_superpixels_are_all_there_are():
-    np.testing.assert_array_equal(balanced_masks(10), every_mask(10))
+def test_balanced_masks_of_few_superpixels_are_all_masks():
+    np.testing.assert_array_equal(balanced_masks(10), all_masks(10))
     assert balanced_masks(300).shape == (2**14, 300)
 
 
 def test_more_samples_than_the_emulator_learns_from():
-    """What it learns from shows and hides each superpixel alike, so that more samples are no worse."""
+    """Its training masks show and hide each superpixel equally often, so more samples do not make it worse."""
     network = Network(18, seed=5)
-    many = every_mask(18)
+    many = all_masks(18)
     limit = ridge(many, network(many), sample_weights(many)[None], alpha=len(many) / 1000)[0][0]
-    two, four = (np.abs(network.fit(samples, 0).weights - limit).max() for samples in (2000, 4400))
-    assert four < 2 * two
-    assert four < 0.005 * np.abs(limit).max()
+    at_2000, at_4400 = (np.abs(network.fit(samples, 0).weights - limit).max() for samples in (2000, 4400))
+    assert at_4400 < 2 * at_2000
+    assert at_4400 < 0.005 * np.abs(limit).max()
 
 
-def test_one_pair_tells_nothing():
-    found = Network(6).fit(2, 0)
-    np.testing.assert_array_equal(found.stability, 0)
-    assert np.isnan(found.interval).all()
-    assert np.isfinite(found.weights).all()
+def test_a_single_pair_has_no_interval():
+    fit = Network(6).fit(2, 0)
+    np.testing.assert_array_equal(fit.stability, 0)
+    assert np.isnan(fit.interval).all()
+    assert np.isfinite(fit.weights).all()
 
 
 def test_intervals_shrink_with_samples():
     def width(samples):
         masks = package_masks(6, samples, 0)
-        answer = masks @ np.ones(6) + np.random.default_rng(1).normal(size=samples)
-        return np.diff(fit_package(masks, answer[:, None], 0).interval).mean()
+        target = masks @ np.ones(6) + np.random.default_rng(1).normal(size=samples)
+        return np.diff(fit_package(masks, target[:, None], 0).interval).mean()
 
-    assert width(100) / width(10_000) == pytest.approx(10, rel=0.3)  # the root of a hundred
+    assert width(100) / width(10_000) == pytest.approx(10, rel=0.3)  # the square root of 100
 
 
-def test_very_many_classes():
-    """Beyond the likeliest 20 the weights are Ridge's and the interval is unknown."""
+def test_many_classes():
+    """Beyond the 20 most likely classes the weights are Ridge's and the interval is NaN."""
     network = Network(10, classes=60, seed=3)
-    found = network.fit(200, 0)
-    known = np.isfinite(found.stability[:, 0])
+    fit = network.fit(200, 0)
+    known = np.isfinite(fit.stability[:, 0])
     assert known.sum() == SMOOTHED_CLASSES
-    assert np.isfinite(found.weights).all()
-    np.testing.assert_array_equal(np.isfinite(found.interval).all(axis=(1, 2)), known)
+    assert np.isfinite(fit.weights).all()
+    np.testing.assert_array_equal(np.isfinite(fit.interval).all(axis=(1, 2)), known)

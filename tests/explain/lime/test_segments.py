@@ -1,4 +1,4 @@
-"""segments.py: label maps with ids 0..m-1, and what is done where there are too few or too many."""
+"""Segmentation: label maps with ids 0..m-1, and other settings where there would be too few or too many."""
 
 import warnings
 
@@ -39,33 +39,33 @@ def test_any_labels_are_renumbered(image):
 
 
 @pytest.mark.parametrize("name", ["quickshift", "felzenszwalb"])
-def test_too_few_become_finer_with_a_warning(name):
+def test_too_few_superpixels_are_made_finer_with_a_warning(name):
     flat = np.full((48, 48, 3), 90, np.uint8)
-    assert len(np.unique(segment(flat, name, bounded=False))) < FEWEST  # what the lime package would explain
+    assert len(np.unique(segment(flat, name, bounded=False))) < FEWEST  # as the lime package would explain it
     with pytest.warns(XaituneWarning, match=rf"{name} gives \d+ superpixels?, fewer than {FEWEST}: .* is used instead"):
         finer = segment(flat, name)
     assert FEWEST <= len(np.unique(finer)) <= MOST
     assert finer.min() == 0
 
 
-def test_a_finer_setting_comes_before_another_segmenter():
+def test_a_finer_setting_is_tried_before_another_segmenter():
     soft = np.random.default_rng(0).normal(128, 12, (40, 40, 3)).clip(0, 255).astype(np.uint8)
     assert len(np.unique(segment(soft, bounded=False))) < FEWEST
     with pytest.warns(XaituneWarning, match=r"fewer than 4: a finer quickshift with \d+ is used"):
         segment(soft)
 
 
-def test_too_many_become_coarser_with_a_warning():
+def test_too_many_superpixels_are_made_coarser_with_a_warning():
     name = "felzenszwalb"
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
-    noise = np.kron(noise[::8, ::8], np.ones((8, 8, 1), np.uint8))  # 784 squares of their own colour
+    noise = np.kron(noise[::8, ::8], np.ones((8, 8, 1), np.uint8))  # 784 squares of different colours
     assert len(np.unique(segment(noise, name, bounded=False))) > MOST
     with pytest.warns(XaituneWarning, match=rf"{name} gives \d+ superpixels, more than {MOST}: .* is used instead"):
         coarser = segment(noise, name)
     assert FEWEST <= len(np.unique(coarser)) <= MOST
 
 
-def test_labels_of_ones_own_stay_without_a_warning(image):
+def test_given_labels_are_kept_without_a_warning(image):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert segment(image, np.zeros((32, 48), int)).max() == 0

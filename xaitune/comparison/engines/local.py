@@ -1,4 +1,4 @@
-"""The local engine: worker processes that do tasks side by side, each with its share of the processor's threads."""
+"""The local engine: worker processes that do tasks in parallel, each with its share of the processor's threads."""
 
 import contextlib
 import json
@@ -14,20 +14,21 @@ from xaitune._machine import usable_cores
 from xaitune.comparison.engines.task import End, OnEnd, OnStep, Task, event_from_json
 from xaitune.errors import RunError
 
-GROWTH = 1.5  # a worker that holds so many times what it held after its first run makes room for a new one
+GROWTH = 1.5  # a worker is replaced when its memory exceeds this multiple of its memory after its first run
+STOPPED = "the sweep was stopped"
 
 
 class _Worker:
-    """One `python -m xaitune.comparison.engines.worker`; closing its standard input ends it."""
+    """One process `python -m xaitune.comparison.engines.worker`; closing its standard input ends it."""
 
     def __init__(self, threads: int, card: str | None = None) -> None:
-        self.card = card  # the graphics card that it sees; None: as this process does
-        self.first_memory = self.memory = 0  # bytes after its first run, and after its last
+        self.card = card  # the one graphics card that it may use; None: those that this process may use
+        self.first_memory = self.memory = 0  # bytes after its first run, and after its last task
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "XAITUNE_THREADS": str(threads)}
         if card is not None:
             environment |= {"CUDA_VISIBLE_DEVICES": card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-        # -P: a folder named xaitune in the current one must not be taken for the package.
+        # -P: a folder named xaitune in the current folder must not be imported in place of the package.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "xaitune.comparison.engines.worker"],
             stdin=subprocess.PIPE,
@@ -36,18 +37,18 @@ class _Worker:
             text=True,
             encoding="utf-8",
             env=environment,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which then closes the workers
+            start_new_session=True,  # Ctrl-C reaches only the parent, which then closes the workers
         )
 
     def do(self, task: Task, on_step: OnStep) -> End:
-        """Send a task and pass on its steps; returns how it ended. Raises RunError if the process dies."""
+        """Send a task, pass on its steps, and return how it ended. Raises RunError if the process dies."""
         assert self.process.stdin
         assert self.process.stdout
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(task.to_json()), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             if not line.endswith("\n"):
-                break  # it died while it wrote
+                break  # it died while writing
             event = event_from_json(json.loads(line))
             if isinstance(event, End):
                 self.memory = event.memory
@@ -59,18 +60,18 @@ class _Worker:
 
     @property
     def grown(self) -> bool:
-        """Whether its memory has grown past the bound since its first run."""
+        """Whether its memory has grown beyond the limit since its first run."""
         return bool(self.first_memory) and self.memory > GROWTH * self.first_memory
 
     def _cause_of_death(self) -> str:
         """How the process ended, in words."""
         code = self.process.wait()
         if code < 0:
-            hint = " (did memory run out? Try fewer --workers)" if code == -signal.SIGKILL else ""
-            return f"its process was ended by {signal.Signals(-code).name}{hint}"
+            hint = " (out of memory? Try fewer --workers)" if code == -signal.SIGKILL else ""
+            return f"its process was killed by {signal.Signals(-code).name}{hint}"
         self.errors.seek(0)
-        tail = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        return f"its process ended with status {code}{': ' + tail[0] if tail else ''}"
+        last_line = self.errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        return f"its process ended with status {code}{': ' + last_line[0] if last_line else ''}"
 
     def close(self) -> None:
         """End the process."""
@@ -81,23 +82,23 @@ class _Worker:
                 stream.close()  # type: ignore[union-attr]
 
 
-class _Crew:
-    """The workers of one call: started on demand, ended together, and none started after that."""
+class _WorkerPool:
+    """The workers of one `run_local`: started on demand, stopped together, and none started after that."""
 
     def __init__(self, threads: int) -> None:
         self.threads, self.cards = threads, graphics_cards()
         self.lock = threading.Lock()
         self.idle: list[_Worker] = []
         self.busy: set[_Worker] = set()
-        self.over = False
+        self.stopped = False
 
     def do(self, task: Task, on_step: OnStep) -> End:
-        """Do a task, once more where its process dies."""
+        """Do a task, and try it once more if its process dies."""
         try:
             return self._attempt(task, on_step)
         except (RunError, OSError):
-            if self.over:
-                return End("failed", "the sweep was ended")
+            if self.stopped:
+                return End("failed", STOPPED)
         try:
             return self._attempt(task, on_step)
         except (RunError, OSError) as error:
@@ -113,32 +114,32 @@ class _Crew:
             self.give_back(worker, alive)
 
     def take(self) -> _Worker:
-        """An idle worker, or a new one. Raises RunError after `end`."""
+        """An idle worker, or a new one. Raises RunError after `stop`."""
         with self.lock:
-            if self.over:
-                raise RunError("the sweep was ended")
-            worker = self.idle.pop() if self.idle else _Worker(self.threads, self._free_card())
+            if self.stopped:
+                raise RunError(STOPPED)
+            worker = self.idle.pop() if self.idle else _Worker(self.threads, self._least_used_card())
             self.busy.add(worker)
             return worker
 
-    def _free_card(self) -> str | None:
-        """The card with the fewest workers."""
-        held = [worker.card for worker in (*self.idle, *self.busy)]
-        return min(self.cards, key=held.count) if self.cards else None
+    def _least_used_card(self) -> str | None:
+        """The graphics card with the fewest workers; None without cards."""
+        used = [worker.card for worker in (*self.idle, *self.busy)]
+        return min(self.cards, key=used.count) if self.cards else None
 
     def give_back(self, worker: _Worker, alive: bool) -> None:
-        """Keep a worker for the next task; close one that died or has grown, so that a new one takes its place."""
+        """Keep a worker for the next task; close one that died or has grown, so that a new one replaces it."""
         with self.lock:
             self.busy.discard(worker)
-            if alive and not worker.grown and not self.over:
+            if alive and not worker.grown and not self.stopped:
                 self.idle.append(worker)
                 return
         worker.close()
 
-    def end(self) -> None:
-        """End all processes, at once."""
+    def stop(self) -> None:
+        """End all processes at once."""
         with self.lock:
-            self.over = True
+            self.stopped = True
             workers = [*self.idle, *self.busy]
         for worker in workers:
             worker.process.kill()
@@ -147,7 +148,7 @@ class _Crew:
 
 
 def graphics_cards() -> list[str]:
-    """The NVIDIA cards that this process may use, by CUDA_VISIBLE_DEVICES or as the driver lists them."""
+    """The NVIDIA cards that this process may use, from CUDA_VISIBLE_DEVICES or as listed by the driver."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -159,21 +160,21 @@ def graphics_cards() -> list[str]:
 
 
 def run_local(first: list[Task], tasks: list[Task], workers: int, on_step: OnStep, on_end: OnEnd) -> None:
-    """Do `first` one after another in one worker, then `tasks` side by side in `workers` processes.
+    """Do the tasks of `first` one after another in one worker, then `tasks` in parallel in `workers` processes.
 
-    `on_step` receives the steps of each task, from any thread; `on_end` the end of each, in the caller's thread. A
-    task whose process dies is tried once more in a new one; what still fails ends as 'failed', and the others go on. A
-    worker whose memory has grown by half since its first run is replaced after the run in hand. However this call ends,
-    no worker outlives it.
+    `on_step` is called with the steps of each task, from any thread; `on_end` with the end of each, in the caller's
+    thread. A task whose process dies is tried once more in a new one; if it fails again it ends as 'failed', and the
+    other tasks continue. A worker whose memory has grown by half since its first run is replaced after its current run.
+    However this call ends, no worker outlives it.
     """
-    crew = _Crew(max(usable_cores() // workers, 1))
-    pool = ThreadPoolExecutor(workers)
+    pool = _WorkerPool(max(usable_cores() // workers, 1))
+    threads = ThreadPoolExecutor(workers)
     try:
         for task in first:
-            on_end(task, crew.do(task, on_step))
-        waiting = {pool.submit(crew.do, task, on_step): task for task in tasks}
-        for future in as_completed(waiting):
-            on_end(waiting[future], future.result())
+            on_end(task, pool.do(task, on_step))
+        pending = {threads.submit(pool.do, task, on_step): task for task in tasks}
+        for future in as_completed(pending):
+            on_end(pending[future], future.result())
     finally:
-        crew.end()
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.stop()
+        threads.shutdown(wait=True, cancel_futures=True)

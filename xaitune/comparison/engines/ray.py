@@ -1,8 +1,8 @@
 """The Ray engine: the local engine's tasks as Ray tasks, on a cluster or on this machine.
 
-Every machine of the cluster needs xaitune, and one file system that all share: images, weights and run folders stand
-there under the same paths, and its locks must hold between machines (NFS 4 and Lustre with `flock` do; an object store
-does not). The folders are the same as the local engine's, so either goes on with what the other left.
+Every machine of the cluster needs xaitune and a shared file system that holds images, weights and run folders under the
+same paths. Its locks must hold between machines: those of NFS 4 and of Lustre with `flock` do, those of an object store
+do not. The folders are the same as the local engine's, so either engine can resume what the other left unfinished.
 """
 
 import contextlib
@@ -19,30 +19,32 @@ from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.config.schema import replace_fields
 from xaitune.errors import ConfigError, RunError
 
-CPUS = 2  # a run, where a machine has as many: as many threads as the local engine's worker has by default
-CALLS = 8  # tasks that a process does before a new one takes its place: its memory cannot grow for ever
+CPUS = 2  # per run, if a machine has that many: the number of threads that a local worker has by default
+TASKS_PER_PROCESS = 8  # then a new process replaces it, so that its memory cannot grow without limit
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10
-PASSED_ON = ("KERAS_BACKEND",)  # of this command's environment to the tasks
-IMAGES: Images = {}  # of a Ray process, kept from task to task
+INHERITED = ("KERAS_BACKEND",)  # environment variables that the tasks take over from this process
+IMAGES: Images = {}  # the data set of a Ray process, reused by its next task
 
 
 class _Board:
-    """A Ray actor that holds the newest progress of every run, until it is read."""
+    """A Ray actor that holds the latest step of every run until it is read."""
 
     def __init__(self) -> None:
-        self.newest: dict[str, Step] = {}
+        self.latest: dict[str, Step] = {}
 
     def put(self, name: str, step: Step) -> None:
-        self.newest[name] = step
+        """Record the latest step of a run."""
+        self.latest[name] = step
 
     def take(self) -> dict[str, Step]:
-        newest, self.newest = self.newest, {}
-        return newest
+        """Run name -> latest step, for the steps since the last call."""
+        latest, self.latest = self.latest, {}
+        return latest
 
 
-def _do(task: Task, board: Any) -> End:
-    """One task, in a process that Ray started: what the local engine's worker does with it."""
+def _ray_task(task: Task, board: Any) -> End:
+    """Do a task in a process that Ray started, as the local engine's worker would."""
     return do_task(task, IMAGES, lambda done, total, what: board.put.remote(task.name, Step(done, total, what)))
 
 
@@ -58,48 +60,53 @@ def run_ray(
     gpus: float | None = None,
     notes: Notes | None = None,
 ) -> None:
-    """`engine.run_local` on Ray: `first` one after another, then `tasks`, at most `workers` of them at a time.
+    """`run_local` on Ray: the tasks of `first` one after another, then `tasks`, at most `workers` of them in parallel.
 
-    `address` is that of a running cluster; None takes RAY_ADDRESS, the cluster that runs on this machine, or starts
-    one here for the time of the call. Each task takes `cpus` (also its threads; by default 2, or 1 where no machine has
-    2) and `gpus`. A task whose process dies is tried once more. However this call ends, its tasks end too. Raises
-    ConfigError where Ray is missing or no machine has what a task takes.
+    `address` is that of a running cluster. None means RAY_ADDRESS, else the cluster that runs on this machine, else a
+    new one here that ends with the call. Each task takes `cpus` (also its number of threads; by default 2, or 1 if no
+    machine has 2) and `gpus`. A task whose process dies is tried once more. However this call ends, its tasks end too.
+    Raises ConfigError if Ray is missing or no machine has enough CPUs and GPUs for a task, RunError if the cluster
+    cannot be reached.
     """
-    ray = _ray()
-    mine = not ray.is_initialized()
-    if mine:
+    ray = _import_ray()
+    connected_here = not ray.is_initialized()
+    if connected_here:
         _connect(ray, address)
-    waiting: dict[Any, Task] = {}
+    pending: dict[Any, Task] = {}
     try:
-        cpus, gpus, note = _fitting(ray, cpus, gpus or 0)
+        cpus, gpus, note = _task_resources(ray, cpus, gpus or 0)
         if notes:
             notes(note)
         board = ray.remote(num_cpus=0)(_Board).remote()
         environment = {"XAITUNE_THREADS": str(cpus), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment |= {name: os.environ[name] for name in INHERITED if name in os.environ}
         remote = ray.remote(
-            num_cpus=cpus, num_gpus=gpus, max_retries=1, max_calls=CALLS, runtime_env={"env_vars": environment}
-        )(_do)
-        for part, at_once in (*((([task], 1)) for task in first), (tasks, workers or len(tasks))):
-            todo = list(part)
-            while todo or waiting:
-                while todo and len(waiting) < at_once:
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_retries=1,
+            max_calls=TASKS_PER_PROCESS,
+            runtime_env={"env_vars": environment},
+        )(_ray_task)
+        for batch, parallel in (*(([task], 1) for task in first), (tasks, workers or len(tasks))):
+            todo = list(batch)
+            while todo or pending:
+                while todo and len(pending) < parallel:
                     task = todo.pop(0)
-                    waiting[remote.remote(_absolute(task), board)] = task
-                ended, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
-                _pass_on_steps(ray, board, waiting, on_step)
+                    pending[remote.remote(_with_absolute_paths(task), board)] = task
+                ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
+                _pass_on_steps(ray, board, pending, on_step)
                 for reference in ended:
-                    on_end(waiting.pop(reference), _end_of(ray, reference))
+                    on_end(pending.pop(reference), _end_of(ray, reference))
     finally:
-        for reference in waiting:
+        for reference in pending:
             with contextlib.suppress(Exception):
                 ray.cancel(reference, force=True)
-        if mine:
+        if connected_here:
             ray.shutdown()
 
 
-def _ray() -> Any:
-    """The package, quiet and without its usage reports. Raises ConfigError where it is not installed."""
+def _import_ray() -> Any:
+    """The ray module, with its usage reports switched off. Raises ConfigError if Ray is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -109,25 +116,26 @@ def _ray() -> Any:
 
 
 def check_ray(address: str | None) -> None:
-    """Raise ConfigError where Ray is missing, and RunError where nothing answers at the address: before any work."""
-    _ray()
+    """Check Ray before any work starts: ConfigError if it is missing, RunError if nothing answers at the address."""
+    _import_ray()
     try:
-        _knock(address or os.environ.get("RAY_ADDRESS"))
+        _require_answer(address or os.environ.get("RAY_ADDRESS"))
     except OSError as error:
         raise _unreachable(address, error) from None
 
 
 def _unreachable(address: str | None, error: Exception) -> RunError:
+    """The error for a cluster that cannot be reached."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     where = address or os.environ.get("RAY_ADDRESS") or "this machine"
-    return RunError(f"Ray cannot be reached at {where} ({reason}). Start it, or give another --ray-address.")
+    return RunError(f"Ray cannot be reached at {where} ({reason}). Start it, or set another --ray-address.")
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Join a cluster, or start one on this machine. Raises RunError where it cannot be reached."""
+    """Connect to a cluster, or start one on this machine. Raises RunError if it cannot be reached."""
     where = address or os.environ.get("RAY_ADDRESS")
     try:
-        _knock(where)  # Ray itself would try for minutes
+        _require_answer(where)  # Ray itself would keep trying for minutes
         ray.init(
             address=address, include_dashboard=None if where else False, log_to_driver=False, logging_level="error"
         )
@@ -135,30 +143,30 @@ def _connect(ray: Any, address: str | None) -> None:
         raise _unreachable(address, error) from None
 
 
-def _knock(address: str | None) -> None:
-    """Raise OSError where nothing answers at an address HOST:PORT or ray://HOST:PORT."""
+def _require_answer(address: str | None) -> None:
+    """Raise OSError if nothing answers at an address HOST:PORT or ray://HOST:PORT."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
-def _fitting(ray: Any, cpus: int | None, gpus: float) -> tuple[int, float, str]:
-    """CPUs and GPUs of a task, and both in words. Raises ConfigError where no machine has as much: it would wait on."""
+def _task_resources(ray: Any, cpus: int | None, gpus: float) -> tuple[int, float, str]:
+    """CPUs and GPUs per task, and a note on them. Raises ConfigError if no machine has enough: Ray would wait forever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = max((int(m.get("CPU", 0)) for m in machines), default=0)
-    wanted = cpus or min(CPUS, max(most, 1))
+    largest = max((int(m.get("CPU", 0)) for m in machines), default=0)
+    wanted = cpus or min(CPUS, max(largest, 1))
     if not any(m.get("CPU", 0) >= wanted and m.get("GPU", 0) >= gpus for m in machines):
         shown = "; ".join(f"{m.get('CPU', 0):g} CPUs, {m.get('GPU', 0):g} GPUs" for m in machines)
         raise ConfigError(
             f"No machine of the Ray cluster has {wanted} CPUs and {gpus:g} GPUs for a run (they have: {shown}). "
-            "Give other --run-cpus and --run-gpus."
+            "Lower --run-cpus or --run-gpus."
         )
     total = sum(m.get("CPU", 0) for m in machines)
     return wanted, gpus, f"Ray: {len(machines)} machines, {total:g} CPUs; {wanted} CPUs and {gpus:g} GPUs per run"
 
 
-def _absolute(task: Task) -> Task:
-    """A task whose paths hold in every folder: a Ray process has a current folder of its own."""
+def _with_absolute_paths(task: Task) -> Task:
+    """The task with absolute paths: a Ray process has its own current folder."""
 
     def absolute(value: Any) -> Any:
         return str(Path(value).absolute()) if value and Path(value).exists() else value
@@ -169,21 +177,21 @@ def _absolute(task: Task) -> Task:
     return dataclasses.replace(task, data=replace_fields(task.data, paths), train=train)
 
 
-def _pass_on_steps(ray: Any, board: Any, waiting: dict[Any, Task], on_step: OnStep) -> None:
-    """Pass on what is new; a board that died with its machine only ends the progress."""
+def _pass_on_steps(ray: Any, board: Any, pending: dict[Any, Task], on_step: OnStep) -> None:
+    """Pass new steps on to `on_step`; if the board dies with its machine, only the progress stops."""
     with contextlib.suppress(ray.exceptions.RayError):
-        newest = ray.get(board.take.remote(), timeout=10)
-        for task in list(waiting.values()):
-            if task.name in newest:
-                on_step(task, newest[task.name])
+        latest = ray.get(board.take.remote(), timeout=10)
+        for task in list(pending.values()):
+            if task.name in latest:
+                on_step(task, latest[task.name])
 
 
 def _end_of(ray: Any, reference: Any) -> End:
-    """How a task ended; a process that died twice, or a machine that lacks something, is a failed run."""
+    """How a task ended; it has failed if its process died twice or its machine lacks something."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        return End("failed", f"Ray could not do it: {type(error.cause).__name__}: {error.cause}")
+        return End("failed", f"the Ray task failed: {type(error.cause).__name__}: {error.cause}")
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         return End("failed", f"its process died: {type(error).__name__}: {reason}")

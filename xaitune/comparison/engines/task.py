@@ -1,4 +1,4 @@
-"""What passes between a sweep and its workers: a task, the steps of its work, and how it ended.
+"""The messages between a sweep and its workers: a task, the steps of its work, and its end.
 
 All three cross process boundaries as plain JSON values.
 """
@@ -13,7 +13,7 @@ from xaitune.config.schema import DataConfig, TrainConfig
 
 @dataclass(frozen=True)
 class Task:
-    """One run to train, named as its folder; or, with `depths`, the frozen features of a data set to compute.
+    """One run to train, named after its folder; or, with `depths`, the frozen features of a data set to compute.
 
     `fingerprint`: that of the images when the sweep began. `runs_dir`: the sweep's folder.
     """
@@ -29,7 +29,7 @@ class Task:
 
     @property
     def is_run(self) -> bool:
-        """Whether a run is trained."""
+        """Whether the task trains a run."""
         return not self.depths
 
     def to_json(self) -> dict[str, Any]:
@@ -38,14 +38,14 @@ class Task:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Task":
-        """The task from `to_json`'s values."""
-        made = {"data": DataConfig(**values["data"]), "train": TrainConfig(**values["train"])}
-        return cls(**{**values, **made, "depths": tuple(values["depths"])})
+        """The task from the values of `to_json`."""
+        configs = {"data": DataConfig(**values["data"]), "train": TrainConfig(**values["train"])}
+        return cls(**{**values, **configs, "depths": tuple(values["depths"])})
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a task's work: `done` of `total` epochs (or images), and what that was."""
+    """A step of a task's work: `done` of `total` epochs (or images), and `what` was done."""
 
     done: int
     total: int
@@ -56,7 +56,7 @@ class Step:
 class End:
     """How a task ended: `state` is 'finished', 'diverged', or 'failed' with its `error`.
 
-    `memory`: bytes that the worker then holds.
+    `memory`: bytes that the worker holds afterwards.
     """
 
     state: str
@@ -75,5 +75,5 @@ def event_to_json(event: Event) -> dict[str, Any]:
 
 
 def event_from_json(values: dict[str, Any]) -> Event:
-    """The event from `event_to_json`'s values."""
+    """The event from the values of `event_to_json`."""
     return End(**values) if "state" in values else Step(**values)

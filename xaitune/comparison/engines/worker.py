@@ -1,6 +1,6 @@
-"""`python -m xaitune.comparison.engines.worker`: does the tasks it is sent, a JSON line each, and answers in JSON lines.
+"""The worker process, `python -m xaitune.comparison.engines.worker`: reads tasks and writes events, one JSON line each.
 
-It ends when its standard input closes, which is also what happens when its parent dies. A Ray task calls `do_task`.
+It ends when its standard input closes, as it also does when the parent dies. A Ray task calls `do_task` directly.
 """
 
 import contextlib
@@ -20,24 +20,24 @@ from xaitune._progress import Progress
 from xaitune.comparison.engines.task import End, Event, Step, Task, event_to_json
 from xaitune.errors import DataError, XaituneError
 
-Images = dict[Any, Any]  # DataConfig -> ImageData: at most one, kept from task to task
+Images = dict[Any, Any]  # DataConfig -> ImageData: the last data set only, reused by the next task
 
 
 def main() -> None:
-    """Read tasks from standard input until it closes; answer on the first standard output."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not mix with the answers
+    """Read tasks from standard input until it closes, and write events to what standard output was at the start."""
+    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not mix with the events
     tasks: SimpleQueue[Task] = SimpleQueue()
 
-    def listen() -> None:
+    def read_tasks() -> None:
         for line in sys.stdin:
             tasks.put(Task.from_json(json.loads(line)))
-        os._exit(0)  # the parent is gone or has no more work: leave at once, the last whole epoch is on disk
+        os._exit(0)  # the parent has died or has no more work: leave at once, the last complete epoch is on disk
 
     def send(event: Event) -> None:
-        print(json.dumps(event_to_json(event)), file=answers)
+        print(json.dumps(event_to_json(event)), file=events)
 
-    threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=read_tasks, daemon=True).start()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     images: Images = {}
     while True:
@@ -45,32 +45,32 @@ def main() -> None:
 
 
 def do_task(task: Task, images: Images, progress: Progress) -> End:
-    """Do one task and say how it ended, an error too: one failed run must not end the others.
+    """Do one task and return how it ended. Errors are returned too: one failed run must not stop the others.
 
-    `images` keeps the data set between calls.
+    `images` holds the data set between calls.
     """
     try:
-        end = _work(task, images, progress)
+        end = _train_or_cache(task, images, progress)
     except Exception as error:
-        ours = isinstance(error, XaituneError)
-        end = End("failed", str(error) if ours else f"{type(error).__name__}: {error}")
-    _forget_models()
+        expected = isinstance(error, XaituneError)
+        end = End("failed", str(error) if expected else f"{type(error).__name__}: {error}")
+    _free_models()
     return dataclasses.replace(end, memory=own_memory())
 
 
-def _forget_models() -> None:
-    """Free the models of the last task: they stand in circles, and Keras remembers their names."""
+def _free_models() -> None:
+    """Free the models of the last task: they are in reference cycles, and Keras remembers their names."""
     if "keras" in sys.modules:
         from xaitune.models.backend import keras
 
         keras.backend.clear_session()
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed, unless it is told to give it back
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps freed memory unless asked to return it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def own_memory() -> int:
-    """Bytes that this process holds for itself, without the files that it maps; 0 where the system does not tell."""
+    """Bytes of memory that belong to this process alone, without mapped files; 0 if the system does not report it."""
     try:
         _, resident, shared = Path("/proc/self/statm").read_text().split()[:3]
         return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
@@ -78,7 +78,8 @@ def own_memory() -> int:
         return 0
 
 
-def _work(task: Task, images: Images, progress: Progress) -> End:
+def _train_or_cache(task: Task, images: Images, progress: Progress) -> End:
+    """Train the task's run, or compute its frozen features."""
     from xaitune.data.dataset import ImageData
     from xaitune.training.train import train_model
 
@@ -87,7 +88,7 @@ def _work(task: Task, images: Images, progress: Progress) -> End:
         images[task.data] = ImageData.from_config(task.data)
     data = images[task.data]
     if data.fingerprint != task.fingerprint:
-        raise DataError("The images have changed since the sweep began: start it again under another --name.")
+        raise DataError("The images have changed since the sweep began. Start a new sweep with another --name.")
     if not task.is_run:
         _compute_features(task, data, progress)
         return End("finished")
@@ -104,6 +105,7 @@ def _work(task: Task, images: Images, progress: Progress) -> End:
 
 
 def _compute_features(task: Task, data: Any, progress: Progress) -> None:
+    """Compute and cache the frozen features at the task's depths."""
     from xaitune.models.precision import resolve_precision
     from xaitune.models.vgg import build_vgg16
     from xaitune.training.features import FeatureCache

@@ -1,4 +1,4 @@
-"""LIME over superpixels (Ribeiro et al. 2016): a weighted linear model of what hiding parts of an image does."""
+"""LIME over superpixels (Ribeiro et al. 2016): a weighted linear model of the effect of hiding parts of an image."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ from xaitune.explain.lime.segments import Segmenter, segment
 from xaitune.explain.probabilities import Predict, Probabilities
 from xaitune.models.precision import resolve_precision
 
-FIRST, GROWTH = 128, 1.25  # samples before the first look at how stable the weights are, and from look to look
-SampleProgress = Callable[[int, int, int], None]  # an image's number, samples done, at most how many
+FIRST_CHECK, GROWTH = 128, 1.25  # samples before the first check of stability, and their growth from check to check
+SampleProgress = Callable[[int, int, int], None]  # image number, samples done, maximum number of samples
 
 
 def lime_superpixels(
@@ -33,26 +33,30 @@ def lime_superpixels(
     seed: int = 0,
     progress: SampleProgress | None = None,
 ) -> Superpixels:
-    """The weight of each superpixel for every class's probability, for each image.
+    """The weight of each superpixel for the probability of every class, for each image.
 
     Superpixels are shown or hidden at random, each with probability 1/2; the first sample shows everything. A hidden
-    one takes its mean colour ('mean'), the blurred image ('blur': Gaussian, sigma a sixteenth of the longer side) or a
-    colour (0..255). Distance: cosine on the mask vectors; kernel sqrt(exp(-d^2 / 0.25^2)); Ridge with alpha 1.
-    `segmenter`: as in `segments.segment`.
+    one is replaced by its mean colour ('mean'), the blurred image ('blur': Gaussian, sigma a sixteenth of the longer
+    side) or a colour (0..255). Distance: cosine on the mask vectors; kernel sqrt(exp(-d^2 / 0.25^2)); Ridge with alpha
+    1. `segmenter`: as in `segments.segment`.
 
-    Masks come in complementary pairs, none twice (all 2^m where that is fewer), and no more are drawn when two
-    independent runs would agree (Spearman 0.9 over the superpixels, Jaccard 0.8 of the five most positive); `num_samples`
-    is the maximum of forward passes per image. See `fit.fit_pairs` for the estimate, which departs from the lime
-    package's with few samples and equals its limit with many. `exact` draws `num_samples` masks as the `lime` package does
-    with random_state=`seed` and computes in float32, so that the weights are its weights. `progress` is called after every
-    batch of masks (image number, samples done, the most there may be). Other arguments as in `gradcam_blocks`. Raises
-    ModelError, ImageError, ConfigError.
+    Masks come in complementary pairs, none twice (all 2^m where that is fewer). Drawing stops when two independent runs
+    would agree (Spearman 0.9 over the superpixels, Jaccard 0.8 of the five most positive); `num_samples` is the maximum
+    number of forward passes per image. The estimate, `fit.fit_pairs`, differs from the lime package's for few samples
+    and has the same limit for many. `exact` draws `num_samples` masks as the `lime` package does with
+    random_state=`seed` and computes in float32, which gives the package's weights. `progress` is called after every
+    batch of masks with the image number, the samples done and their maximum number. Other arguments as in
+    `gradcam_blocks`. Raises ModelError, ImageError, ConfigError.
+
+    Examples:
+        >>> superpixels = lime_superpixels("runs/first", "images/crack", class_name="crack")  # doctest: +SKIP
+        >>> superpixels.to_dataframe()[["superpixel", "weight", "low", "high"]]  # doctest: +SKIP
     """
     options = LimeOptions(num_samples, segmenter, fill, exact, seed)
     classifier = open_classifier(model)
     array, files = classifier.read(images)
-    made = explain_superpixels(classifier, array, options, class_name, precision, progress)
-    return dataclasses.replace(made, files=files)
+    explanation = explain_superpixels(classifier, array, options, class_name, precision, progress)
+    return dataclasses.replace(explanation, files=files)
 
 
 def explain_superpixels(
@@ -63,7 +67,7 @@ def explain_superpixels(
     precision: str,
     progress: SampleProgress | None,
 ) -> Superpixels:
-    """`lime_superpixels` of images (n, h, w, 3) at the classifier's input size."""
+    """`lime_superpixels` for images (n, h, w, 3) at the classifier's input size."""
     exact = options.exact
     predict = Probabilities(classifier, "float32" if exact else precision, exact)
     index = classifier.class_index(class_name)
@@ -72,9 +76,9 @@ def explain_superpixels(
     segments, fits, scores, samples = [], [], [], []
     for number, (image, explained) in enumerate(zip(images, classes, strict=True)):
         labels = segment(image, options.segmenter, bounded=not exact)
-        asked = _Counted(predict, progress, number, options.num_samples) if progress else predict
-        fit, masks, targets = _explained(asked, image, labels, int(explained), options)
-        if progress:  # it may have stopped before the maximum
+        counted = _CountedPredict(predict, progress, number, options.num_samples) if progress else predict
+        fit, masks, targets = _explain_image(counted, image, labels, int(explained), options)
+        if progress:  # drawing may have stopped before the maximum
             progress(number, options.num_samples, options.num_samples)
         segments.append(labels)
         fits.append(fit)
@@ -97,23 +101,23 @@ def explain_superpixels(
     )
 
 
-class _Counted:
-    """`predict` that reports how many masks it has answered."""
+class _CountedPredict:
+    """`predict`, reporting how many masked images of one image it has predicted."""
 
     def __init__(self, predict: Predict, progress: SampleProgress, number: int, total: int) -> None:
         self.predict, self.progress, self.number, self.total, self.done = predict, progress, number, total, 0
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        answers = self.predict(batch)
+        probabilities = self.predict(batch)
         self.done += len(batch)
         self.progress(self.number, self.done, self.total)
-        return answers
+        return probabilities
 
 
-def _explained(
+def _explain_image(
     predict: Predict, image: np.ndarray, labels: np.ndarray, explained: int, options: LimeOptions
 ) -> tuple[Fit, np.ndarray, np.ndarray]:
-    """(weights, masks used, their probabilities) of one image."""
+    """The fit of one image, the masks used, and their probabilities."""
     superpixels, num_samples, seed = int(labels.max()) + 1, options.num_samples, options.seed
     if options.exact:
         masks = package_masks(superpixels, num_samples, seed)
@@ -121,11 +125,13 @@ def _explained(
         return fit_package(masks, targets, seed), masks, targets
     halves = draw_halves(superpixels, num_samples // 2, seed)
     shown = hidden = np.zeros((0, 0))
-    for stop in _looks(len(halves), superpixels):
+    for stop in _checkpoints(len(halves), superpixels):
         new = halves[len(shown) : stop]
         both = predict_masked(predict, image, labels, np.concatenate([new, 1 - new]), options.fill)
-        old = (shown, hidden) if len(shown) else (both[:0], both[:0])
-        shown, hidden = np.concatenate([old[0], both[: len(new)]]), np.concatenate([old[1], both[len(new) :]])
+        new_shown, new_hidden = both[: len(new)], both[len(new) :]
+        if len(shown):
+            new_shown, new_hidden = np.concatenate([shown, new_shown]), np.concatenate([hidden, new_hidden])
+        shown, hidden = new_shown, new_hidden
         fit = fit_pairs(halves[:stop], shown, hidden, seed)
         if (fit.stability[explained] >= STABLE).all():
             break
@@ -133,10 +139,10 @@ def _explained(
     return fit, np.concatenate([used, 1 - used]), np.concatenate([shown, hidden])
 
 
-def _looks(pairs: int, superpixels: int) -> Iterator[int]:
-    """Numbers of pairs after which to look, the last one `pairs`."""
-    at = max(FIRST / 2, 1.5 * superpixels)
-    while at < pairs:
-        yield round(at)
-        at *= GROWTH
+def _checkpoints(pairs: int, superpixels: int) -> Iterator[int]:
+    """The numbers of pairs after which stability is checked; the last is `pairs`."""
+    count = max(FIRST_CHECK / 2, 1.5 * superpixels)
+    while count < pairs:
+        yield round(count)
+        count *= GROWTH
     yield pairs

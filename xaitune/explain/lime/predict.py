@@ -1,4 +1,4 @@
-"""What a model answers to images with superpixels hidden."""
+"""A model's predictions for an image with some of its superpixels hidden."""
 
 import cv2
 import numpy as np
@@ -6,11 +6,11 @@ import numpy as np
 from xaitune.explain.probabilities import Predict
 
 BATCH = 64
-Fill = str | float | tuple[float, float, float]  # what hides a superpixel: see config.parse.parse_fill
+Fill = str | float | tuple[float, float, float]  # what replaces a hidden superpixel: see config.parse.parse_fill
 
 
-def _hidden(image: np.ndarray, labels: np.ndarray, fill: Fill) -> np.ndarray:
-    """(h, w, 3): what stands where superpixels are hidden."""
+def _fill_image(image: np.ndarray, labels: np.ndarray, fill: Fill) -> np.ndarray:
+    """(h, w, 3): the image with every superpixel hidden."""
     if fill == "mean":
         area = np.bincount(labels.ravel())
         sums = np.stack([np.bincount(labels.ravel(), image[..., c].ravel()) for c in range(3)], axis=1)
@@ -28,15 +28,15 @@ def predict_masked(
     fill: Fill = "mean",
     exact: bool = False,
 ) -> np.ndarray:
-    """(samples, classes) probabilities of the image with the superpixels of each mask shown.
+    """(samples, classes): for each mask, the probabilities of the image with only the mask's superpixels shown.
 
-    `exact`: mean colours take the image's own type as in the lime package, whole numbers for a uint8 image.
+    `exact`: mean colours are cast to the image's own dtype as in the lime package, to whole numbers for a uint8 image.
     """
-    own_type = image.dtype if exact else np.float32
+    fill_dtype = image.dtype if exact else np.float32
     image = image.astype(np.float32)
-    hidden = _hidden(image, labels, fill).astype(own_type).astype(np.float32)
-    out = []
+    hidden = _fill_image(image, labels, fill).astype(fill_dtype).astype(np.float32)
+    probabilities = []
     for start in range(0, len(masks), BATCH):
         shown = masks[start : start + BATCH].astype(bool)[:, labels][..., None]  # (b, h, w, 1)
-        out.append(predict(np.where(shown, image, hidden)))
-    return np.concatenate(out)
+        probabilities.append(predict(np.where(shown, image, hidden)))
+    return np.concatenate(probabilities)

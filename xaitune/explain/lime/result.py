@@ -10,6 +10,7 @@ from xaitune.data.geometry import map_to_image
 from xaitune.errors import unknown_class
 from xaitune.explain.heatmaps import own_picture, read_only
 from xaitune.plots import charts, overlays
+from xaitune.plots.pictures import panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 class Superpixels:
     """LIME explanations of n images.
 
-    `segments`: n label images (h, w) with ids 0..m-1. `classes`: the class index explained for each image;
-    `of_class` explains another from the same samples. For every class: `class_weights`: n arrays (classes, m), the
-    linear model's weight of each superpixel; `class_interval`: n arrays (classes, m, 2), 95 %, over resampled masks;
+    `segments`: n label images (h, w) with ids 0..m-1. `classes`: the class index explained for each image; `of_class`
+    explains another from the same samples. For every class: `class_weights`: n arrays (classes, m), the linear model's
+    weight of each superpixel; `class_interval`: n arrays (classes, m, 2), 95 % intervals over resampled masks;
     `class_score`: (n, classes) weighted R^2; `class_stability`: (n, classes, 2) the Spearman correlation of the weights
     and the Jaccard index of the five most positive superpixels that two independent runs are expected to reach. With
     more than 20 classes the unlikely ones have NaN intervals and stability. `samples`: (n,) masked images predicted.
-    `precision`: what the model computed in.
+    `precision`: that of the model's computation.
     """
 
     images: np.ndarray
@@ -52,7 +53,7 @@ class Superpixels:
         return len(self.files)
 
     def of_class(self, class_name: str) -> "Superpixels":
-        """The same samples' explanation of another class. Raises ModelError for an unknown one."""
+        """The explanation of another class by the same samples. Raises ModelError for an unknown class."""
         if class_name not in self.class_names:
             raise unknown_class(class_name, self.class_names)
         index = self.class_names.index(class_name)
@@ -60,12 +61,12 @@ class Superpixels:
 
     @property
     def interval(self) -> tuple[np.ndarray, ...]:
-        """For each image, the 95 % intervals (m, 2) of the explained class's weights."""
+        """For each image, the 95 % intervals (m, 2) of the weights for the explained class."""
         return tuple(w[int(c)] for w, c in zip(self.class_interval, self.classes, strict=True))
 
     @property
     def score(self) -> np.ndarray:
-        """(n,) the weighted R^2 of the explained class's linear model."""
+        """(n,) the weighted R^2 of the linear model for the explained class."""
         return self.class_score[np.arange(len(self)), self.classes]
 
     @property
@@ -75,7 +76,7 @@ class Superpixels:
 
     @property
     def weights(self) -> tuple[np.ndarray, ...]:
-        """For each image, the weights (m,) of the explained class."""
+        """For each image, the weights (m,) for the explained class."""
         return tuple(w[int(c)] for w, c in zip(self.class_weights, self.classes, strict=True))
 
     def share(self, image: int = 0) -> pd.Series:
@@ -84,11 +85,11 @@ class Superpixels:
         return pd.Series(positive / max(positive.sum(), 1e-12), index=list(self.class_names), name="positive share")
 
     def explained(self, image: int) -> str:
-        """The name of the class that is explained for an image."""
+        """The name of the class explained for an image."""
         return self.class_names[int(self.classes[image])]
 
     def signed_map(self, image: int = 0) -> np.ndarray:
-        """(h, w) float: at each pixel its superpixel's weight."""
+        """(h, w) float: at each pixel the weight of its superpixel."""
         return self.weights[image][self.segments[image]]
 
     def top_mask(self, image: int, positive: bool, count: int = 5) -> np.ndarray:
@@ -98,21 +99,24 @@ class Superpixels:
         return np.isin(self.segments[image], top[weights[top] > 0])
 
     def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
-        """(title, picture) of superpixels, the five most positive, the most negative, all; in the file's geometry."""
+        """(title, picture) of all superpixels, the five most positive, the five most negative and all weights.
+
+        All in the file's own geometry.
+        """
         picture = own_picture(self.files[image], self.images[image])
 
-        def placed(map_: np.ndarray) -> np.ndarray:
+        def in_file(map_: np.ndarray) -> np.ndarray:
             return map_to_image(map_, picture.shape, self.images.shape[1:3], self.resize, nearest=True)
 
         return [
-            ("superpixels", overlays.boundaries(picture, placed(self.segments[image]))),
-            ("positive", overlays.tint(picture, placed(self.top_mask(image, True)), charts.POSITIVE)),
-            ("negative", overlays.tint(picture, placed(self.top_mask(image, False)), charts.NEGATIVE)),
-            ("all weights", overlays.signed_overlay(picture, placed(self.signed_map(image)))),
+            ("superpixels", overlays.boundaries(picture, in_file(self.segments[image]))),
+            ("positive", overlays.tint(picture, in_file(self.top_mask(image, True)), overlays.POSITIVE)),
+            ("negative", overlays.tint(picture, in_file(self.top_mask(image, False)), overlays.NEGATIVE)),
+            ("all weights", overlays.signed_overlay(picture, in_file(self.signed_map(image)))),
         ]
 
     def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
-        """The superpixels, the positive and negative ones, all weights, and the other classes' shares."""
+        """The pictures of `panels` in one row, with the classes' shares of the positive weight in the caption."""
         titles, pictures = zip(*self.panels(image), strict=True)
         index = int(self.classes[image])
         share = self.share(image).sort_values(ascending=False).head(4)
@@ -122,14 +126,14 @@ class Superpixels:
             f"{len(self.weights[image])} superpixels, {self.samples[image]} samples, "
             f"stability {self.stability[image, 0]:.2f})\npositive share: {shares}"
         )
-        return pictures.panels(pictures, titles, caption=caption, ax=ax)
+        return panels(pictures, titles, caption=caption, ax=ax)
 
     def plot_shares(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
         """Each class's share of the positive superpixel weight, as bars."""
         return charts.shares(self.share(image), explained=self.explained(image), ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a superpixel: file, class, its id, weight, interval and share of the pixels; R^2, samples, stability."""
+        """One row per superpixel: file, class, its id, weight, interval and share of the pixels; R^2, samples, stability."""
         rows = []
         for i, file in enumerate(self.files):
             weights = self.weights[i]

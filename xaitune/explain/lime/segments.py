@@ -10,22 +10,27 @@ from skimage import segmentation
 from xaitune.config.rules import require_choice
 from xaitune.errors import ConfigError, XaituneWarning
 
-FEWEST, MOST = 4, 400  # superpixels that are worth explaining: fewer say nothing, more cannot be told apart
-_COARSER = (1.0, 2.0, 4.0)  # tried in turn where there are too many; their inverses where there are too few
+FEWEST, MOST = 4, 400  # superpixels worth explaining: fewer say nothing, more cannot be told apart
+_COARSENESS = (2.0, 4.0)  # tried in turn where there are too many superpixels; the inverses where there are too few
 
-# name -> (uint8 image (h, w, 3), coarseness) -> labels. At coarseness 1 the first is the lime package's default.
+
+def _quickshift(pixels: np.ndarray, coarseness: float) -> np.ndarray:
+    return segmentation.quickshift(pixels, kernel_size=4 * coarseness, max_dist=200, ratio=0.2, rng=42)
+
+
+def _slic(pixels: np.ndarray, coarseness: float) -> np.ndarray:
+    segments = max(FEWEST, round(50 / coarseness**2))
+    return segmentation.slic(pixels, n_segments=segments, compactness=10, start_label=0)
+
+
+def _felzenszwalb(pixels: np.ndarray, coarseness: float) -> np.ndarray:
+    smallest = round(20 * coarseness)
+    return segmentation.felzenszwalb(pixels, scale=100 * coarseness**2, sigma=0.5, min_size=smallest)
+
+
+# (uint8 image (h, w, 3), coarseness) -> labels (h, w). Quickshift at coarseness 1 is the lime package's default.
 SEGMENTERS: MappingProxyType[str, Callable[[np.ndarray, float], np.ndarray]] = MappingProxyType(
-    {
-        "quickshift": lambda image, coarse: segmentation.quickshift(
-            image, kernel_size=4 * coarse, max_dist=200, ratio=0.2, rng=42
-        ),
-        "slic": lambda image, coarse: segmentation.slic(
-            image, n_segments=max(FEWEST, round(50 / coarse**2)), compactness=10, start_label=0
-        ),
-        "felzenszwalb": lambda image, coarse: segmentation.felzenszwalb(
-            image, scale=100 * coarse**2, sigma=0.5, min_size=round(20 * coarse)
-        ),
-    }
+    {"quickshift": _quickshift, "slic": _slic, "felzenszwalb": _felzenszwalb}
 )
 Segmenter = str | np.ndarray | Callable[[np.ndarray], np.ndarray]
 
@@ -33,10 +38,14 @@ Segmenter = str | np.ndarray | Callable[[np.ndarray], np.ndarray]
 def segment(image: np.ndarray, segmenter: Segmenter = "quickshift", *, bounded: bool = True) -> np.ndarray:
     """A label image (h, w) with ids 0..m-1 of an (h, w, 3) image in 0..255.
 
-    `segmenter`: 'quickshift' (kernel 4, max_dist 200, ratio 0.2: the lime package's), 'slic', 'felzenszwalb', a
+    `segmenter`: 'quickshift' (kernel 4, max_dist 200, ratio 0.2, as in the lime package), 'slic', 'felzenszwalb', a
     function image -> labels, or the labels themselves. `bounded`: where a named segmenter gives fewer than FEWEST or
-    more than MOST superpixels, a finer or coarser setting takes its place, and a grid of slic's where none fits, with an
+    more than MOST superpixels, a finer or coarser setting is used instead, or a grid from slic where none fits, with an
     XaituneWarning. Raises ConfigError for an unknown name or labels of another shape.
+
+    Examples:
+        >>> segment(np.zeros((2, 4, 3)), np.array([[7, 7, 3, 3], [7, 7, 9, 9]])).tolist()
+        [[1, 1, 0, 0], [1, 1, 2, 2]]
     """
     if isinstance(segmenter, str):
         require_choice("segmenter", segmenter, SEGMENTERS)
@@ -49,21 +58,21 @@ def segment(image: np.ndarray, segmenter: Segmenter = "quickshift", *, bounded: 
 
 
 def _named(pixels: np.ndarray, name: str, bounded: bool) -> np.ndarray:
+    """The labels of a named segmenter, or of the first other setting that gives an explainable number of superpixels."""
     labels = SEGMENTERS[name](pixels, 1.0)
-    found = len(np.unique(labels))
-    if not bounded or FEWEST <= found <= MOST:
+    count = len(np.unique(labels))
+    if not bounded or FEWEST <= count <= MOST:
         return labels
-    too_few = found < FEWEST
-    settings = [(name, 1 / c if too_few else c) for c in _COARSER[1:]] + [("slic", 1.0)]
-    for other, coarseness in settings:
+    too_few = count < FEWEST
+    for other, coarseness in [*((name, 1 / c if too_few else c) for c in _COARSENESS), ("slic", 1.0)]:
         labels = SEGMENTERS[other](pixels, coarseness)
-        count = len(np.unique(labels))
-        if FEWEST <= count <= MOST:
+        new_count = len(np.unique(labels))
+        if FEWEST <= new_count <= MOST:
             break
     instead = f"a {'finer' if too_few else 'coarser'} {name}" if other == name else "slic"
     warnings.warn(
-        f"{name} gives {found} superpixel{'s' if found > 1 else ''}, {'fewer' if too_few else 'more'} than "
-        f"{FEWEST if too_few else MOST}: {instead} with {count} is used instead.",
+        f"{name} gives {count} superpixel{'s' if count > 1 else ''}, {'fewer' if too_few else 'more'} than "
+        f"{FEWEST if too_few else MOST}: {instead} with {new_count} is used instead.",
         XaituneWarning,
         stacklevel=2,
     )

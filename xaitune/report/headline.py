@@ -1,0 +1,154 @@
+"""The top of the page: the answer in one sentence, what it rests on, and what to do next."""
+
+from typing import Any
+
+from xaitune._names import frozen_name, metric_name
+from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.check import AdviceCheck
+from xaitune.comparison.table import SweepTable
+from xaitune.report.run_figures import best_or_none
+from xaitune.report.texts import duration_text, interval_text, picture, plural, score_text
+from xaitune.stats.resampling import FEW_GROUPS
+from xaitune.training.run import Run
+
+
+def train_command(through: int, optimizer: str, rate: float | None = None) -> str:
+    """The command that trains one cell; `rate` is the learning rate that was best of several."""
+    option = f" --learning-rate {rate:g}" if rate is not None else ""
+    return f"xaitune train --freeze-through {through} --optimizer {optimizer}{option}"
+
+
+def _cell_command(cell: Any) -> str:
+    rate = cell["learning_rate"] if cell.get("rates", 1) > 1 else None
+    return train_command(cell["freeze_through"], cell["optimizer"], rate)
+
+
+def _advised_command(check: AdviceCheck, depth: int) -> str:
+    return train_command(depth, check.optimizers[depth], check.learning_rates.get(depth))
+
+
+def verdict_section(
+    result: Run | SweepTable,
+    sweep: SweepTable | None,
+    advice: FreezeAdvice | None,
+    check: AdviceCheck | None,
+    run: dict,
+) -> dict[str, Any]:
+    """The verdict as the page shows it: tone, headline, sentence, what to do (text and command), and its picture."""
+    if check is not None:
+        return checked_section(check)
+    todo: list[tuple[str, str]] = []
+    if sweep is not None and best_or_none(sweep) is None:
+        headline, sentence = "No run of this sweep finished.", "Every run diverged, so there is nothing to compare."
+        todo.append(("Try a lower learning rate:", "xaitune sweep-freeze --learning-rate 0.0001"))
+    elif sweep is not None:
+        headline, sentence = _sweep_sentences(sweep)
+        best = sweep.best
+        todo.append(("Train the best cell:", _cell_command(best)))
+    else:
+        headline, sentence = _run_sentences(result, run)
+    if advice is not None:
+        sentence += (
+            f" The advice is to freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%});"
+            " it has not been checked."
+        )
+    if sweep is None:
+        todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
+    elif advice is None:
+        todo.append(("Make the advice that the sweep can check:", "xaitune advise"))
+    else:
+        todo.append(("Check the advice against the sweep:", "xaitune check-advice"))
+    shown = {"tone": "open", "headline": headline, "sentence": sentence, "todo": todo}
+    return shown | {"picture": None, "mcnemar": None}
+
+
+def checked_section(check: AdviceCheck) -> dict[str, Any]:
+    """`verdict_section` where the sweep has checked the advice."""
+    advised, rival = frozen_name(check.advised), frozen_name(check.rival)
+    todo: list[tuple[str, str]] = []
+    if check.verdict == "confirmed":
+        tone, headline = "good", f"Freeze {advised}: the sweep confirms the advice."
+        todo.append((f"Train with {advised} frozen:", _advised_command(check, check.advised)))
+    elif check.verdict == "contradicted":
+        tone, headline = "bad", f"Do not follow the advice: freezing {rival} scores better than {advised}."
+        todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
+    else:
+        tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or {rival} is better."
+        best, cheap = check.best, check.cheapest
+        if "freeze_through" in best and "optimizer" in best:
+            text = f"Until then train the cell that is best on validation, {best['name']}:"
+            todo.append((text, _cell_command(best)))
+        if "freeze_through" in cheap and "optimizer" in cheap and cheap["name"] != best["name"]:
+            gap = f" ({cheap['difference'] * 100:+.1f} points)" if "difference" in cheap else ""
+            text = (
+                "Or, where training time matters, the cheapest cell whose interval against it includes 0, "
+                f"{cheap['name']}{gap}:"
+            )
+            todo.append((text, _cell_command(cheap)))
+        if check.test_images_needed:
+            now = f"(there are {check.difference.images:,})"
+            todo.insert(0, (f"Collect about {check.test_images_needed:,} test images {now} and sweep again.", ""))
+    ax = check.plot()
+    d = check.difference
+    alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
+    caption = (
+        f"{metric_name(check.metric)} with {advised} frozen minus that with {rival} frozen, 95 % interval over "
+        f"{plural(d.groups, 'group')} ({plural(d.images, 'test image')}, {plural(check.seeds, 'seed')})."
+    )
+    if not d.reliable and not d.few:
+        caption += f" Fewer than {FEW_GROUPS} groups: the interval is not reliable."
+    shown = {"tone": tone, "headline": headline, "sentence": check.sentence(), "todo": todo}
+    names = {"advised": advised, "rival": rival, "rows": check.mcnemar}
+    return shown | {"picture": picture(ax, alt, caption), "mcnemar": names if check.mcnemar else None}
+
+
+def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
+    best, equals = sweep.best, sweep.equals
+    headline = f"Best on validation: {frozen_name(best['freeze_through'])} frozen, {best['optimizer']}."
+    sentence = (
+        f"Its test {metric_name(sweep.metric)} is {score_text(best['test'])} {interval_text(best['low'], best['high'])} on "
+        f"{plural(sweep.images, 'image')} in {plural(sweep.groups, 'group')}."
+    )
+    if len(equals) > 1:
+        cheap = equals.iloc[0]
+        sentence += (
+            f" {plural(len(equals) - 1, 'other cell')} cannot be told apart from it on these images; the cheapest to train "
+            f"of all of them is {cheap['name']} ({duration_text(cheap['seconds'])})."
+        )
+    return headline, sentence
+
+
+def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:
+    name = result.path.name
+    if isinstance(result, Run) and result.state != "finished":
+        return (
+            f"The run {name} diverged.",
+            "Its loss became NaN, so none of its figures can be used. Lower the learning rate.",
+        )
+    if run["missing"]:
+        return f"The run {name} has no test score.", run["missing"]
+    headline = f"{name}: test {run['metric']} {score_text(run['value'])} {run['interval']}."
+    return headline, f"On {run['basis']}, one seed. No other freezing point has been tried."
+
+
+def mismatches(
+    result: Run | SweepTable,
+    advice: FreezeAdvice | None,
+    check: AdviceCheck | None,
+    data: Any,
+    sweep: SweepTable | None,
+) -> list[str]:
+    """Warnings about parts that do not belong together: made from other data, weights or depths."""
+    warnings = []
+    parts = {"advice": advice, "data set": data, "sweep": sweep}
+    for name, part in parts.items():
+        if part is not None and part.fingerprint != result.fingerprint:
+            warnings.append(
+                f"The {name} given here is about other images (another fingerprint) than {result.path.name}."
+            )
+    if advice is not None and check is not None and advice.freeze_through != check.advised:
+        advised, checked = frozen_name(advice.freeze_through), frozen_name(check.advised)
+        warnings.append(f"The advice given here is {advised}, but the verdict is about {checked}.")
+    if advice is not None and sweep is not None and advice.weights != sweep.weights:
+        warnings.append(f"The advice rests on other weights ({advice.weights}) than the sweep ({sweep.weights}).")
+    return warnings

@@ -1,0 +1,96 @@
+"""The run that the page shows: its test score, confusion matrix, per-class figures and learning curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune._files import read_json
+from xaitune._names import metric_name
+from xaitune.comparison.table import SweepTable
+from xaitune.errors import XaituneError
+from xaitune.plots import charts
+from xaitune.report.texts import interval_text, picture, plural, score_text
+from xaitune.stats.intervals import bootstrap_interval
+from xaitune.stats.metrics import confusion
+from xaitune.stats.per_class import per_class_intervals
+from xaitune.stats.resampling import FEW_GROUPS
+from xaitune.training.run import Run
+
+
+def shown_run(result: Run | SweepTable) -> dict[str, Any]:
+    """The run, or the seed of a sweep's best cell that is best on validation: its test figures, confusion matrix and curves."""
+    if isinstance(result, Run):
+        name, metric = result.name, result.config.metric
+        predictions, metadata = result.predictions, result.metadata
+    else:
+        name, metric, best = "", result.metric, best_or_none(result)
+        if best is not None:
+            runs = result.cell_runs(best["freeze_through"], best["optimizer"])
+            name = str(runs.loc[runs["validation"].idxmax(), "name"]) if len(runs) else ""
+        predictions, metadata = pd.DataFrame(), read_or_empty(result.path / name / "metadata.json") if name else {}
+    shown: dict[str, Any] = {"name": name, "metric": metric_name(metric), "class_names": result.class_names}
+    shown |= {"missing": "", "metadata": metadata, "predictions": predictions, "history": None}
+    try:
+        if isinstance(result, SweepTable) and name:
+            shown["predictions"] = predictions = result.predictions(name)
+        if isinstance(result, Run) and len(result.history):
+            shown["history"] = picture(result.plot_history(), f"Learning curves of {name}")
+        return shown | _test_figures(predictions, result.class_names, metric)
+    except XaituneError as error:
+        return shown | {"missing": str(error)}
+
+
+def best_or_none(sweep: SweepTable) -> pd.Series | None:
+    """The sweep's best cell; None where no cell has a validation score."""
+    return sweep.best if sweep.cells["validation"].notna().any() else None
+
+
+def read_or_empty(file: Path) -> dict[str, Any]:
+    """A JSON file of a run's folder; {} where it is missing or damaged: the page says less then."""
+    try:
+        return read_json(file)
+    except XaituneError:
+        return {}
+
+
+def _test_figures(predictions: pd.DataFrame, class_names: Sequence[str], metric: str) -> dict[str, Any]:
+    """Score, confusion matrix and per-class figures on the test images, with intervals over groups."""
+    test = predictions[predictions["split"] == "test"] if len(predictions) else predictions
+    if not len(test):
+        return {"missing": "There are no predictions on test images."}
+    true, predicted = (
+        pd.Categorical(test[c].astype(str), list(class_names)).codes.astype(int) for c in ("true", "predicted")
+    )
+    groups = test["group"].to_numpy()
+    value = bootstrap_interval(true, predicted, groups, metric)
+    counts = confusion(true, predicted, len(class_names))
+    alt = f"Confusion matrix of {len(class_names)} classes; the per-class table below gives its precision and recall"
+    return {
+        "value": value.value,
+        "interval": interval_text(value.low, value.high),
+        "few": value.few,
+        "basis": f"{plural(value.images, 'test image')} in {plural(value.groups, 'group')}",
+        "confusion": picture(charts.confusion_matrix(counts, class_names), alt),
+        "per_class": per_class_rows(true, predicted, groups, class_names),
+        "few_groups": FEW_GROUPS,
+    }
+
+
+def per_class_rows(
+    true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row per class: its name, (value, interval) of precision, recall and F1 as text, images and groups."""
+    scores = per_class_intervals(true, predicted, groups, len(names))
+    columns = (scores.precision, scores.recall, scores.f1)
+    return [
+        {
+            "name": str(name),
+            "figures": [(score_text(s.value[c]), interval_text(s.low[c], s.high[c])) for s in columns],
+            "images": int(scores.images[c]),
+            "groups": int(scores.groups[c]),
+        }
+        for c, name in enumerate(names)
+    ]

@@ -1,0 +1,211 @@
+"""The sections of the page: the data, the heatmaps, the advice, the sweep, and how all of it was made."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune._names import frozen_name, metric_name
+from xaitune.advise.advice import FreezeAdvice
+from xaitune.comparison.table import SweepTable
+from xaitune.data.splits import SPLITS
+from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.lime.result import Superpixels
+from xaitune.plots import charts
+from xaitune.report.headline import train_command
+from xaitune.report.run_figures import best_or_none, read_or_empty
+from xaitune.report.texts import Picture, cell_text, duration_text, interval_text, picture, plural, score_text
+from xaitune.stats.resampling import FEW_GROUPS
+from xaitune.training.run import Run
+
+MOST_IMAGES = 6  # of heatmap strips on the page
+MOST_LINES = 50  # of skipped files and of problems
+
+
+def data_section(data: Any, data_check: Any, run: dict[str, Any]) -> dict[str, Any] | None:
+    """Class frequencies as picture and table, groups, skipped files, problems; from predictions without `data`."""
+    if data is not None:
+        counts, skipped = data.counts(), [(str(file), str(why)) for file, why in data.skipped]
+        groups, images = len(np.unique(np.asarray(data.groups))), len(data.files)
+    elif len(run.get("predictions", ())):
+        table = run["predictions"]
+        counts = pd.crosstab(table["true"], table["split"]).reindex(list(run["class_names"])).fillna(0).astype(int)
+        skipped = [(str(file), str(why)) for file, why in run["metadata"].get("skipped", [])]
+        groups, images = table["group"].nunique(), len(table)
+    else:
+        return None
+    columns = [c for c in (*SPLITS, "images", "groups") if c in counts]
+    splits = counts[[c for c in SPLITS if c in counts]]
+    frequencies = picture(
+        charts.class_frequencies(splits), f"Bar chart: number of images of each of {len(counts)} classes in each split"
+    )
+    return {
+        "summary": f"{plural(images, 'image')} of {plural(len(counts), 'class')} in {plural(groups, 'group')}. "
+        "A group (one thing, photographed several times) is never divided between splits.",
+        "picture": frequencies,
+        "columns": columns,
+        "rows": [(str(name), [int(row[c]) for c in columns]) for name, row in counts.iterrows()],
+        "totals": [int(counts[c].sum()) for c in columns if c != "groups"],
+        "skipped": skipped[:MOST_LINES],
+        "skipped_count": len(skipped),
+        "problems": _problems(data_check)[:MOST_LINES],
+    }
+
+
+def _problems(data_check: Any) -> list[tuple[str, str]]:
+    """(level, message) of each finding of a DataCheck, a table, or a list of problems."""
+    problems = getattr(data_check, "problems", data_check)
+    if isinstance(problems, pd.DataFrame):
+        return [(str(p.get("level", "")), str(p.get("message", ""))) for p in problems.to_dict("records")]
+    return [(p.level, p.message) for p in problems or ()]
+
+
+def heatmap_strips(maps: BlockHeatmaps | Superpixels) -> list[Picture]:
+    """A few images with their maps, as many classes as possible."""
+    first = list(dict(zip(reversed(maps.classes.tolist()), range(len(maps) - 1, -1, -1), strict=True)).values())
+    chosen = (sorted(first) + [i for i in range(len(maps)) if i not in first])[:MOST_IMAGES]
+    pictures = []
+    for i in chosen:
+        what = f"blocks {', '.join(map(str, maps.blocks))}" if isinstance(maps, BlockHeatmaps) else "superpixels"
+        alt = f"{maps.method} maps ({what}) of {maps.files[i]} for class {maps.explained(i)}"
+        pictures.append(picture(maps.plot(image=i), alt, "/".join(Path(maps.files[i]).parts[-2:]), dpi=100))
+    return pictures
+
+
+def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
+    """The advice, its reasons, and its evidence as picture and table."""
+    if advice is None:
+        return None
+    evidence = advice.evidence
+    measures = [c for c in evidence.columns if c not in ("score", "low", "high")]
+    rows = []
+    for block, row in evidence.iterrows():
+        depth, figures = int(block), [cell_text(row[c]) for c in measures]
+        score = f"{score_text(row['score'])} {interval_text(row.get('low'), row.get('high'))}"
+        votes = f"{advice.votes.get(depth, 0):.0%}"
+        rows.append((frozen_name(depth), votes, score, figures, depth == advice.freeze_through))
+    alt = f"Score of each block with its interval; {frozen_name(advice.freeze_through)} is advised"
+    return {
+        "headline": f"Freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%}).",
+        "reasons": [p for p in advice.reasons.split("\n") if p.strip()],
+        "measures": [str(m).replace("_", " ") for m in measures],
+        "measure": advice.measure,
+        "rows": rows,
+        "picture": picture(advice.plot(), alt),
+        "basis": f"{plural(advice.images, 'validation image')} in {plural(advice.groups, 'group')}; no test image. "
+        f"Method {advice.method}, {plural(advice.model_calls, 'model call')}, made {advice.created}.",
+    }
+
+
+def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
+    """The table frozen blocks x optimizer, all seeds, and the pictures."""
+    if sweep is None:
+        return None
+    best, runs = best_or_none(sweep), _all_runs(sweep)
+    optimizers = list(dict.fromkeys(runs["optimizer"]))
+    cells = {(int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best) for c in sweep.cells.to_dict("records")}
+    rows: list[tuple[str, list[dict[str, Any]]]] = []
+    for depth in sorted(runs["freeze_through"].unique()):
+        row = []
+        for optimizer in optimizers:
+            ended = runs.loc[(runs["freeze_through"] == depth) & (runs["optimizer"] == optimizer), "state"]
+            states = ", ".join(dict.fromkeys(s.partition(":")[0] for s in ended)) or "not run"
+            cell = cells.get((depth, optimizer), {"finished": False, "best": False})
+            lost = int((ended != "finished").sum())
+            what = "runs" if cell.get("rate") else "seeds"
+            row.append(cell | {"state": states, "lost": f"{lost} of {len(ended)} {what} not finished" if lost else ""})
+        rows.append((frozen_name(depth), row))
+    pictures = []
+    if best is not None:
+        pictures.append(picture(sweep.plot(), f"Test {metric_name(sweep.metric)} of every cell with its interval"))
+        pictures.append(picture(sweep.plot_histories(), "Validation curves of all runs of the sweep"))
+    return {
+        "metric": metric_name(sweep.metric),
+        "basis": f"{plural(sweep.images, 'test image')} in {plural(sweep.groups, 'group')}",
+        "few": _few(sweep),
+        "optimizers": optimizers,
+        "rows": rows,
+        "cheapest": sweep.equals.iloc[0].to_dict() if best is not None and len(sweep.equals) else None,
+        "best": None if best is None else best.to_dict(),
+        "runs": runs[["name", "seed", "state", "validation", "test", "seconds"]].to_dict("records"),
+        "pictures": pictures,
+    }
+
+
+def _few(sweep: SweepTable) -> str:
+    """What is too scarce for the cells' intervals to be reliable, such as '4 groups in the smallest class'; '' nothing."""
+    lacks = list(dict.fromkeys(sweep.cells["few"])) if "few" in sweep.cells else []
+    return "; ".join(filter(None, lacks)) or (plural(sweep.groups, "group") if sweep.groups < FEW_GROUPS else "")
+
+
+def _all_runs(sweep: SweepTable) -> pd.DataFrame:
+    """The sweep's runs. A run that failed before it wrote anything has its depth, optimizer and seed in its name alone."""
+    runs = sweep.runs.copy()
+    named = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)(?:-lr.+)?-seed(?P<seed>\d+)")
+    for column in ("freeze_through", "optimizer", "seed"):
+        runs[column] = runs[column].where(runs[column].notna(), named[column])
+    runs = runs.dropna(subset=["freeze_through", "optimizer", "seed"])
+    return runs.astype({"freeze_through": int, "seed": int})
+
+
+def _table_cell(cell: dict[str, Any], best: pd.Series | None) -> dict[str, Any]:
+    finished = cell["test"] is not None and math.isfinite(cell["test"])
+    same = best is not None and (cell["freeze_through"], cell["optimizer"]) == (
+        best["freeze_through"],
+        best["optimizer"],
+    )
+    return {
+        "finished": finished,
+        "test": score_text(cell["test"]),
+        "interval": interval_text(cell["low"], cell["high"]),
+        "validation": score_text(cell["validation"]),
+        "seeds": int(cell.get("seeds", 1)),
+        "seconds": duration_text(cell.get("seconds")),
+        "rate": f"{cell['learning_rate']:g}, best of {cell['rates']}" if cell.get("rates", 1) > 1 else "",
+        "difference": f"{score_text(cell.get('difference'))} {interval_text(cell.get('diff_low'), cell.get('diff_high'), '+')}",
+        "best": same,
+        "equals": finished and bool(cell.get("equals", False)) and not same,
+    }
+
+
+def _flat(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """(name, text) of each value that says something."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield key, ", ".join(f"{k} {v}" for k, v in value.items())
+        elif key != "skipped" and value not in (None, "", []):
+            between = " x " if key == "image_size" else ", "
+            yield key, between.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _rates_option(sweep: SweepTable) -> str:
+    if "rates" not in sweep.cells or sweep.cells["rates"].max() < 2:
+        return ""
+    return f" --learning-rates {','.join(f'{r:g}' for r in sorted(sweep.runs['learning_rate'].dropna().unique()))}"
+
+
+def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, Any]) -> dict[str, Any]:
+    """Machine and versions, configuration, and the commands that repeat it."""
+    if isinstance(result, Run):
+        train, data = dataclasses.asdict(result.config), dataclasses.asdict(result.data_config)
+        commands = [
+            train_command(result.config.freeze_through, result.config.optimizer) + f" --seed {result.config.seed}"
+        ]
+    else:
+        config = read_or_empty(result.path / run["name"] / "config.json") if run["name"] else {}
+        train, data, commands = config.get("train", {}), config.get("data", {}), []
+    if sweep is not None:
+        runs = _all_runs(sweep)
+        depths, names = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
+        commands.append(
+            f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(names)} "
+            f"--seeds {runs['seed'].nunique()}" + _rates_option(sweep)
+        )
+    made = {"fingerprint": result.fingerprint, **run["metadata"]}
+    of = f" (of {run['name']})" if run["name"] else ""
+    tables = [(f"Machine and versions{of}", made), (f"Training{of}", train), ("Data", data)]
+    return {"tables": [(t, list(_flat(v))) for t, v in tables if v], "commands": [*commands, "xaitune report"]}
