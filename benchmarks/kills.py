@@ -1,15 +1,15 @@
-"""Kill a sweep at random moments, give the same command again, and compare the results with an undisturbed sweep's.
+"""Kill a sweep at random moments, run the same command again, and compare the results with an undisturbed sweep's.
 
     python benchmarks/kills.py [--times 20] [--out benchmarks/results/kills.csv]
 
-The sweep: 5 depths x 3 optimizers on drawn images of 32x32, slim weights, float32, two workers, `xaitune sweep-freeze`
-as a user gives it. In turn: kill -9 of a worker; kill -9 of the parent; a full disk (a tmpfs is filled up, but for a
-little at random, and emptied when the command has ended). The moment is drawn from --seed: so many results are there,
-and then so many seconds. Afterwards every run must be there once and equal the undisturbed sweep's bit for bit:
-predictions.csv, metrics, model weights, and the history but for its seconds; no run that was finished may have been
-trained again, and no file may be left over. Line 0 is a second undisturbed sweep.
+The sweep is `xaitune sweep-freeze` as a user gives it: 5 depths x 3 optimizers on generated images of 32x32, slim weights,
+float32, two workers. Three accidents take turns: kill -9 of a worker; kill -9 of the parent; a full disk (a tmpfs is filled,
+except for a small random rest, and emptied when the command has ended). The moment is drawn from --seed: a number of results
+that must be there, and then a number of seconds. Afterwards every run must be there exactly once and equal the undisturbed
+sweep's bit for bit: predictions.csv, metrics, model weights, and the history except for its seconds. No finished run may
+have been trained again, and no stray file may be left. Line 0 of the table is a second undisturbed sweep.
 
-The tmpfs needs root, or user namespaces (`unshare`); where there is neither the full disk is left out, and said.
+The tmpfs needs root, or user namespaces (`unshare`); without either, the full disk is skipped with a message.
 """
 
 import argparse
@@ -39,26 +39,25 @@ from xaitune.demo.scans import make_demo_data
 KINDS = ("worker", "parent", "disk")
 FILES = {".lock", "config.json", "history.csv", "metadata.json", "model.keras", "predictions.csv", "result.json"}
 TMPFS_MB = 400
-COMMAND = ["--image-size=32x32", "--weights=slim", "--head-epochs=1", "--precision=float32", "--workers=2", "--seeds=1"]
+OPTIONS = ["--image-size=32x32", "--weights=slim", "--head-epochs=1", "--precision=float32"]
 
 
-def command(data: Path, args: argparse.Namespace) -> list[str]:
-    """The sweep, as a user would give it."""
+def command(name: str, data: Path, *options: str) -> list[str]:
+    """A command of xaitune, as a user would give it."""
     where = [str(data / "images"), "--groups", str(data / "groups.csv"), "--masks", str(data / "masks")]
-    grid = ["--freeze-through", args.depths, "--optimizers", args.optimizers, "--epochs", str(args.epochs)]
-    return [sys.executable, "-P", "-m", "xaitune", "sweep-freeze", *where, *COMMAND, *grid]
+    return [sys.executable, "-P", "-m", "xaitune", name, *where, *OPTIONS, *options]
 
 
 def names(args: argparse.Namespace) -> set[str]:
-    """The runs of the sweep."""
+    """The names of the sweep's runs."""
     return {f"freeze{k}-{o}-seed0" for k in args.depths.split(",") for o in args.optimizers.split(",")}
 
 
-# ---- what a sweep left behind
+# ---- what a sweep leaves on disk
 
 
 def contents(run: Path) -> dict[str, str]:
-    """A digest of each thing that must come out the same."""
+    """A digest of each result of a run that must be reproduced."""
     with (run / "history.csv").open(newline="") as file:
         history = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
     result = json.loads((run / "result.json").read_text())
@@ -67,11 +66,11 @@ def contents(run: Path) -> dict[str, str]:
         arrays: dict[str, bytes] = {}
         with h5py.File(io.BytesIO(archive.read("model.weights.h5")), "r") as file:
 
-            def keep(name: str, item: Any) -> None:
+            def add_array(name: str, item: Any) -> None:
                 if isinstance(item, h5py.Dataset):
                     arrays[name] = item[()].tobytes()
 
-            file.visititems(keep)
+            file.visititems(add_array)
     for name in sorted(arrays):
         weights.update(name.encode() + arrays[name])
     return {
@@ -83,41 +82,41 @@ def contents(run: Path) -> dict[str, str]:
 
 
 def finished(sweep: Path) -> dict[str, int]:
-    """Run name -> when its result.json was written."""
+    """Run name -> time at which its result.json was written (ns)."""
     return {file.parent.name: file.stat().st_mtime_ns for file in sweep.glob("*/result.json")}
 
 
 def leftovers(sweep: Path) -> list[str]:
-    """Files that have no place in a finished sweep."""
+    """Files that do not belong in a finished sweep."""
     known = {".lock", "config.json", "sweep.json", "sweep.csv", "check.json"}
-    found = [p.name for p in sweep.iterdir() if p.is_file() and p.name not in known]
-    return found + [f"{p.parent.name}/{p.name}" for p in sweep.glob("*/*") if p.name not in FILES]
+    stray = [p.name for p in sweep.iterdir() if p.is_file() and p.name not in known]
+    return stray + [f"{p.parent.name}/{p.name}" for p in sweep.glob("*/*") if p.name not in FILES]
 
 
 def in_hand(sweep: Path) -> str:
-    """The runs that are not finished, with what of them is on disk."""
+    """The runs that have begun and are not finished, and whether they have a checkpoint."""
     begun = [file.parent for file in sorted(sweep.glob("*/config.json")) if not (file.parent / "result.json").is_file()]
-    told = [f"{p.name}{' (checkpoint)' if (p / 'checkpoint/state.npz').is_file() else ''}" for p in begun]
-    return ", ".join(told) or "none"
+    shown = [f"{p.name}{' (checkpoint)' if (p / 'checkpoint/state.npz').is_file() else ''}" for p in begun]
+    return ", ".join(shown) or "none"
 
 
 # ---- the accidents
 
 
 def workers_of(pid: int) -> list[int]:
-    """The worker processes of the command."""
-    found = []
+    """The process ids of a command's workers."""
+    workers = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
             is_worker = b"xaitune.comparison.engines.worker" in (stat.parent / "cmdline").read_bytes()
             if int(fields[1]) == pid and fields[0] != "Z" and is_worker:
-                found.append(int(stat.parent.name))
-    return sorted(found)
+                workers.append(int(stat.parent.name))
+    return sorted(workers)
 
 
 def fill(folder: Path, spare: int) -> Path:
-    """Fill the disk up but for `spare` bytes; returns the file that does it."""
+    """Fill the disk except for `spare` bytes; returns the file that does it."""
     ballast = folder / "ballast"
     with ballast.open("wb") as file:
         for _ in range(20):
@@ -125,14 +124,14 @@ def fill(folder: Path, spare: int) -> Path:
                 os.posix_fallocate(file.fileno(), 0, max(shutil.disk_usage(folder).free - spare, 1))
                 break
             except OSError as error:
-                if error.errno != errno.ENOSPC:  # else the sweep has written meanwhile: less is free now
+                if error.errno != errno.ENOSPC:  # otherwise the sweep has written meanwhile, so less is free now
                     raise
     return ballast
 
 
 @contextlib.contextmanager
 def tmpfs(folder: Path) -> Any:
-    """A small file system of its own in `folder`."""
+    """A small separate file system in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "tmpfs", folder], check=True)
     try:
@@ -151,32 +150,33 @@ def may_mount() -> bool:
 
 
 class Sweep:
-    """A sweep in a folder of its own, with an advice already there."""
+    """A sweep in its own folder, with a copy of the advice so that it is not made again.
 
-    def __init__(self, folder: Path, call: list[str], advice: Path | None) -> None:
+    Making the advice fills the cache of frozen features, with other threads than a worker's and so with other last digits.
+    """
+
+    def __init__(self, folder: Path, call: list[str], advice: Path) -> None:
         self.folder, self.call, self.path = folder, call, folder / "runs/sweep"
-        folder.mkdir(parents=True, exist_ok=True)
-        if advice:
-            shutil.copytree(advice, folder / "runs/advice")
+        shutil.copytree(advice, folder / "runs/advice")
 
     def start(self) -> subprocess.Popen:
-        """Give the command."""
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - on another disk than the one that is filled
+        """Start the command."""
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - not on the disk that is filled
         return subprocess.Popen(self.call, cwd=self.folder, stdout=self.log, stderr=self.log)
 
     def error(self) -> str:
-        """The error that the command printed last."""
+        """The last error that the command printed."""
         self.log.seek(0)
         text = self.log.read().decode(errors="replace")
         return text[text.rindex("Error: ") :].strip() if "Error: " in text else ""
 
     def run(self) -> int:
-        """Give the command and wait for its end."""
+        """Run the command to its end; returns its exit status."""
         return self.start().wait()
 
 
 def wait_until(condition: Any, process: subprocess.Popen) -> bool:
-    """True when the condition holds, False when the process ended before."""
+    """Wait until the condition holds (True), or until the process ends before that (False)."""
     while not condition():
         if process.poll() is not None:
             return False
@@ -185,7 +185,7 @@ def wait_until(condition: Any, process: subprocess.Popen) -> bool:
 
 
 def disturb(sweep: Sweep, kind: str, rng: random.Random, count: int, pace: tuple[float, float]) -> dict[str, Any]:
-    """Start the sweep and do the accident at a random moment; returns what was seen.
+    """Start the sweep and cause the accident at a random moment; returns what was observed.
 
     `pace`: seconds until the first result of an undisturbed sweep, and between two results.
     """
@@ -222,7 +222,7 @@ def disturb(sweep: Sweep, kind: str, rng: random.Random, count: int, pace: tuple
 
 
 def trial(sweep: Sweep, kind: str, rng: random.Random, reference: dict[str, dict[str, str]], pace: Any) -> dict:
-    """One accident (or none), the command again until it is done, and the comparison."""
+    """Cause one accident (or none), give the command again until it succeeds, and compare the results."""
     start = time.monotonic()
     if kind == "none":
         seen = {"moment": "", "in hand": "", "hit": True, "status": sweep.run(), "before": {}}
@@ -232,14 +232,14 @@ def trial(sweep: Sweep, kind: str, rng: random.Random, reference: dict[str, dict
     while status != 0 and again < 3:
         status, again = sweep.run(), again + 1
     if status:
-        raise RuntimeError(f"the sweep did not end: {sweep.error()}")
-    made = {p.name: contents(p) for p in (f.parent for f in sweep.path.glob("*/result.json"))}
+        raise RuntimeError(f"the sweep did not succeed: {sweep.error()}")
+    results = {p.name: contents(p) for p in (f.parent for f in sweep.path.glob("*/result.json"))}
     with (sweep.path / "sweep.csv").open(newline="") as file:
         rows = [row["name"] for row in csv.DictReader(file) if row["state"] == "finished"]
-    differ = [f"{n}: {k}" for n in reference for k in reference[n] if made.get(n, {}).get(k) != reference[n][k]]
+    differ = [f"{n}: {k}" for n in reference for k in reference[n] if results.get(n, {}).get(k) != reference[n][k]]
     after = finished(sweep.path)
     redone = [name for name, written in seen["before"].items() if after[name] != written]
-    once = sorted(rows) == sorted(reference) == sorted(made) and not (sweep.folder / "runs/sweep-2").exists()
+    once = sorted(rows) == sorted(reference) == sorted(results) and not (sweep.folder / "runs/sweep-2").exists()
     stray = leftovers(sweep.path)
     return {
         "kind": kind,
@@ -249,7 +249,7 @@ def trial(sweep: Sweep, kind: str, rng: random.Random, reference: dict[str, dict
         "status": seen["status"],
         "error": error.replace(str(sweep.folder), "."),
         "again": again,
-        "results": len(made),
+        "results": len(results),
         "each once": once,
         "equal": len(reference) - len({d.partition(":")[0] for d in differ}),
         "differ": "; ".join(differ),
@@ -262,37 +262,41 @@ def trial(sweep: Sweep, kind: str, rng: random.Random, reference: dict[str, dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=20, help="accidents")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="which, in turn")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--times", type=int, default=20, help="number of accidents")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of accidents, which take turns")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for the moments")
     parser.add_argument("--depths", default="1,2,3,4,5")
     parser.add_argument("--optimizers", default="sgd,momentum,nag")
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--no-repeat", action="store_true", help="without the second undisturbed sweep")
-    parser.add_argument("--work", type=Path, help="a folder to work in [a temporary one]")
-    parser.add_argument("--out", type=Path, help="write the table here, as CSV")
-    parser.add_argument("--max-minutes", type=float, default=60, help="begin no trial after that")
+    parser.add_argument("--no-repeat", action="store_true", help="skip the second undisturbed sweep")
+    parser.add_argument("--work", type=Path, help="folder to work in (default: a temporary one)")
+    parser.add_argument("--out", type=Path, help="write the table to this CSV file")
+    parser.add_argument("--max-minutes", type=float, default=60, help="start no trial after that time")
     args = parser.parse_args()
     kinds = args.kinds.split(",")
     if "disk" in kinds and not may_mount():
         if shutil.which("unshare") and "XAITUNE_UNSHARED" not in os.environ:
             os.environ["XAITUNE_UNSHARED"] = "1"
             os.execvp("unshare", ["unshare", "--user", "--map-root-user", "--mount", sys.executable, *sys.argv])
-        print("No tmpfs may be mounted here: the full disk is left out.", flush=True)
+        print("No tmpfs can be mounted here, so the full disk is skipped.", flush=True)
         kinds = [k for k in kinds if k != "disk"]
-    with tempfile.TemporaryDirectory() as made:
-        rows = measure(args, kinds, (args.work or Path(made)).absolute())
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = measure(args, kinds, (args.work or Path(temporary)).absolute())
     bad = sum(not row["ok"] for row in rows)
-    print(f"{len(rows)} sweeps, {sum(row['kind'] != 'none' for row in rows)} with an accident; {bad} not as the first")
+    accidents = sum(row["kind"] != "none" for row in rows)
+    print(f"{len(rows)} sweeps, {accidents} with an accident; {bad} failed a check")
     sys.exit(1 if bad else 0)
 
 
 def measure(args: argparse.Namespace, kinds: list[str], work: Path) -> list[dict[str, Any]]:
-    """The undisturbed sweep, once more, and then the accidents: a row each."""
+    """Do the undisturbed sweep, the same sweep once more, and the accidents; returns one row for each after the first."""
     end = time.monotonic() + 60 * args.max_minutes
     make_demo_data(work / "data", scale=0.01, image_size=(32, 32))
-    call = command(work / "data", args)
-    first = Sweep(work / "undisturbed", call, None)
+    epochs = ["--epochs", str(args.epochs)]
+    subprocess.run(command("advise", work / "data", *epochs, "--runs-dir", str(work / "runs")), check=True)
+    grid = ["--freeze-through", args.depths, "--optimizers", args.optimizers, "--workers=2", "--seeds=1"]
+    call = command("sweep-freeze", work / "data", *epochs, *grid)
+    first = Sweep(work / "undisturbed", call, work / "runs/advice")
     if first.run():
         sys.exit(first.error())
     reference = {name: contents(first.path / name) for name in names(args)}
@@ -302,12 +306,12 @@ def measure(args: argparse.Namespace, kinds: list[str], work: Path) -> list[dict
     rows = []
     for number in range(int(args.no_repeat), args.times + 1):
         if time.monotonic() > end:
-            print(f"{args.max_minutes:g} minutes are over.")
+            print(f"Stopped after {args.max_minutes:g} minutes.")
             break
         kind = kinds[(number - 1) % len(kinds)] if number else "none"
         folder = work / f"{number:02d}-{kind}"
         with tmpfs(folder) if kind == "disk" else contextlib.nullcontext():
-            sweep = Sweep(folder, call, work / "undisturbed/runs/advice")
+            sweep = Sweep(folder, call, work / "runs/advice")
             row = trial(sweep, kind, random.Random(f"{args.seed} {number}"), reference, pace)
         shutil.rmtree(folder)
         rows.append({"number": number} | row)

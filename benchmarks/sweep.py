@@ -1,12 +1,12 @@
-"""A freeze sweep of 15 runs against the plain Keras loop that one would write, in one run, as ratios.
+"""A freeze sweep of 15 runs compared with the plain Keras loop that one would write by hand, in one call, as ratios.
 
     python benchmarks/sweep.py IMAGES --groups groups.csv --weights vgg16_imagenet_notop.h5 [--minutes 25] [--out CSV]
 
-Both train Block 1..k frozen for k = 1..5 with SGD, momentum and NAG: the head alone first, then the rest, the same
-epochs on the same images at 96x96. The plain loop is float32 in one process and computes the frozen layers anew in each
-epoch; xaitune is taken in float32 and in what --precision auto takes. How many images and epochs fit the time is worked
-out from a few timed batches and printed. The floor is the time of the multiply-adds alone, at the rate of a large
-matrix product in the same precision.
+Both train with Block 1..k frozen for k = 1..5 with SGD, momentum and NAG: first the head alone, then the rest, for the
+same epochs on the same images at 96x96. The plain loop runs in float32 in one process and computes the frozen layers again
+in each epoch; xaitune runs in float32 and in the precision that --precision auto chooses. The number of images that fit the
+time is estimated from the rate of timed matrix products, and printed. The floor is the time of the multiply-adds alone, at
+the rate of a large matrix product in the same precision.
 """
 
 import argparse
@@ -27,54 +27,57 @@ from xaitune.data.splits import SPLITS
 from xaitune.models import vgg
 from xaitune.models.blocks import freeze_blocks, multiply_adds
 from xaitune.models.precision import processor_name, resolve_precision
-from xaitune.stats import intervals as stats
+from xaitune.stats.intervals import bootstrap_interval
 
 SIZE = (96, 96)
 DEPTHS, OPTIMIZERS = (5, 4, 3, 2, 1), ("sgd", "momentum", "nag")
 HEAD_EPOCHS, EPOCHS, BATCH = 1, 3, 32
-LEAST = 4  # groups of each class: a split needs 3
+MIN_GROUPS = 4  # of each class; a split needs 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", metavar="IMAGES")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--groups")
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--out", help="CSV of all figures")
-    parser.add_argument("--part", help=argparse.SUPPRESS)  # a process of its own: 'plain', 'rates' or a precision
+    parser.add_argument("images", metavar="IMAGES", help="folder with class folders")
+    parser.add_argument("--weights", required=True, help="VGG16 without its head (.h5)")
+    parser.add_argument("--groups", help="CSV file,group: images of the same thing stay in one split")
+    parser.add_argument("--minutes", type=float, default=25, help="time to fill")
+    parser.add_argument("--out", help="CSV file for all figures")
+    parser.add_argument(
+        "--part", help=argparse.SUPPRESS
+    )  # what a separate process does: 'plain', 'rates' or a precision
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
-        return part(args)
+        return run_part(args)
     with tempfile.TemporaryDirectory() as name:
         compare(args, Path(name))
 
 
 def compare(args: argparse.Namespace, folder: Path) -> None:
-    """All parts, each in a process of its own, and the table."""
+    """Run all parts, each in a separate process, and print the table."""
     rates = child(args, "rates", folder)
     count = images_for(args.minutes * 60, rates)
     data = subset(args, folder, count)
     sizes = {split: len(data.indices(split)) for split in SPLITS}
     print(f"{len(data)} images at {SIZE[0]}x{SIZE[1]} ({sizes}), {HEAD_EPOCHS} + {EPOCHS} epochs, batches of {BATCH}")
     names = list(dict.fromkeys([rates["auto"], "float32", "plain"]))
-    found = {name: child(args, name, folder) for name in names}
-    found = {name: found[name] for name in reversed(names)}
+    results = {name: child(args, name, folder) for name in names}
+    results = {name: results[name] for name in reversed(names)}
+    plain = results["plain"]
     rows = []
-    for name, one in found.items():
-        seconds = one["wall"]
+    for name, result in results.items():
+        seconds = result["wall"]
         floor = least_seconds(sizes, rates[f"rate {'float32' if name == 'plain' else name}"])
         row = {"what": "plain Keras loop, float32" if name == "plain" else f"xaitune, {name}", "wall s": seconds}
-        row |= {"plain / this": found["plain"]["wall"] / seconds, "floor s": floor, "this / floor": seconds / floor}
-        row |= {"epoch of Block 1-5, s": one["epoch"], "plain epoch / this": found["plain"]["epoch"] / one["epoch"]}
-        row |= {"peak memory, MiB": one["peak"]}
-        scores = [cell["f1"] for cell in one["cells"]]
+        row |= {"plain / this": plain["wall"] / seconds, "floor s": floor, "this / floor": seconds / floor}
+        row |= {"epoch of Block 1-5, s": result["epoch"], "plain epoch / this": plain["epoch"] / result["epoch"]}
+        row |= {"peak memory, MiB": result["peak"]}
+        scores = [cell["f1"] for cell in result["cells"]]
         row |= {"mean test macro F1": np.mean(scores), "lowest": np.min(scores), "highest": np.max(scores)}
         rows.append(row)
     table = pd.DataFrame(rows)
     print(table.set_index("what").T.to_string(float_format=lambda v: f"{v:.3g}"))
-    cells = pd.DataFrame([{"what": n} | cell for n, one in found.items() for cell in one["cells"]])
+    cells = pd.DataFrame([{"what": name} | cell for name, result in results.items() for cell in result["cells"]])
     cells["shown"] = [f"{r.f1:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in cells.itertuples()]
     print("test macro F1 with 95 % intervals over groups")
     print(cells.pivot_table(index=["freeze", "optimizer"], columns="what", values="shown", aggfunc="first").to_string())
@@ -87,7 +90,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
 
 
 def child(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
-    """Run a part; its result with wall seconds and peak memory of its largest process (MiB)."""
+    """The result of a part, with its wall seconds and the peak memory of its largest process (MiB)."""
     command = [sys.executable, "-P", __file__, args.images, "--weights", args.weights, "--part", name]
     start = time.perf_counter()
     process = subprocess.Popen([*command, "--folder", str(folder)], stdout=subprocess.PIPE, text=True)
@@ -103,14 +106,15 @@ def child(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
 
 
 def macs(train: int, validation: int, test: int) -> tuple[float, float]:
-    """Multiply-adds of (all trainings with every prefix computed once, the same with prefixes computed each time)."""
+    """Multiply-adds of all trainings: with every frozen prefix computed once, and with prefixes computed each time."""
     blocks = multiply_adds(SIZE)
     whole = sum(blocks.values())
     everything = train + validation + test
     once, anew = whole * everything, 0.0
     for depth in DEPTHS:
         rest = sum(value for block, value in blocks.items() if block > depth)
-        steps = EPOCHS * (3 * train + validation) + everything  # forward, backward to inputs and to weights; the end
+        # Forward, backward to the inputs and to the weights; then all images once for the predictions.
+        steps = EPOCHS * (3 * train + validation) + everything
         once += len(OPTIMIZERS) * rest * steps
         frozen = whole - rest
         anew += len(OPTIMIZERS) * (rest * steps + frozen * (EPOCHS * (train + validation) + everything))
@@ -119,67 +123,67 @@ def macs(train: int, validation: int, test: int) -> tuple[float, float]:
 
 
 def least_seconds(sizes: dict[str, int], rate: float) -> float:
-    """The floor: multiply-adds with nothing computed twice, over the rate."""
+    """The floor: the multiply-adds with nothing computed twice, divided by the rate."""
     return macs(*sizes.values())[0] / rate
 
 
 def images_for(seconds: float, rates: dict[str, Any]) -> int:
-    """How many images fit: plain loop and sweeps, at about half of the matrix rate, in multiples of 20."""
+    """How many images fit the time, for the plain loop and both sweeps at about half the matrix rate; a multiple of 20."""
     once, anew = macs(60, 20, 20)
-    each = anew / rates["rate float32"] + once / rates["rate float32"] + once / rates[f"rate {rates['auto']}"]
-    return int(np.clip(0.6 * (seconds - 90) / each * 100 // 20 * 20, 100, 5000))
+    per_100 = anew / rates["rate float32"] + once / rates["rate float32"] + once / rates[f"rate {rates['auto']}"]
+    return int(np.clip(0.6 * (seconds - 90) / per_100 * 100 // 20 * 20, 100, 5000))
 
 
 def subset(args: argparse.Namespace, folder: Path, count: int) -> ImageData:
-    """A CSV of whole groups with about `count` images, LEAST groups of each class first, and the data it makes."""
+    """Data of whole groups with about `count` images, with at least MIN_GROUPS groups of each class; writes its CSV."""
     data = ImageData.from_folder(args.images, groups=args.groups, image_size=SIZE)
     table = pd.DataFrame({"group": data.groups, "label": data.labels})
     drawn = (
         table.groupby("group").agg(label=("label", "first"), images=("label", "size")).sample(frac=1, random_state=0)
     )
-    drawn["turn"] = drawn.groupby("label").cumcount() >= LEAST
-    drawn = drawn.sort_values("turn", kind="stable")
+    drawn["extra"] = drawn.groupby("label").cumcount() >= MIN_GROUPS
+    drawn = drawn.sort_values("extra", kind="stable")
     enough = int(np.searchsorted(drawn["images"].cumsum(), min(count, len(data)))) + 1
     rows = np.flatnonzero(np.isin(data.groups, drawn.index[:enough]))
-    listed = {"file": [str(p) for p in data.paths(rows)], "label": np.array(data.class_names)[data.labels[rows]]}
-    pd.DataFrame({**listed, "group": data.groups[rows]}).to_csv(folder / "images.csv", index=False)
+    columns = {"file": [str(p) for p in data.paths(rows)], "label": np.array(data.class_names)[data.labels[rows]]}
+    pd.DataFrame({**columns, "group": data.groups[rows]}).to_csv(folder / "images.csv", index=False)
     return ImageData.from_csv(folder / "images.csv", image_size=SIZE)
 
 
-# ---- what runs in a process of its own
+# ---- what runs in a separate process
 
 
-def part(args: argparse.Namespace) -> None:
-    """One part; its result is the last line on stdout."""
+def run_part(args: argparse.Namespace) -> None:
+    """Run one part and print its result as the last line on stdout."""
     folder = Path(args.folder)
     if args.part == "rates":
-        made = measured_rates()
+        result = measured_rates()
     elif args.part == "plain":
-        made = plain_loop(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args.weights)
+        result = plain_loop(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args.weights)
     else:
-        made = own_sweep(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args, folder)
-    print(json.dumps(made))
+        result = own_sweep(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args, folder)
+    print(json.dumps(result))
 
 
 def measured_rates() -> dict[str, Any]:
-    """Multiply-adds a second of large matrix products, by precision."""
+    """Multiply-adds per second of large matrix products, by precision."""
     from xaitune.models.backend import keras
 
     auto = resolve_precision()[0]
-    made: dict[str, Any] = {"auto": auto, "processor": processor_name()}
+    rates: dict[str, Any] = {"auto": auto, "processor": processor_name()}
     for precision in dict.fromkeys(["float32", auto]):
         a = keras.ops.cast(keras.random.normal((2048, 2048)), precision)
-        took = []
+        seconds = []
         for _ in range(12):
             start = time.perf_counter()
             float(keras.ops.cast(keras.ops.matmul(a, a)[0, 0], "float32"))
-            took.append(time.perf_counter() - start)
-        made[f"rate {precision}"] = 2048**3 / float(np.median(took[2:]))
-    return made
+            seconds.append(time.perf_counter() - start)
+        rates[f"rate {precision}"] = 2048**3 / float(np.median(seconds[2:]))
+    return rates
 
 
 def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """xaitune's sweep in a precision."""
+    """xaitune's sweep in the precision `args.part`."""
     from xaitune.comparison.sweep import sweep_freeze
     from xaitune.config.schema import SweepConfig, TrainConfig
     from xaitune.training.run import load_run
@@ -201,16 +205,16 @@ def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path) -> dict[s
 
 def scored(freeze: int, optimizer: str, true: np.ndarray, predicted: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """One cell's test macro F1 with its interval, and accuracy."""
-    found = stats.bootstrap_interval(true, predicted, groups)
+    f1 = bootstrap_interval(true, predicted, groups)
     accuracy = float((true == predicted).mean())
     return {
-        "freeze": freeze, "optimizer": optimizer, "f1": found.value, "low": found.low, "high": found.high,
+        "freeze": freeze, "optimizer": optimizer, "f1": f1.value, "low": f1.low, "high": f1.high,
         "accuracy": accuracy,
     }  # fmt: skip
 
 
 def plain_loop(data: ImageData, weights: str) -> dict[str, Any]:
-    """What one would write: for each depth and optimizer build, freeze, compile, fit, predict."""
+    """What one would write by hand: for each depth and optimizer, build, freeze, compile, fit and predict."""
     from xaitune.config.choices import OPTIMIZERS as TABLE
     from xaitune.models.backend import keras
 
@@ -242,7 +246,7 @@ def plain_loop(data: ImageData, weights: str) -> dict[str, Any]:
 
 
 class _Clock:
-    """Seconds of each epoch."""
+    """Measures the seconds of each epoch."""
 
     def __init__(self, keras: Any) -> None:
         self.seconds: list[float] = []

@@ -1,6 +1,6 @@
-"""From a folder of images to a checked freezing point, through the Python API.
+"""From a folder of images to a checked freezing point, with the Python API.
 
-python examples/freeze_advice.py                 # on generated images, a few minutes
+python examples/freeze_advice.py                 # on generated images, in a few minutes
 python examples/freeze_advice.py DATA WEIGHTS    # on your class folders
 """
 
@@ -10,7 +10,7 @@ import xaitune as xt
 
 
 def main(data_path: str | None = None, weights: str = "slim", runs_dir: str = "example-runs", epochs: int = 6) -> str:
-    """Advise, sweep and check; returns the verdict."""
+    """Make the advice, run the sweep and check the advice; returns the verdict."""
     data = xt.ImageData.from_folder(data_path) if data_path else xt.make_demo_data("example-data")
     train = xt.TrainConfig(weights=weights, epochs=epochs)
 

@@ -1,7 +1,7 @@
 """What each block of a trained model sees in an image: Grad-CAM, CAM and LIME, and how good the maps are.
 
-python examples/look_inside.py            # trains a small model on generated images first
-python examples/look_inside.py RUN IMAGE  # a finished run and an image file
+python examples/look_inside.py            # first trains a small model on generated images
+python examples/look_inside.py RUN IMAGE  # uses a finished run and an image file
 """
 
 import sys
@@ -14,7 +14,7 @@ from xaitune.plots.figures import save
 def main(
     run_path: str | None = None, image: str | None = None, out: str = "example-pictures", epochs: int = 6
 ) -> list[Path]:
-    """Draw the three explanations of one image; returns the pictures."""
+    """Draw three explanations of one image; returns the picture files."""
     if run_path and image:
         run, images, masks = xt.load_run(run_path), [Path(image)], None
     else:

@@ -1,16 +1,16 @@
-"""Train `slim`, the small backbone that ships in the package, from CIFAR-10.
+"""Train `slim`, the small backbone that ships in the package, on CIFAR-10.
 
-What: VGG16's thirteen convolutions in five blocks, with Keras's layer names, at a quarter of the width, written as a
-no-top `.h5` in the layout of keras.applications' VGG16 files, so that one loader reads both. Its input is raw RGB
+It has VGG16's thirteen convolutions in five blocks, with Keras's layer names, at a quarter of the width. It is written as
+a no-top `.h5` in the layout of keras.applications' VGG16 files, so that one loader reads both. Its input is raw RGB
 (0..255), rescaled by x / 127.5 - 1.
 
-Why: the demo and the tests need a pretrained VGG-shaped network without a 59 MB download. It is trained with batch
-normalisation, since thirteen plain layers hardly learn from scratch, and the normalisation is then folded into each
-convolution's kernel and bias, which leaves VGG's own conv + bias + ReLU. The rescaling is not folded: the zero padding
-of the first convolution would make that inexact at the border. Half of the training images are turned grey, because
-photographs of defects mostly are.
+The demo and the tests need a pretrained VGG-shaped network without a 59 MB download. It is trained with batch
+normalisation, since thirteen plain layers hardly learn from scratch; the normalisation is then folded into each
+convolution's kernel and bias, which leaves VGG's own conv + bias + ReLU. The rescaling is not folded, because the zero
+padding of the first convolution would make that inexact at the border. Half of the training images are made grey, because
+most photographs of defects are.
 
-    python scripts/train_slim.py                         # CIFAR-10 by Keras's own download
+    python scripts/train_slim.py                         # downloads CIFAR-10 with Keras
     python scripts/train_slim.py --data cifar10.zip      # a zip of cifar10/train/<class>/*.jpg and cifar10/test/...
 """
 
@@ -72,7 +72,7 @@ def augment(images, rng, max_shift=4):
 
 
 class Batches(keras.utils.PyDataset):
-    """Shuffled, augmented batches; the randomness follows from (seed, epoch, step)."""
+    """Shuffled, augmented batches, whose randomness depends only on (seed, epoch, step)."""
 
     def __init__(self, images, labels, batch_size, seed):
         super().__init__()
@@ -93,7 +93,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def build(batch_norm, precision="float32"):
-    """The classifier on raw RGB 0..255 that returns logits: conv, BN, ReLU while training; conv + bias, ReLU folded."""
+    """The classifier, raw RGB 0..255 -> logits: conv, BN, ReLU for training (`batch_norm`); conv + bias, ReLU if folded."""
     body = keras.DTypePolicy(precision)
     inputs = layers.Input((32, 32, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1, dtype="float32")(inputs)
@@ -114,7 +114,7 @@ def build(batch_norm, precision="float32"):
 
 
 def fold(model):
-    """The same function without batch normalisation: kernel * s and beta - mean * s, s = gamma / sqrt(var + eps)."""
+    """The same function without batch normalisation: kernel * s, and bias beta - mean * s; s = gamma / sqrt(var + eps)."""
     folded = build(batch_norm=False)
     for layer in conv_layers(folded):
         (kernel,) = model.get_layer(layer.name).get_weights()
@@ -131,7 +131,7 @@ def conv_layers(model):
 
 
 def save_notop(model, path, attributes):
-    """Write the convolutions in Keras's no-top `.h5` layout, to a file beside `path` that then takes its place."""
+    """Write the convolutions in Keras's no-top `.h5` layout, to a file next to `path` that then replaces it."""
     weights = {layer.name: layer.get_weights() for layer in conv_layers(model)}
     names = ["input_layer"]
     for block, convs in enumerate(CONVS, start=1):
@@ -155,7 +155,7 @@ def accuracy(model, images, labels):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a zip of cifar10/train/<class>/*.jpg; default: Keras's download")
+    parser.add_argument("--data", type=Path, help="zip of cifar10/train/<class>/*.jpg (default: Keras's download)")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
@@ -168,12 +168,14 @@ def main():
     batches = Batches(x_train, y_train, args.batch_size, args.seed)
     steps = args.epochs * len(batches)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 10, warmup_target=0.1, warmup_steps=steps // 10)
-    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-3)  # decoupled: times the rate
+    optimizer = keras.optimizers.SGD(
+        rate, momentum=0.9, nesterov=True, weight_decay=5e-3
+    )  # decoupled: scaled by the rate
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.05)
     model = build(batch_norm=True, precision=args.precision)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
-    model.fit(batches, epochs=args.epochs, verbose=2)  # the last epoch is kept: no test image takes part in a choice
+    model.fit(batches, epochs=args.epochs, verbose=2)  # the last epoch counts, so that no choice depends on test images
 
     trained = build(batch_norm=True)  # float32
     trained.set_weights(model.get_weights())
@@ -181,7 +183,7 @@ def main():
     sample = x_test[:1000].astype("float32")
     difference = float(np.abs(trained.predict(sample, verbose=0) - folded.predict(sample, verbose=0)).max())
     colour, grey = accuracy(folded, x_test.astype("float32"), y_test), accuracy(folded, to_grey(x_test), y_test)
-    print(f"largest difference of a logit after folding: {difference:.1e} (1000 test images)")
+    print(f"largest difference in a logit after folding: {difference:.1e} (1000 test images)")
     print(f"test accuracy of the folded model: colour {colour:.4f}, grey {grey:.4f} ({len(x_test)} images)")
     if not difference < 1e-3:
         raise SystemExit(f"Folding changed the model: logits differ by {difference:.1e}. Nothing was written.")

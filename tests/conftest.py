@@ -17,7 +17,7 @@ def shared():
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """115 drawn scans of 32x32 in 11 classes and 33 groups, with masks."""
+    """114 drawn scans of 32x32 in 11 classes and 33 groups, with masks."""
     from xaitune.demo.scans import make_demo_data
 
     return make_demo_data(tmp_path_factory.mktemp("demo") / "data", scale=0.01, image_size=(32, 32))

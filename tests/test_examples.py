@@ -1,4 +1,4 @@
-"""The README's blocks and every file in examples/ run as a reader would run them."""
+"""The README's code blocks and the files in examples/, run as a reader would run them."""
 
 import importlib.util
 import re
@@ -21,20 +21,20 @@ def _load(path: Path):
     return module
 
 
-def test_examples_are_the_two_known():
+def test_the_examples_are_the_two_known_ones():
     assert [p.name for p in EXAMPLES] == ["freeze_advice.py", "look_inside.py"]
 
 
 @pytest.fixture
 def small_data(monkeypatch, tmp_path):
-    """The demo's data with few images, in a folder of its own."""
+    """Makes the demo's data small; the current folder is a new one, which is returned."""
     import xaitune
-    from xaitune.demo import scans as synthetic
+    from xaitune.demo import scans
 
-    def make(path, **options):
-        return synthetic.make_demo_data(path, **{"scale": 0.2, "image_size": (32, 32), **options})
+    def make_small_data(path, **options):
+        return scans.make_demo_data(path, **{"scale": 0.2, "image_size": (32, 32), **options})
 
-    monkeypatch.setitem(xaitune.__dict__, "make_demo_data", make)
+    monkeypatch.setitem(xaitune.__dict__, "make_demo_data", make_small_data)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -64,14 +64,14 @@ def test_readme_python_runs(small_data):
 
 
 def test_readme_commands_exist():
-    """Every `xaitune ...` line of the README names a command and options that --help lists."""
+    """Every `xaitune ...` line in the README names a command that exists and options that its --help lists."""
     lines = re.findall(r"^    (xaitune .*)$", README, re.M)
     assert len(lines) >= 6
     for name in sorted({line.split()[1] for line in lines}):
-        told = subprocess.run(
+        help_text = subprocess.run(
             [sys.executable, "-m", "xaitune", name, "--help"], capture_output=True, text=True, check=True
         ).stdout
         for line in lines:
             if line.split()[1] == name:
                 for option in re.findall(r"--[a-z-]+", line):
-                    assert option in told, (line, option)
+                    assert option in help_text, (line, option)

@@ -123,13 +123,13 @@ def make_check(**changes):
         "advised": 3,
         "rival": 1,
         "optimizers": {3: "nag", 1: "sgd"},
-        "difference": Difference(0.013, -0.004, 0.03, 15, 30),
+        "difference": Difference(0.013, -0.004, 0.03, 15, 30, seeds=2),
+        "lower_bounds": {1: -0.006},
         "margin": 0.01,
         "metric": "f1_macro",
         "best": {"name": "freeze3-nag"},
-        "cheapest": {"name": "freeze3-nag"},
+        "enough": {"name": "freeze3-nag"},
         "test_images_needed": None,
-        "seeds": 2,
     }
     return AdviceCheck(**{**options, **changes})
 
@@ -269,28 +269,41 @@ def test_every_plot_returns_its_axes(run, maps, superpixels, advice, sweep):
 
 
 def test_sentences_name_blocks_and_metrics_as_everywhere_else():
-    sentence = make_check().sentence()
-    assert sentence == (
-        "The sweep confirms the advice: freezing Block 1-3 (nag) instead of Block 1 (sgd) changes macro F1 by +1.3 points "
-        "[-0.4, +3.0], on 30 test images in 15 groups, with 2 seeds."
+    assert make_check().sentence() == (
+        "The sweep confirms the advice: no other depth beats freezing Block 1-3 (nag) by more than 1 point of macro F1 (the "
+        "lowest 95 % bound is -0.6 points, against Block 1). Its difference from Block 1 (sgd), the best of the others on "
+        "validation, is +1.3 points [-0.4, +3.0]. Measured on 30 test images in 15 groups, with 2 seeds. The cheapest cell "
+        "that is shown to be within 1 point of all the others is freeze3-nag."
     )
-    none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, seeds=1, metric="accuracy").sentence()
-    assert "freezing nothing (nag) instead of Block 1 (sgd)" in none
-    assert "changes accuracy by +1.3 points" in none
-    assert none.endswith("15 groups, with 1 seed.")
+    one = Difference(0.013, -0.004, 0.03, 15, 30)
+    none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, difference=one, metric="accuracy").sentence()
+    assert "beats freezing nothing (nag) by more than 1 point of accuracy" in none
+    assert "with 1 seed: this is about these trained models, not about other trainings." in none
 
 
 def test_sentences_state_their_reservations():
-    undecided = make_check(verdict="cannot tell", test_images_needed=480, advice_made_first=False)
-    assert undecided.sentence().startswith("The sweep cannot tell whether the advice is right: ")
-    assert "About 480 test images would settle it." in undecided.sentence()
-    assert "the advice was made after the sweep began, so this is not a blind test." in undecided.sentence()
-    against = make_check(verdict="contradicted", cheapest={"name": "freeze4-nag"}).sentence()
-    assert against.startswith("The sweep contradicts the advice: ")
-    assert (
-        "The best cell on validation is freeze3-nag; the cheapest cell that cannot be told apart from it is freeze4-nag."
-        in against
+    few = Difference(-0.02, -0.1, 0.06, 12, 30, "12 groups", 2)
+    undecided = make_check(
+        verdict="cannot tell", difference=few, test_images_needed=4000, advice_made_first=False, enough=None
     )
+    sentence = undecided.sentence()
+    assert sentence.startswith("The sweep cannot tell whether the advice is right: the difference in macro F1 between ")
+    assert (
+        "is -2.0 points [-10.0, +6.0]. To confirm the advice, no other depth may beat it by more than 1 point"
+        in sentence
+    )
+    assert "There is too little data to rely on the interval: only 12 groups." in sentence
+    assert "If the depths were equal, it would take on the order of 4,000 test images to show it." in sentence
+    assert "the advice was made after the sweep began, so this is not a blind test." in sentence
+    assert sentence.endswith(
+        "No cell is shown to be within 1 point of all the others, so none can be recommended for its cost."
+    )
+    against = make_check(verdict="contradicted", enough={"name": "freeze4-nag"}).sentence()
+    assert against.startswith(
+        "The sweep contradicts the advice: freezing Block 1-3 (nag) is worse than freezing Block 1 (sgd), the best of the "
+        "others on validation."
+    )
+    assert against.endswith("is shown to be within 1 point of all the others is freeze4-nag.")
     row = make_check().to_dataframe().iloc[0]
     assert (row["verdict"], row["advised"], row["rival"], row["groups"]) == ("confirmed", 3, 1, 15)
     assert make_check().interval == (-0.004, 0.03)
@@ -298,7 +311,7 @@ def test_sentences_state_their_reservations():
 
 def test_notebook_views_escape_names_given_by_users(run, maps, superpixels, advice, sweep):
     views = {"run": run, "maps": maps, "superpixels": superpixels, "advice": advice, "sweep": sweep}
-    views["check"] = make_check(optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, cheapest={"name": "y&z"})
+    views["check"] = make_check(optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, enough={"name": "y&z"})
     read = {name: Tags(result._repr_html_()) for name, result in views.items()}
     for name, page in read.items():
         assert set(page.tags) <= OWN_TAGS, name

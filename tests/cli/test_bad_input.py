@@ -20,7 +20,6 @@ from xaitune import _files
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.backend import keras
-from xaitune.training import folder as runs
 
 SMALL = ["--weights", "slim", "--head-epochs", "1", "--epochs", "1", "--precision", "float32"]
 
@@ -96,11 +95,11 @@ def test_images(place, command, name, words):
         (["--block", "0"], ["block must be 1..5", "'0'"]),
         (["--block", "x"], ["block must be 1..5", "'x'"]),
         (["--method", "gradcm"], ["method must be one of gradcam, cam, lime", "Did you mean 'gradcam'?"]),
-        (["--method", "cam", "--block", "3"], ["Block 5 alone", "'3'"]),
+        (["--method", "cam", "--block", "3"], ["Block 5 only", "'3'"]),
         (["--method", "lime", "--block", "3"], ["LIME", "'3'"]),
         (["--rule", "layercan"], ["rule must be one of", "Did you mean 'layercam'?"]),
         (["--method", "lime", "--segmenter", "slick"], ["segmenter must be one of", "Did you mean 'slic'?"]),
-        (["--method", "lime", "--num-samples", "1"], ["num_samples must be at least 2", "1"]),
+        (["--method", "lime", "--num-samples", "1"], ["num_samples must be a whole number of at least 2", "1"]),
         (["--num-samples", "many"], ["--num-samples", "Received: many", "xaitune explain --help"]),
         (["--model", "text.keras"], ["text.keras is not a .keras file", "Give a finished run's folder"]),
         (["--model", "nowhere"], ["No model at nowhere", "Give a finished run's folder"]),
@@ -153,7 +152,7 @@ def test_models_that_are_not_ours(place):
         (["--optimizer", "nagg"], ["optimizer must be one of", "Did you mean 'nag'?"]),
         (["--image-size", "5"], ["image_size must be HEIGHTxWIDTH", "'5'"]),
         (["--split", "a,b,c"], ["split must be three shares", "a,b,c"]),
-        (["--split", "0.5,0.5"], ["split must be three shares", "(0.5, 0.5)"]),
+        (["--split", "0.5,0.5"], ["split must be three shares", "'0.5,0.5'"]),
         (["--learning-rate", "-1"], ["learning_rate must be above 0", "-1"]),
         (["--learning-rate", "fast"], ["--learning-rate", "Received: fast"]),
         (["--batch-size=0"], ["batch_size must be", "0"]),
@@ -332,7 +331,7 @@ def test_full_disk(place, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(runs.os, "replace", replace)
+    monkeypatch.setattr(_files.os, "replace", replace)
     command = ["train", *SMALL, "--runs-dir", "full"]
     refused(xaitune(place, *command), 1, "The disk is full", "state.npz", "same command again")
     kept = files(place / "full")

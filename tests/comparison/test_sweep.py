@@ -134,8 +134,9 @@ def test_equals_are_the_cells_whose_interval_reaches_zero(table):
         names = table.runs.query("freeze_through == @row.freeze_through and optimizer == @row.optimizer")["name"]
         predicted = np.stack([table.predictions(n).query("split == 'test'")["predicted"] for n in names])
         numbers = np.vectorize(NAMES.index)(predicted)
-        gap = comparisons.paired_bootstrap(numbers, best, TRUE, GROUPS, "f1_macro")
+        gap = table.paired(table.cells).difference(row.name, "freeze3-nag")
         assert (row.difference, row.diff_low, row.diff_high) == pytest.approx((gap.difference, gap.low, gap.high))
+        assert gap.difference == pytest.approx(comparisons.paired_bootstrap(numbers, best, TRUE, GROUPS).difference)
         if gap.high >= 0:
             equal.add(row.name)
     assert set(table.equals["name"]) == equal >= {"freeze3-nag", "freeze3-sgd"}
@@ -146,36 +147,71 @@ def test_equals_are_the_cells_whose_interval_reaches_zero(table):
 # ---- the verdict
 
 
-def test_confirmed(table):
-    check = check_advice(advice(3), table)
+MANY, MANY_GROUPS = images(3000, 1000, 2)
+
+
+def alike(wrong, other):
+    """The true classes of MANY, except for `wrong` images that all models miss and some `other` ones."""
+    predicted = MANY.copy()
+    missed = [*range(wrong), *other]
+    predicted[missed] = (predicted[missed] + 1) % 3
+    return predicted
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """3 depths x 2 seeds on 3,000 test images: 3 and 4 are alike, 5 misses 300 images more."""
+    shared = range(2000, 2010)
+    cells = {
+        (3, "nag"): (2, [alike(600, [2100]), alike(600, [2101])], 30.0),  # best on validation
+        (4, "nag"): (5, [alike(600, shared), alike(600, shared)], 20.0),
+        (5, "nag"): (9, [alike(900, []), alike(901, [])], 5.0),
+    }
+    folder = tmp_path_factory.mktemp("wide") / "sweep"
+    return write_sweep(folder, cells, count=3000, groups=1000, metric="accuracy")
+
+
+def test_confirmed(wide):
+    check = check_advice(advice(3), wide)
     assert (check.verdict, check.advised, check.rival) == ("confirmed", 3, 4)
-    assert check.optimizers == {3: "nag", 4: "nag"}  # the best one on validation for each depth
-    a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((3, 5), (4, 5)))
-    gap = comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
-    assert check.difference == gap
-    assert check.interval[0] > -0.01
-    scores = [[classification_metrics(TRUE, np.eye(3)[p], NAMES)["f1_macro"] for p in x] for x in (a, b)]
-    assert check.difference.difference == pytest.approx(np.mean(scores[0]) - np.mean(scores[1]))
+    assert check.optimizers == {3: "nag", 4: "nag", 5: "nag"}  # the best one on validation for each depth
+    assert check.difference.difference == pytest.approx(9 / 3000)
+    assert set(check.lower_bounds) == {4, 5}
+    assert check.lower_bounds[5] > 0.08  # 300 of 3,000 images
+    assert check.lowest == (4, check.lower_bounds[4])
+    assert -0.01 < check.lower_bounds[4] < check.interval[0] + 1e-9  # of several bounds at once each is lower
     assert check.best["name"] == "freeze3-nag"
     assert check.test_images_needed is None
     assert check.seeds == 2
-    # With seed 0 only the rival is wrong on the 4th image (1 of 1: p = 1); with seed 1 both are wrong on the same 5.
-    first, second = check.mcnemar
-    assert first == {"seed": 0, "advised_only": 1, "rival_only": 0, "p": 1.0}
-    assert second == {"seed": 1, "advised_only": 0, "rival_only": 0, "p": 1.0}
-    few = "There is too little data to rely on the interval: only 1 group on which the two differ."
-    assert few in check.sentence()
-    assert "confirms" in check.sentence()
-    assert "60 test images in 20 groups, with 2 seeds" in check.sentence()
+    first, second = check.mcnemar  # the rival alone misses ten images, the advised depth one of its own
+    assert (first["advised_only"], first["rival_only"]) == (second["advised_only"], second["rival_only"]) == (10, 1)
+    assert first["p"] == pytest.approx(2 * 12 / 2**11)
+    sentence = check.sentence()
+    assert sentence.startswith(
+        "The sweep confirms the advice: no other depth beats freezing Block 1-3 (nag) by more than 1 point"
+    )
+    assert "against Block 1-4). Its difference from Block 1-4 (nag)" in sentence
+    assert "Measured on 3000 test images in 1000 groups, with 2 seeds." in sentence
+
+
+def test_enough_is_the_cheapest_cell_shown_to_be_within_the_margin(wide, table):
+    """Depth 4 is cheaper than 3 and within a point of it; depth 5 is cheaper still and worse. 60 images show nothing."""
+    assert wide.enough["name"] == "freeze4-nag"
+    assert wide.cells.set_index("name")["lowest"]["freeze5-nag"] < -0.05
+    assert check_advice(advice(3), wide).sentence().endswith("within 1 point of all the others is freeze4-nag.")
+    assert table.enough is None
+    assert "none can be recommended for its cost." in check_advice(advice(3), table).sentence()
 
 
 def test_contradicted(table):
     check = check_advice(advice(5), table)
     assert (check.verdict, check.rival) == ("contradicted", 3)
-    assert check.optimizers == {5: "sgd", 3: "nag"}  # at depth 5 sgd is better on validation
+    assert check.optimizers == {5: "sgd", 3: "nag", 4: "nag"}  # at depth 5 sgd is better on validation
     assert check.interval[1] < 0
     a, b = np.stack([answers(TRUE, 44)] * 2), np.stack([answers(TRUE, 3), answers(TRUE, 5)])
-    assert check.difference == comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    expected = comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
+    assert check.difference.difference == pytest.approx(expected.difference)
+    assert check.difference.group_error == pytest.approx(expected.group_error)
     assert "contradicts" in check.sentence()
     p = [comparisons.mcnemar_exact(answers(TRUE, 44) == TRUE, answers(TRUE, wrong) == TRUE) for wrong in (3, 5)]
     assert [row["p"] for row in check.mcnemar] == p
@@ -194,11 +230,33 @@ def test_cannot_tell(tmp_path):
     assert check.difference.difference == pytest.approx(0)
     low, high = check.interval
     assert low < -0.01 < 0 < high
-    assert check.test_images_needed == images_needed(0.0, (high - low) / 2, 60)
+    assert check.test_images_needed == images_needed(check.difference.group_error, 0.0, 60)
     assert check.test_images_needed > 60
-    assert f"About {check.test_images_needed} test images" in check.sentence()
-    assert check.cheapest["name"] == "freeze4-nag"
-    assert "the cheapest cell that cannot be told apart from it is freeze4-nag (" in check.sentence()
+    assert f"on the order of {check.test_images_needed:,} test images" in check.sentence()
+    assert "with 1 seed: this is about these trained models, not about other trainings." in check.sentence()
+
+
+def test_ten_images_that_both_have_right_confirm_nothing(tmp_path):
+    true = images(10, 10, 2)[0]
+    cells = {(3, "nag"): (1, [true, true], 9.0), (4, "nag"): (2, [true, true], 3.0)}
+    check = check_advice(advice(3), write_sweep(tmp_path / "sweep", cells, count=10, groups=10, metric="accuracy"))
+    assert check.verdict == "cannot tell"
+    assert check.difference.few == "10 groups, 0 groups with a mistake"
+    assert check.interval[0] < -0.2
+
+
+def test_confirmed_means_against_every_depth(tmp_path):
+    """Depth 4 is best on validation and equal on test, depth 5 third on validation and 3 points better: not confirmed."""
+    cells = {
+        (3, "nag"): (4, [alike(600, [2100])], 30.0),
+        (4, "nag"): (2, [alike(600, [2101])], 20.0),
+        (5, "nag"): (9, [alike(510, [])], 5.0),
+    }
+    check = check_advice(advice(3), write_sweep(tmp_path / "sweep", cells, count=3000, groups=1000, metric="accuracy"))
+    assert check.rival == 4
+    assert check.interval[0] > -0.01
+    assert check.lowest[0] == 5
+    assert check.verdict == "cannot tell"
 
 
 def test_other_data_or_weights_are_refused(table):
@@ -225,11 +283,12 @@ def test_advice_that_was_made_after_the_sweep_is_flagged(table):
     assert "blind test" not in first.sentence()
 
 
-def test_check_json(table):
-    check = check_advice(advice(3), table)
-    save_check(check, table.path)
-    saved = json.loads((table.path / "check.json").read_text(encoding="utf-8"))
+def test_check_json(wide):
+    check = check_advice(advice(3), wide)
+    save_check(check, wide.path)
+    saved = json.loads((wide.path / "check.json").read_text(encoding="utf-8"))
     assert saved["verdict"] == "confirmed"
+    assert saved["lower_bounds"] == {str(depth): bound for depth, bound in check.lower_bounds.items()}
     assert saved["sentence"] == check.sentence()
     assert saved["difference"]["low"] == check.difference.low
     assert saved["mcnemar"][0] == check.mcnemar[0]
@@ -276,9 +335,8 @@ def test_the_verdict_compares_the_best_rate_of_each_depth(rated):
     a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((20, 22), (9, 9)))
     assert check.difference == comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert check.learning_rates == {3: 1e-5, 4: 1e-3}
-    assert (
-        "freezing Block 1-3 (nag at 1e-05) instead of Block 1-4 (nag at 0.001) changes macro F1 by " in check.sentence()
-    )
+    assert "freezing Block 1-3 (nag at 1e-05) " in check.sentence()
+    assert " Block 1-4 (nag at 0.001), the best of the others on validation" in check.sentence()
     save_check(check, rated.path)
     assert json.loads((rated.path / "check.json").read_text())["learning_rates"] == {"3": 1e-5, "4": 1e-3}
 

@@ -83,6 +83,6 @@ def test_runs_differ_where_a_field_of_their_identity_does():
 
 
 def test_settings_of_another_engine_are_refused_by_name():
-    with pytest.raises(ConfigError, match="run_cpus must be left out unless engine is ray. Received: run_cpus=4"):
+    with pytest.raises(ConfigError, match=r"run_cpus must be left out unless engine is ray\. Received: run_cpus=4"):
         SweepConfig(run_cpus=4).require_engine(["run_cpus", "seeds"])
     SweepConfig(run_cpus=4, engine="ray").require_engine(["run_cpus", "seeds"])

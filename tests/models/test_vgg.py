@@ -150,7 +150,7 @@ def test_preprocessing_in_the_model_is_float32(slim, images):
 
 
 def test_rgb_model_equals_keras_vgg16_on_bgr(tmp_path):
-    """An .h5 in Keras's layout, for BGR images less their mean, against our model on raw RGB."""
+    """An .h5 in Keras's layout, for mean-free BGR images, against our model on raw RGB."""
     reference = keras.applications.VGG16(weights=None, include_top=False, input_shape=(*SIZE, 3))
     rng = np.random.default_rng(0)
     arrays = {}

@@ -1,4 +1,4 @@
-"""Training on several devices at once, tested without GPUs on two logical processors of TensorFlow's."""
+"""Training on several devices at once, tested without GPUs on two of TensorFlow's logical CPU devices."""
 
 import dataclasses
 import json

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 class AdviceCheck:
     """Whether a sweep confirms the advice, contradicts it, or cannot tell.
 
-    `difference` is the advised depth's test score minus the rival's, with its 95 % interval over groups. The rival is
-    the other depth that is best on validation; each depth has the optimizer that is best on validation.
-    `learning_rates`: depth -> the rate that is best on validation, if several were tried. `mcnemar`: for each seed, the
-    number of test images that only the advised depth classifies correctly (`advised_only`), the number that only the
-    rival does (`rival_only`), and the exact McNemar p: the chance of a split at least as uneven if both were correct
-    equally often.
+    `difference` is the advised depth's test score minus the rival's, with its 95 % interval over groups and seeds. The
+    rival is the other depth that is best on validation; each depth has the optimizer that is best on validation.
+    `lower_bounds`: other depth -> lower bound of the advised depth's score minus its, all of which hold together in
+    97.5 %. `learning_rates`: depth -> the rate that is best on validation, if several were tried. `mcnemar`: for each
+    seed, the number of test images that only the advised depth classifies correctly (`advised_only`), the number that
+    only the rival does (`rival_only`), and the exact McNemar p: the chance of a split at least as uneven if both were
+    correct equally often. `enough`: the cheapest cell that is shown to be within the margin of every other one, None
+    without one.
     """
 
     verdict: str
@@ -39,12 +41,12 @@ class AdviceCheck:
     rival: int
     optimizers: dict[int, str]
     difference: Difference
+    lower_bounds: dict[int, float]
     margin: float
     metric: str
     best: dict[str, Any]
-    cheapest: dict[str, Any]
+    enough: dict[str, Any] | None
     test_images_needed: int | None
-    seeds: int
     advice_made_first: bool = True
     learning_rates: dict[int, float] = dataclasses.field(default_factory=dict)
     mcnemar: tuple[dict[str, Any], ...] = ()
@@ -54,47 +56,74 @@ class AdviceCheck:
         """The 95 % interval of the difference."""
         return self.difference.low, self.difference.high
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds each depth was trained with."""
+        return self.difference.seeds
+
+    @property
+    def lowest(self) -> tuple[int, float]:
+        """(other depth, lower bound) of the lowest of the `lower_bounds`."""
+        depth = min(self.lower_bounds, key=lambda d: self.lower_bounds[d])
+        return depth, self.lower_bounds[depth]
+
     def sentence(self) -> str:
-        """The verdict in two or three plain sentences."""
-        d = self.difference
-        metric = _names.metric_name(self.metric)
-        points = f"{d.difference * 100:+.1f} points [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
-        verdict = {
-            "confirmed": "The sweep confirms the advice",
-            "contradicted": "The sweep contradicts the advice",
-            "cannot tell": "The sweep cannot tell whether the advice is right",
-        }[self.verdict]
-        text = (
-            f"{verdict}: freezing {self._described(self.advised)} instead of {self._described(self.rival)} changes "
-            f"{metric} by {points}, on {d.images} test images in {d.groups} groups, with {self.seeds} "
-            f"seed{'s' if self.seeds > 1 else ''}."
-        )
+        """The verdict, what it rests on, and what is good enough, in a few plain sentences."""
+        parts = [self._answer(), self._basis()]
+        if self.difference.few:
+            parts.append(f"There is too little data to rely on the interval: only {self.difference.few}.")
         if self.verdict == "cannot tell" and self.test_images_needed:
-            text += f" About {self.test_images_needed} test images would settle it."
-        if d.few:
-            text += f" There is too little data to rely on the interval: only {d.few}."
-        if not self.advice_made_first:
-            text += " Note: the advice was made after the sweep began, so this is not a blind test."
-        if self.cheapest["name"] != self.best["name"]:
-            text += (
-                f" The best cell on validation is {self.best['name']}; the cheapest cell that cannot be told apart from it "
-                f"is {self.cheapest['name']}{self._cheapest_difference()}."
+            parts.append(
+                f"If the depths were equal, it would take on the order of {self.test_images_needed:,} test images to show it."
             )
-        return text
+        if not self.advice_made_first:
+            parts.append("Note: the advice was made after the sweep began, so this is not a blind test.")
+        parts.append(self._enough_sentence())
+        return " ".join(parts)
+
+    def _answer(self) -> str:
+        """The verdict and the difference that it rests on."""
+        d, metric, margin = self.difference, _names.metric_name(self.metric), f"{self.margin * 100:g} point"
+        advised, rival = self._described(self.advised), self._described(self.rival)
+        points = f"{d.difference * 100:+.1f} points [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
+        depth, bound = self.lowest
+        lowest = f"the lowest 95 % bound is {bound * 100:+.1f} points, against {_names.frozen_name(depth)}"
+        if self.verdict == "confirmed":
+            return (
+                f"The sweep confirms the advice: no other depth beats freezing {advised} by more than {margin} of {metric} "
+                f"({lowest}). Its difference from {rival}, the best of the others on validation, is {points}."
+            )
+        if self.verdict == "contradicted":
+            return (
+                f"The sweep contradicts the advice: freezing {advised} is worse than freezing {rival}, the best of the "
+                f"others on validation. The difference in {metric} is {points}."
+            )
+        return (
+            f"The sweep cannot tell whether the advice is right: the difference in {metric} between freezing {advised} and "
+            f"{rival}, the best of the others on validation, is {points}. To confirm the advice, no other depth may beat it "
+            f"by more than {margin}, and {lowest}."
+        )
+
+    def _basis(self) -> str:
+        """How many images, groups and seeds; what one seed can say."""
+        d = self.difference
+        text = (
+            f"Measured on {d.images} test images in {d.groups} groups, with {d.seeds} seed{'s' if d.seeds > 1 else ''}"
+        )
+        return text + (": this is about these trained models, not about other trainings." if d.seeds == 1 else ".")
+
+    def _enough_sentence(self) -> str:
+        """Which cell to take where training time matters."""
+        margin = f"{self.margin * 100:g} point"
+        if self.enough is None:
+            return f"No cell is shown to be within {margin} of all the others, so none can be recommended for its cost."
+        return f"The cheapest cell that is shown to be within {margin} of all the others is {self.enough['name']}."
 
     def _described(self, depth: int) -> str:
         """'Block 1-3 (nag)', or 'Block 1-3 (nag at 0.001)' if several learning rates were tried."""
         rate = self.learning_rates.get(depth)
         rate_text = f" at {rate:g}" if rate is not None else ""
         return f"{_names.frozen_name(depth)} ({self.optimizers[depth]}{rate_text})"
-
-    def _cheapest_difference(self) -> str:
-        """' (-0.3 points [-1.0, +0.4])': the cheapest cell's difference from the best one, if known."""
-        cell = self.cheapest
-        if "difference" not in cell:
-            return ""
-        difference, low, high = (f"{100 * cell[key]:+.1f}" for key in ("difference", "diff_low", "diff_high"))
-        return f" ({difference} points [{low}, {high}])"
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the difference with its interval, against zero and the margin."""
@@ -119,11 +148,11 @@ class AdviceCheck:
 def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     """Whether the sweep confirms the advice, contradicts it, or cannot tell.
 
-    Each depth is represented by the optimizer that is best on validation. The difference is the test score of the
-    advised depth minus that of the other depth that is best on validation, both averaged over the seeds, with its 95 %
-    paired interval over groups. Confirmed: lower bound above -1 point. Contradicted: upper bound below 0. Raises
-    DataError if advice and sweep come from different data or weights, ConfigError if the sweep lacks the advised depth
-    or any other.
+    Each depth is represented by the optimizer and rate that are best on validation; scores are means over the seeds.
+    Confirmed: every lower bound of the advised depth's score minus another's lies above -1 point, all of them together
+    in 97.5 %. Contradicted: the upper bound of its difference from the other depth that is best on validation lies
+    below 0. Otherwise, and wherever too little data makes the interval unreliable, it cannot tell. Raises DataError if
+    advice and sweep come from different data or weights, ConfigError if the sweep lacks the advised depth or any other.
 
     Examples:
         >>> check_advice(load_advice("runs/advice"), load_sweep("runs/sweep")).verdict  # doctest: +SKIP
@@ -139,40 +168,43 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
             f"{', '.join(map(str, best_of_depth.index))}. Add depths with 'xaitune sweep-freeze --freeze-through 1-5'."
         )
     advised, rival = advice.freeze_through, int(best_of_depth["validation"].drop(advice.freeze_through).idxmax())
-    optimizers = {depth: str(best_of_depth.loc[depth, "optimizer"]) for depth in (advised, rival)}
-    number = {name: i for i, name in enumerate(sweep.class_names)}
-    predicted, seeds, true, groups = {}, {}, None, None
-    for depth, optimizer in optimizers.items():
-        runs = sweep.cell_runs(depth, optimizer)
-        seeds[depth] = runs["seed"].astype(int).tolist()
-        tables = [sweep.predictions(name).query("split == 'test'") for name in runs["name"]]
-        predicted[depth] = np.stack([table["predicted"].map(number).to_numpy(np.int64) for table in tables])
-        true, groups = tables[0]["true"].map(number).to_numpy(np.int64), tables[0]["group"].to_numpy(str)
-    gap = comparisons.paired_bootstrap(predicted[advised], predicted[rival], true, groups, sweep.metric)
-    correct = {depth: dict(zip(seeds[depth], predicted[depth] == true, strict=True)) for depth in (advised, rival)}
-    shared_seeds = sorted(set(seeds[advised]) & set(seeds[rival]))
-    verdict = verdict_of(gap.difference, gap.low, gap.high)
-    needed = images_needed(gap.difference, gap.half_width, gap.images) if verdict == "cannot tell" else None
+    scores = sweep.paired(best_of_depth.reset_index())
+    names = best_of_depth["name"].to_dict()  # depth -> cell
+    gap, bounds = scores.difference(names[advised], names[rival]), scores.lower_bounds(names[advised])
+    lower_bounds = {int(depth): bounds[name] for depth, name in names.items() if depth != advised}
+    verdict = verdict_of(min(lower_bounds.values()), gap.high, reliable=gap.reliable)
+    tried = best_of_depth["learning_rate"][best_of_depth["rates"] > 1]
+    enough = sweep.enough
     return AdviceCheck(
         verdict=verdict,
         advised=advised,
         rival=rival,
-        optimizers=optimizers,
+        optimizers={int(depth): str(name) for depth, name in best_of_depth["optimizer"].items()},
         difference=gap,
+        lower_bounds=lower_bounds,
         margin=MARGIN,
         metric=sweep.metric,
-        mcnemar=tuple(_mcnemar_row(seed, correct[advised][seed], correct[rival][seed]) for seed in shared_seeds),
-        learning_rates={
-            depth: float(best_of_depth.loc[depth, "learning_rate"])
-            for depth in (advised, rival)
-            if best_of_depth.loc[depth, "rates"] > 1
-        },
+        mcnemar=_mcnemar_rows(sweep, best_of_depth, advised, rival),
+        learning_rates={int(depth): float(rate) for depth, rate in tried.items()},
         best=sweep.best.to_dict(),
-        cheapest=sweep.equals.iloc[0].to_dict(),
-        test_images_needed=needed,
-        seeds=int(sweep.cells["seeds"].min()),
+        enough=None if enough is None else enough.to_dict(),
+        test_images_needed=images_needed(gap.group_error, gap.seed_error, gap.images)
+        if verdict == "cannot tell"
+        else None,
         advice_made_first=advice.created <= _files.read_json(sweep.path / "config.json")["started"],
     )
+
+
+def _mcnemar_rows(sweep: SweepTable, cells: pd.DataFrame, advised: int, rival: int) -> tuple[dict[str, Any], ...]:
+    """`AdviceCheck.mcnemar`: one entry for each seed that both depths have."""
+    correct = {}
+    for depth in (advised, rival):
+        runs = sweep.cell_runs(depth, cells.loc[depth, "optimizer"])
+        tables = {int(seed): sweep.predictions(name) for seed, name in zip(runs["seed"], runs["name"], strict=True)}
+        tests = {seed: table.query("split == 'test'") for seed, table in tables.items()}
+        correct[depth] = {seed: (test["true"] == test["predicted"]).to_numpy() for seed, test in tests.items()}
+    seeds = sorted(set(correct[advised]) & set(correct[rival]))
+    return tuple(_mcnemar_row(seed, correct[advised][seed], correct[rival][seed]) for seed in seeds)
 
 
 def _mcnemar_row(seed: int, advised: np.ndarray, rival: np.ndarray) -> dict[str, Any]:

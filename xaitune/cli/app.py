@@ -50,7 +50,7 @@ def main() -> None:
         status, message = error_report(error)
         print_error(message)
     if status == INTERRUPTED:  # the parser may have turned Ctrl-C into this status
-        print_error("Interrupted. What was finished is kept: give the same command again to go on.")
+        print_error("Interrupted. What was finished is kept: run the same command again to go on.")
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -131,7 +131,7 @@ def sweep_freeze(
     job.ui.finish(wrote, "xaitune report", cells=table.cells.to_dict("records"), failed=failed, **verdict)
     if failed:
         raise RunError(
-            f"{len(failed)} of the runs failed: {', '.join(failed)}. Give the same command again to try them."
+            f"{len(failed)} of the runs failed: {', '.join(failed)}. Run the same command again to try them."
         )
 
 
@@ -178,13 +178,13 @@ def say_sweep(ui: Ui, table: Any) -> None:
         grid,
         f"Test {table.metric}, mean over the seeds [95 % interval over {table.groups} groups, {table.images} images]",
     )
-    ui.say(
-        "* best on validation. = cannot be told apart from it; the cheapest of these to train is "
-        f"{table.equals.iloc[0]['name']}."
-    )
+    ui.say("* best on validation. = these test images cannot tell it apart from the best, which is no recommendation.")
+    enough = table.enough
+    if enough is not None:
+        ui.say(f"The cheapest cell that is shown to be within 1 point of all the others is {enough['name']}.")
     lacks = dict.fromkeys(reason for few in cells["few"] if few for reason in few.split(", "))
     if lacks:
-        ui.say(f"Too few to rely on the intervals: {', '.join(lacks)}.")
+        ui.say(f"There is too little data to rely on the intervals: only {', '.join(lacks)}.")
     if (cells["rates"] > 1).any():
         ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
     for row in table.runs[table.runs["state"] != "finished"].itertuples():

@@ -70,4 +70,4 @@ def _say_run(ui: Ui, run: Any) -> None:
         f"accuracy {(true == predicted).mean():.3f} [{low:.3f}, {high:.3f}] over {len(true)} images"
     )
     if interval.few:
-        ui.say(f"Too few to rely on the interval of {run.config.metric}: {interval.few}.")
+        ui.say(f"There is too little data to rely on the interval of {run.config.metric}: only {interval.few}.")

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
+from xaitune.comparison.verdict import MARGIN
 from xaitune.config.choices import OPTIMIZERS
 from xaitune.errors import DataError, ModelError, RunError
 from xaitune.plots import charts
-from xaitune.stats.comparisons import paired_bootstrap
+from xaitune.stats.comparisons import PairedScores
 from xaitune.stats.intervals import bootstrap_interval
 from xaitune.training.folder import CONFIG, RESULT, folder_kind
 from xaitune.training.run import Run, load_run, read_history, read_predictions
@@ -26,9 +27,10 @@ class SweepTable:
 
     `runs`: one row per run (name, freeze_through, optimizer, seed, state, validation, test, seconds, ...).
     `cells`: one row per cell: means over the seeds, the interval of the test score over groups (`low`, `high`), its
-    `difference` from the best cell with that interval (`diff_low`, `diff_high`), and whether it `equals` the best. If a
-    cell tried several learning rates (`rates` is their number), its row describes the one that is best on validation
-    (`learning_rate`).
+    `difference` from the best cell with that interval (`diff_low`, `diff_high`, what is too scarce for it: `diff_few`),
+    whether it `equals` the best (cannot be told apart from it), and the `lowest` of its simultaneous lower bounds
+    against every other complete cell. If a cell tried several learning rates (`rates` is their number), its row
+    describes the one that is best on validation (`learning_rate`).
     """
 
     path: Path
@@ -61,8 +63,32 @@ class SweepTable:
 
     @property
     def equals(self) -> pd.DataFrame:
-        """The cells that cannot be told apart from the best on the test images, the cheapest to train first."""
+        """The cells that cannot be told apart from the best on the test images, the cheapest to train first.
+
+        That is a lack of evidence, never a recommendation: with few images even bad cells are among them. See `enough`.
+        """
         return self.cells[self.cells["equals"]].sort_values("seconds")
+
+    @property
+    def enough(self) -> pd.Series | None:
+        """The cheapest complete cell that is shown to be within MARGIN of every other one; None where there is none."""
+        shown = self.complete[(self.complete["lowest"] > -MARGIN) & (self.complete["diff_few"] == "")]
+        return shown.loc[shown["seconds"].idxmin()] if len(shown) else None
+
+    def paired(self, cells: pd.DataFrame) -> PairedScores:
+        """The test scores of some cells on the same resamples, by the cells' names."""
+        number = {name: i for i, name in enumerate(self.class_names)}
+        scores = None
+        for cell in cells.to_dict("records"):
+            names = self.cell_runs(cell["freeze_through"], cell["optimizer"])["name"]
+            tables = [self.predictions(name).query("split == 'test'") for name in names]
+            if scores is None:
+                true = tables[0]["true"].map(number).to_numpy(np.int64)
+                scores = PairedScores(true, tables[0]["group"].to_numpy(str), self.metric)
+            scores.add(cell["name"], np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tables]))
+        if scores is None:
+            raise ModelError("No cell was given to compare.")
+        return scores
 
     def cell(self, freeze_through: int, optimizer: str) -> pd.Series:
         """One cell. Raises ModelError if the sweep lacks it."""
@@ -204,13 +230,21 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
             }
         )
     cells = pd.DataFrame(rows)
-    best = predicted[best_cell(cells)["name"]]
-    gaps = [paired_bootstrap(predicted[name], best, test["true"], test["groups"], metric) for name in cells["name"]]
+    best, complete = best_cell(cells)["name"], complete_cells(cells)["name"].tolist()
+    scores = PairedScores(test["true"], test["groups"], metric)
+    for name in complete:
+        scores.add(name, predicted[name])
+    lowest = {name: min(scores.lower_bounds(name).values(), default=np.nan) for name in complete}
+    for name in set(cells["name"]) - set(complete):
+        scores.add(name, predicted[name])
+    gaps = [scores.difference(name, best) for name in cells["name"]]
     return cells.assign(
         difference=[gap.difference for gap in gaps],
         diff_low=[gap.low for gap in gaps],
         diff_high=[gap.high for gap in gaps],
+        diff_few=[gap.few for gap in gaps],
         equals=[gap.high >= 0 for gap in gaps],
+        lowest=[lowest.get(name, np.nan) for name in cells["name"]],
     )
 
 

@@ -23,18 +23,17 @@ def inputs_of(operation: Any) -> list[Any] | None:
 def sum_gradients_ourselves(optimizer: Any) -> None:
     """Stop a Keras optimizer from summing gradients over GPUs, which the training step does before it clips them.
 
-    This is needed with one GPU too: TensorFlow registers a gradient function for each such sum, which keeps the graph
-    in memory.
+    It matters with one GPU or none too: TensorFlow registers a gradient function for each such sum, which keeps the
+    graph in memory for good.
     """
     optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
 
 def dismantle(concrete_function: Any) -> None:
-    """Take a TensorFlow graph apart, so that its memory is freed.
+    """Free a TensorFlow graph's operations and captured tensors at once.
 
-    TensorFlow leaves that to Python's garbage collector, which cannot do it: the graph and its operations refer to each
-    other in a way that the collector does not see. The graph would stay in memory, and with it the weights of a model
-    that is no longer used.
+    A graph and its operations refer to each other: without this they stay in memory until Python's garbage collector
+    happens to run.
     """
     with contextlib.suppress(Exception):  # the interpreter may be shutting down
         from tensorflow.python.framework import func_graph

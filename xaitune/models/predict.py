@@ -21,7 +21,7 @@ class Predictor:
     """Inputs (n, ...) -> the model's one output (n, ...) as float32, such as logits (n, classes).
 
     Inputs are passed in batches of `batch_size`; without one they must be images, and `images_at_once` gives the batch
-    size. The model's current weights are used, also when they have changed since.
+    size. Each call uses the model's current weights.
     """
 
     def __init__(self, model: keras.Model, batch_size: int | None = None) -> None:

@@ -236,7 +236,7 @@ def block_evidence(
     measure: str = "score",
     ax: Axes | None = None,
 ) -> Axes:
-    """The score of each block with its 95 % interval, the advised block marked, and its share of the votes.
+    """The score of each block with its 95 % interval and its share of the votes; the advised block is marked.
 
     `table`: index block, columns score, low, high. `votes`: block -> share 0..1 of the resamples that chose it.
     """
@@ -372,7 +372,7 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
         ax.plot(x, best["test"], "o", markersize=15, markerfacecolor="none", markeredgecolor=BLACK, markeredgewidth=1.5)
         handles.append(_marker("best on validation", markersize=12, markerfacecolor="none"))
     if "equals" in cells:
-        handles.append(_marker("filled: equals the best", markersize=6, markerfacecolor=GREY))
+        handles.append(_marker("filled: not told apart from the best", markersize=6, markerfacecolor=GREY))
     if "scores" in cells and "seeds" in cells and cells["seeds"].max() > 1:
         handles.append(_marker("one seed", markersize=3, markerfacecolor=GREY))
     _legend(ax, handles, own)

@@ -8,7 +8,6 @@ from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.table import SweepTable
 from xaitune.report.run_figures import best_or_none
 from xaitune.report.texts import duration_text, interval_text, picture, plural, score_text
-from xaitune.stats.resampling import FEW_GROUPS
 from xaitune.training.run import Run
 
 
@@ -74,20 +73,13 @@ def checked_section(check: AdviceCheck) -> dict[str, Any]:
         todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
     else:
         tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or {rival} is better."
-        best, cheap = check.best, check.cheapest
+        best = check.best
         if "freeze_through" in best and "optimizer" in best:
             text = f"Until then train the cell that is best on validation, {best['name']}:"
             todo.append((text, _cell_command(best)))
-        if "freeze_through" in cheap and "optimizer" in cheap and cheap["name"] != best["name"]:
-            gap = f" ({cheap['difference'] * 100:+.1f} points)" if "difference" in cheap else ""
-            text = (
-                "Or, where training time matters, the cheapest cell whose interval against it includes 0, "
-                f"{cheap['name']}{gap}:"
-            )
-            todo.append((text, _cell_command(cheap)))
-        if check.test_images_needed:
-            now = f"(there are {check.difference.images:,})"
-            todo.insert(0, (f"Collect about {check.test_images_needed:,} test images {now} and sweep again.", ""))
+    if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
+        text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
+        todo.append((text, _cell_command(check.enough)))
     ax = check.plot()
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
@@ -95,8 +87,8 @@ def checked_section(check: AdviceCheck) -> dict[str, Any]:
         f"{metric_name(check.metric)} with {advised} frozen minus that with {rival} frozen, 95 % interval over "
         f"{plural(d.groups, 'group')} ({plural(d.images, 'test image')}, {plural(check.seeds, 'seed')})."
     )
-    if not d.reliable and not d.few:
-        caption += f" Fewer than {FEW_GROUPS} groups: the interval is not reliable."
+    if not d.reliable:
+        caption += f" Not reliable: only {d.few}."
     shown = {"tone": tone, "headline": headline, "sentence": check.sentence(), "todo": todo}
     names = {"advised": advised, "rival": rival, "rows": check.mcnemar}
     return shown | {"picture": picture(ax, alt, caption), "mcnemar": names if check.mcnemar else None}
@@ -110,11 +102,10 @@ def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
         f"{plural(sweep.images, 'image')} in {plural(sweep.groups, 'group')}."
     )
     if len(equals) > 1:
-        cheap = equals.iloc[0]
-        sentence += (
-            f" {plural(len(equals) - 1, 'other cell')} cannot be told apart from it on these images; the cheapest to train "
-            f"of all of them is {cheap['name']} ({duration_text(cheap['seconds'])})."
-        )
+        sentence += f" These images cannot tell {plural(len(equals) - 1, 'other cell')} apart from it."
+    if sweep.enough is not None:
+        enough = f"{sweep.enough['name']} ({duration_text(sweep.enough['seconds'])})"
+        sentence += f" The cheapest cell that is shown to be within 1 point of all the others is {enough}."
     return headline, sentence
 
 

@@ -129,7 +129,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         "few": _few(sweep),
         "optimizers": optimizers,
         "rows": rows,
-        "cheapest": sweep.equals.iloc[0].to_dict() if best is not None and len(sweep.equals) else None,
+        "enough": sweep.enough.to_dict() if best is not None and sweep.enough is not None else None,
         "best": None if best is None else best.to_dict(),
         "runs": runs[["name", "seed", "state", "validation", "test", "seconds"]].to_dict("records"),
         "pictures": pictures,

@@ -1,19 +1,29 @@
 """Comparison of two models on the same images: their difference in score with its interval, and McNemar's test."""
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 
 from xaitune.errors import InputError
 from xaitune.stats import resampling
+from xaitune.stats.metrics import CLASS_MEANS
+
+PRIOR_SEEDS = 2  # degrees of freedom that the other pairs' seed variance counts for beside a pair's own
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of a minus score of b on the same images, with its interval; `groups`, `images` and `few` as in Interval."""
+    """Score of a minus score of b on the same images, with its interval; `groups`, `images` and `few` as in Interval.
+
+    `seeds`: of how many trainings each score is the mean; with 1 the interval is about these two trained models, with
+    more about trainings of the same kind. `group_error` and `seed_error` are the standard errors over test groups and
+    over seeds.
+    """
 
     difference: float
     low: float
@@ -21,6 +31,9 @@ class Difference:
     groups: int
     images: int
     few: str = ""
+    seeds: int = 1
+    group_error: float = math.nan
+    seed_error: float = 0.0
 
     @property
     def half_width(self) -> float:
@@ -29,8 +42,135 @@ class Difference:
 
     @property
     def reliable(self) -> bool:
-        """Whether the interval can be relied on: False with too few groups, or if `few` gives a reason."""
-        return not self.few and self.groups >= resampling.FEW_GROUPS
+        """Whether the interval can be relied on: False if `few` gives a reason against it."""
+        return not self.few
+
+
+@dataclass(frozen=True, eq=False)
+class _Resampled:
+    """One model's scores: of each seed (S,), the seeds' mean in each resample (draws,), and its mistakes per image (n,)."""
+
+    seeds: np.ndarray
+    drawn: np.ndarray
+    correct: np.ndarray
+
+
+class PairedScores:
+    """Scores of several models on the same test images, on the same resamples of groups, so that any two can be compared.
+
+    `true` (n,); `groups` (n,) or None. The variance of a difference has two parts. That of the groups comes from the
+    resamples, where what makes an image hard for both models cancels out; to it is added what two more groups answered
+    differently, one each way, would contribute, so that it never vanishes (Agresti and Min 2005; with single images and
+    accuracy the interval of Bonett and Price 2012). That of the seeds is s^2 / S of the S per-seed differences; since 2
+    or 3 seeds say little of it, the mean over all pairs counts as PRIOR_SEEDS further degrees of freedom. The two
+    margins, each with its own Student quantile, are added in quadrature, since Satterthwaite's degrees of freedom give
+    intervals that are too narrow where few seeds vary more than the groups (benchmarks/coverage.py).
+
+    Examples:
+        >>> scores = PairedScores([0, 0, 1, 1], metric="accuracy")
+        >>> scores.add("a", [0, 0, 1, 1])
+        >>> scores.add("b", [0, 1, 1, 0])
+        >>> scores.difference("a", "b").difference
+        0.5
+    """
+
+    def __init__(
+        self,
+        true: Any,
+        groups: Any = None,
+        metric: str = "f1_macro",
+        *,
+        draws: int = resampling.DRAWS,
+        seed: int = 0,
+    ) -> None:
+        self.true, self.metric = np.asarray(true), metric
+        self.groups = resampling.group_numbers(groups, len(self.true))
+        self.count, self.effective = int(self.groups.max()) + 1, resampling.effective_groups(self.groups)
+        self.weights = resampling.bootstrap_weights(self.count, draws, seed)
+        self.models: dict[Any, _Resampled] = {}
+
+    def add(self, name: Any, predicted: Any) -> None:
+        """Add a model by its predictions (S, n), or (n,) for one seed. Raises InputError."""
+        true, predicted = resampling.seeds_first(self.true, predicted)
+        whole = np.ones((1, self.count))
+        each = [resampling.resampled(true, p[None], self.groups, whole, self.metric)[0] for p in predicted]
+        drawn = resampling.resampled(true, predicted, self.groups, self.weights, self.metric)
+        self.models[name] = _Resampled(np.array(each), drawn, (predicted == true).mean(axis=0))
+
+    def difference(self, a: Any, b: Any, level: float = 0.95) -> Difference:
+        """Score of a minus score of b, with its interval for this one pair."""
+        resampling.check_level(level)
+        value = self._value(a, b)
+        half = self._half_width(a, b, (1 + level) / 2)
+        mistakes = np.minimum(self.models[a].correct, self.models[b].correct) < 1
+        few = resampling.too_few(self.true, mistakes, self.groups, self.metric)
+        seeds = min(len(self.models[a].seeds), len(self.models[b].seeds))
+        errors = math.sqrt(self._group_variance(a, b)), math.sqrt(self._seed_variance(a, b)[0])
+        return Difference(value, value - half, value + half, self.count, len(self.true), few, seeds, *errors)
+
+    def lower_bounds(self, a: Any, level: float = 0.975) -> dict[Any, float]:
+        """Every other model -> lower bound of a's score minus its, all of which hold together with probability `level`.
+
+        One-sided and simultaneous: the quantile is that of the largest studentised deviation over all of these
+        differences in the resamples (max-t; comparisons with the best as in Hsu 1996).
+        """
+        resampling.check_level(level)
+        others = [name for name in self.models if name != a]
+        if not others:
+            return {}
+        deviations = []
+        for name in others:
+            drawn = self.models[a].drawn - self.models[name].drawn
+            deviations.append((drawn - drawn.mean()) / math.sqrt(self._group_variance(a, name)))
+        largest = float(np.quantile(np.max(deviations, axis=0), level))
+        probability = max(float(norm.cdf(largest)), level)
+        return {name: self._value(a, name) - self._half_width(a, name, probability) for name in others}
+
+    def _value(self, a: Any, b: Any) -> float:
+        return float(self.models[a].seeds.mean() - self.models[b].seeds.mean())
+
+    def _half_width(self, a: Any, b: Any, probability: float) -> float:
+        """What lies between the difference and the bound that it exceeds with this probability."""
+        if self.effective <= 1 + 1e-9:
+            return math.inf
+        groups = t.ppf(probability, self.effective - 1) ** 2 * self._group_variance(a, b)
+        variance, freedom = self._seed_variance(a, b)
+        return math.sqrt(groups + (t.ppf(probability, freedom) ** 2 * variance if freedom else 0.0))
+
+    def _group_variance(self, a: Any, b: Any) -> float:
+        """Of the difference over test sets; never 0."""
+        drawn = float((self.models[a].drawn - self.models[b].drawn).var())
+        drawn *= self.effective / (self.effective - 1) if self.effective > 1 + 1e-9 else 1.0
+        differ = len(np.unique(self.groups[self.models[a].correct != self.models[b].correct]))
+        typical = drawn / differ if differ else float((self._group_shares**2).mean())  # of a group answered differently
+        return drawn + 2 * typical
+
+    @functools.cached_property
+    def _group_shares(self) -> np.ndarray:
+        """(G,) each group's share of the score: of the images, or of its classes where all classes count the same."""
+        share = np.full(len(self.true), 1 / len(self.true))
+        if self.metric in CLASS_MEANS:
+            images = np.bincount(self.true)
+            share = 1 / ((images > 0).sum() * images[self.true])
+        return np.bincount(self.groups, weights=share)
+
+    def _seed_variance(self, a: Any, b: Any) -> tuple[float, float]:
+        """Variance of the difference over trainings, and its degrees of freedom; (0, 0) where there is one seed each."""
+        own, freedom = self._pair_variance(a, b)
+        if not freedom:
+            return 0.0, 0.0
+        pairs = [self._pair_variance(*pair) for pair in itertools.combinations(self.models, 2)]
+        known = [variance for variance, degrees in pairs if degrees]
+        prior = PRIOR_SEEDS if len(known) > 1 else 0
+        return (freedom * own + prior * float(np.mean(known))) / (freedom + prior), freedom + prior
+
+    def _pair_variance(self, a: Any, b: Any) -> tuple[float, int]:
+        one, two = self.models[a].seeds, self.models[b].seeds
+        if min(len(one), len(two)) < 2:
+            return 0.0, 0
+        if len(one) == len(two):
+            return float((one - two).var(ddof=1)) / len(one), len(one) - 1
+        return float(one.var(ddof=1) / len(one) + two.var(ddof=1) / len(two)), min(len(one), len(two)) - 1
 
 
 def paired_bootstrap(
@@ -44,31 +184,20 @@ def paired_bootstrap(
     draws: int = resampling.DRAWS,
     seed: int = 0,
 ) -> Difference:
-    """Score of a minus score of b on the same images, averaged over seeds, with its interval over groups.
+    """Score of a minus score of b on the same images, averaged over seeds, with its interval; see `PairedScores`.
 
-    `predictions_a` (S, n) and `predictions_b` (T, n), or (n,) for one seed; `true` and `groups` (n,). Both are scored
-    on the same resamples, so what makes an image hard for both cancels out. The interval is Student's t interval with
-    the standard error of the resamples: where two models differ on few groups, percentile intervals contain the truth
-    too rarely. Raises InputError as `bootstrap_interval` does.
+    `predictions_a` (S, n) and `predictions_b` (T, n), or (n,) for one seed; `true` and `groups` (n,). With S = T > 1
+    the seeds are taken as pairs. Raises InputError as `bootstrap_interval` does.
 
     Examples:
         >>> found = paired_bootstrap([0, 0, 1, 1], [0, 1, 1, 0], true=[0, 0, 1, 1], metric="accuracy")
         >>> found.difference, found.reliable
         (0.5, False)
     """
-    resampling.check_level(level)
-    true_a, a = resampling.seeds_first(true, predictions_a)
-    _, b = resampling.seeds_first(true, predictions_b)
-    numbers = resampling.group_numbers(groups, len(true_a))
-    count = int(numbers.max()) + 1
-    whole, weights = np.ones((1, count)), resampling.bootstrap_weights(count, draws, seed)
-    scores = [resampling.resampled(true_a, one, numbers, whole, metric)[0] for one in (a, b)]
-    drawn_a, drawn_b = (resampling.resampled(true_a, one, numbers, weights, metric) for one in (a, b))
-    value, drawn = scores[0] - scores[1], drawn_a - drawn_b
-    differ = (a == true_a).mean(axis=0) != (b == true_a).mean(axis=0)
-    few = resampling.too_few(true_a, differ, numbers, metric, "on which the two differ")
-    half = resampling.reach(count, level) * float(drawn.std()) if count > 1 else math.inf
-    return Difference(float(value), float(value - half), float(value + half), count, len(true_a), few)
+    scores = PairedScores(true, groups, metric, draws=draws, seed=seed)
+    scores.add("a", predictions_a)
+    scores.add("b", predictions_b)
+    return scores.difference("a", "b", level)
 
 
 def mcnemar_exact(correct_a: Any, correct_b: Any) -> float:

@@ -29,8 +29,8 @@ class Interval:
 
     @property
     def reliable(self) -> bool:
-        """Whether the interval can be relied on: False with too few groups, or if `few` gives a reason."""
-        return not self.few and self.groups >= resampling.FEW_GROUPS
+        """Whether the interval can be relied on: False if `few` gives a reason against it."""
+        return not self.few
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -54,11 +54,13 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     return (0.0 if successes == 0 else float(interval.low)), (1.0 if successes == n else float(interval.high))
 
 
-def _bounds(drawn: np.ndarray, value: float, left_out: np.ndarray, level: float) -> tuple[float, float]:
+def _bounds(
+    drawn: np.ndarray, value: float, left_out: np.ndarray, level: float, effective: float | None = None
+) -> tuple[float, float]:
     """Bias-corrected and accelerated percentiles (BCa, Efron 1987) of resampled scores, which also suit scores near 0 or 1.
 
     `left_out` (G,) are the scores with each group left out. The normal quantiles are widened for few groups
-    (Hesterberg 2015, the expanded percentile interval).
+    (Hesterberg 2015, the expanded percentile interval), by the number of `effective` ones where their sizes differ.
     """
     if len(left_out) < 2:
         return float(drawn.min()), float(drawn.max())
@@ -67,7 +69,7 @@ def _bounds(drawn: np.ndarray, value: float, left_out: np.ndarray, level: float)
     gap = left_out.mean() - left_out
     spread = float((gap**2).sum())
     skew = float((gap**3).sum()) / (6 * spread**1.5) if spread > _ROUNDING**2 else 0.0
-    side = shift + np.array([-1, 1]) * resampling.reach(len(left_out), level)
+    side = shift + np.array([-1, 1]) * resampling.reach(effective or len(left_out), level)
     low, high = np.quantile(drawn, norm.cdf(shift + side / np.maximum(1 - skew * side, 1e-3)))
     return float(low), float(high)
 
@@ -99,8 +101,9 @@ def bootstrap_interval(
     count = int(groups.max()) + 1
     value = resampling.resampled(true, predicted, groups, np.ones((1, count)), metric)[0]
     drawn = resampling.resampled(true, predicted, groups, resampling.bootstrap_weights(count, draws, seed), metric)
-    few = resampling.too_few(true, (predicted != true).any(axis=0), groups, metric, "with a mistake")
-    low, high = _bounds(drawn, value, resampling.left_out(true, predicted, groups, metric), level)
+    few = resampling.too_few(true, (predicted != true).any(axis=0), groups, metric)
+    left_out = resampling.left_out(true, predicted, groups, metric)
+    low, high = _bounds(drawn, value, left_out, level, resampling.effective_groups(groups))
     return Interval(float(value), low, high, count, len(true), few)
 
 

@@ -56,13 +56,14 @@ def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.zeros(top.shape), where=bottom > 0)
 
 
-def scores_from_confusion(confusion: np.ndarray, metric: str) -> np.ndarray:
+def scores_from_confusion(confusion: np.ndarray, metric: str, known: np.ndarray | None = None) -> np.ndarray:
     """One of config.METRICS from confusion matrices, equal to scikit-learn's with zero_division=0.
 
     `confusion` is (..., C, C) with true classes in rows, counts or weights; the result is (...), 0..1. Macro F1 is the
     mean over the classes that occur in truth or prediction, balanced accuracy the mean over those that occur in truth,
-    so a class that is missing from a resample is left out rather than counted as 0. A matrix without any image scores
-    NaN. Raises InputError for an unknown metric.
+    so a class without images or predictions is left out rather than counted as 0. With `known` (C,) booleans, a class that
+    is True there counts only where it occurs in truth: a resample that has lost it leaves it out, false alarms of it or
+    not. A matrix without any image scores NaN. Raises InputError for an unknown metric.
 
     Examples:
         >>> matrices = np.array([[[2, 0], [0, 2]], [[1, 1], [0, 2]]])
@@ -83,7 +84,8 @@ def scores_from_confusion(confusion: np.ndarray, metric: str) -> np.ndarray:
         score = ratio(ratio(hits, support).sum(-1), (support > 0).sum(-1))
     else:
         f1 = ratio(2 * hits, support + predicted)
-        weights = support if metric == "f1_weighted" else (support + predicted > 0).astype(float)
+        occurs = support + predicted > 0 if known is None else np.where(known, support > 0, predicted > 0)
+        weights = support if metric == "f1_weighted" else occurs.astype(float)
         score = ratio((f1 * weights).sum(-1), weights.sum(-1))
     return np.where(total > 0, score, np.nan)
 

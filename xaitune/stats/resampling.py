@@ -17,9 +17,9 @@ from xaitune.stats.metrics import CLASS_MEANS, scores_from_confusion, truth_and_
 
 DRAWS = 2000
 # With fewer than these, intervals contain the truth less often than they claim (benchmarks/coverage.py):
-FEW_GROUPS = 15
+FEW_GROUPS = 15  # of equal size; see effective_groups
 FEW_CLASS_GROUPS = 5  # groups in the smallest class, for a score that is a mean over classes
-FEW_MISTAKES = 8  # groups with a mistake; for a difference, groups on which the two models differ
+FEW_MISTAKES = 8  # groups with a mistake; for a difference, of either model
 CHUNK = 4_000_000  # numbers held in memory at once while resampling: 32 MB
 
 
@@ -67,58 +67,81 @@ def bootstrap_weights(num_groups: int, draws: int = DRAWS, seed: int = 0) -> np.
     return np.random.default_rng(seed).multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=draws)
 
 
+def effective_groups(groups: np.ndarray) -> float:
+    """How many groups of equal size would vary as much: Kish's (sum n)^2 / sum n^2 over the images n of each group.
+
+    Examples:
+        >>> effective_groups(np.array([0, 0, 0, 1, 2, 3]))
+        3.0
+    """
+    sizes = np.bincount(groups)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
 def resampled(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, weights: np.ndarray, metric: str) -> Any:
     """(draws,) the score in each resample, averaged over seeds; `weights` is (draws, G), `predicted` (S, n)."""
-    num_classes = int(max(true.max(), predicted.max())) + 1  # classes beyond these do not affect the scores
-    step = max(1, CHUNK // num_classes**2)
+    classes, known = _classes(true, predicted)
+    step = max(1, CHUNK // classes**2)
     scores = np.zeros(len(weights))
     for labels in predicted:
-        cells = group_cells(true, labels, groups, num_classes)
+        cells = group_cells(true, labels, groups, classes)
         for start in range(0, len(weights), step):
             drawn = (cells @ weights[start : start + step].T).T  # (draws, C * C)
-            matrices = drawn.reshape(-1, num_classes, num_classes)
-            scores[start : start + step] += scores_from_confusion(matrices, metric)
+            scores[start : start + step] += scores_from_confusion(drawn.reshape(-1, classes, classes), metric, known)
     return scores / len(predicted)
 
 
 def left_out(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, metric: str) -> np.ndarray:
     """(G,) the score with each group left out in turn, averaged over seeds; `predicted` is (S, n)."""
-    num_classes = int(max(true.max(), predicted.max())) + 1
-    step = max(1, CHUNK // num_classes**2)
+    classes, known = _classes(true, predicted)
+    step = max(1, CHUNK // classes**2)
     scores = np.zeros(int(groups.max()) + 1)
     for labels in predicted:
-        cells = group_cells(true, labels, groups, num_classes).tocsc()
+        cells = group_cells(true, labels, groups, classes).tocsc()
         total = cells.sum(axis=1)[:, None]
         for start in range(0, len(scores), step):
-            rest = (total - cells[:, start : start + step].toarray()).T.reshape(-1, num_classes, num_classes)
-            scores[start : start + step] += scores_from_confusion(rest, metric)
+            rest = (total - cells[:, start : start + step].toarray()).T.reshape(-1, classes, classes)
+            scores[start : start + step] += scores_from_confusion(rest, metric, known)
     return scores / len(predicted)
 
 
-def reach(groups: int, level: float) -> float:
+def _classes(true: np.ndarray, predicted: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many classes matter, and (C,) which of them occur in the truth.
+
+    A class that a resample has lost is left out of a mean over classes, also where a false alarm of it remains: as 0 it
+    would pull the score far below any that the class could have.
+    """
+    classes = int(max(true.max(), predicted.max())) + 1  # classes beyond these do not affect the scores
+    return classes, np.bincount(true, minlength=classes) > 0
+
+
+def reach(groups: float, level: float) -> float:
     """Half-width of an interval in standard errors of the resamples: Student's quantile, which is larger for few groups.
 
-    Resamples of G groups vary too little, by the factor sqrt((G - 1) / G), which is corrected here.
+    `groups`: how many, or how many effective ones where their sizes differ. Resamples of G groups vary too little, by
+    the factor sqrt((G - 1) / G), which is corrected here. Infinite for a single group.
     """
+    if groups <= 1 + 1e-9:
+        return math.inf
     return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(groups / (groups - 1))
 
 
-def too_few(true: np.ndarray, varied: np.ndarray, groups: np.ndarray, metric: str, what: str) -> str:
-    """What is too scarce for a reliable interval, or ''.
-
-    `varied` (n,) marks the images that make resamples differ, described by `what`: those with a mistake, or those on
-    which two models differ.
-    """
-    count = int(groups.max()) + 1
+def too_few(true: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric: str) -> str:
+    """What is too scarce for a reliable interval, or ''; `mistakes` (n,) marks the images that are not always right."""
+    count, effective = int(groups.max()) + 1, effective_groups(groups)
     scarce = [f"{count} groups"] if count < FEW_GROUPS else []
+    if count >= FEW_GROUPS > effective:
+        scarce.append(
+            f"{effective:.0f} effective groups (the largest of {count} has {np.bincount(groups).max()} images)"
+        )
     if metric in CLASS_MEANS:
         pairs = np.unique(true * count + groups)
         smallest = int(np.unique(pairs // count, return_counts=True)[1].min())
         if smallest < FEW_CLASS_GROUPS:
             scarce.append(f"{smallest} group{'s' if smallest != 1 else ''} in the smallest class")
-    varied_groups = len(np.unique(groups[varied]))
-    if varied_groups < FEW_MISTAKES:
-        scarce.append(f"{varied_groups} group{'s' if varied_groups != 1 else ''} {what}")
+    wrong_groups = len(np.unique(groups[mistakes]))
+    if wrong_groups < FEW_MISTAKES:
+        scarce.append(f"{wrong_groups} group{'s' if wrong_groups != 1 else ''} with a mistake")
     return ", ".join(scarce)
 
 

@@ -22,7 +22,7 @@ KINDS = ("run", "sweep", "advice")
 def folder_kind(path: str | Path) -> str | None:
     """What a folder holds, finished or not: 'run', 'sweep' or 'advice'; None if it is none of these.
 
-    Layout 1 does not record the kind. There, 'started' marks a sweep, and 'method' in the identity marks an advice.
+    Layout 1 does not record the kind. There, 'started' marks a sweep, and 'method' in the identity marks advice.
     Raises RunError for a damaged config.json.
 
     Examples:

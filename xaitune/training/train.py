@@ -103,7 +103,7 @@ class _Stage(NamedTuple):
 
 @dataclasses.dataclass
 class _StageState:
-    """How far a stage has come: with the weights after its last epoch, all that is needed to resume it."""
+    """How far a stage has come, as its checkpoint records it, together with the weights and the optimizer's state."""
 
     best: list[np.ndarray]  # the trained weights with the best validation score
     best_score: float
