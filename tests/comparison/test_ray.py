@@ -44,11 +44,22 @@ def cluster():
         cluster.shutdown()
 
 
+def make_advice(demo, folder):
+    """`xaitune advise`, which also computes the features that the head of every run is trained on.
+
+    Features differ in the last digits with the number of threads, so sweeps that are compared must all begin with it.
+    """
+    where = [demo.config.path, "--groups", demo.config.groups, "--masks", demo.config.masks, "--image-size", "32x32"]
+    xaitune(folder, "advise", *where, "--weights", "slim", "--precision", "float32", "--runs-dir", folder)
+    return where
+
+
 @pytest.fixture(scope="module")
 def undisturbed(demo, tmp_path_factory):
     """The results of the local engine, with one thread per worker like Ray's tasks."""
-    options = {"runs_dir": tmp_path_factory.mktemp("local"), "workers": len(os.sched_getaffinity(0))}
-    return results(sweep_freeze(demo, train=BASE, **options, **GRID).path)
+    folder = tmp_path_factory.mktemp("local")
+    make_advice(demo, folder)
+    return results(sweep_freeze(demo, train=BASE, runs_dir=folder, workers=len(os.sched_getaffinity(0)), **GRID).path)
 
 
 def ray_tasks():
@@ -63,9 +74,7 @@ def ray_tasks():
 
 def test_a_killed_sweep_on_ray_is_resumed_by_the_local_engine(demo, cluster, undisturbed, tmp_path):
     """8 runs on two machines: kill -9 ends the command and its tasks midway, and the local engine does the rest."""
-    where = [demo.config.path, "--groups", demo.config.groups, "--masks", demo.config.masks, "--image-size", "32x32"]
-    command = ["sweep-freeze", *where, *OPTIONS.split(), "--runs-dir", tmp_path]
-    xaitune(tmp_path, "advise", *where, "--weights", "slim", "--precision", "float32", "--runs-dir", tmp_path)
+    command = ["sweep-freeze", *make_advice(demo, tmp_path), *OPTIONS.split(), "--runs-dir", tmp_path]
     process = start(tmp_path, *command, "--engine", "ray", "--ray-address", cluster)
     try:
         wait_for(lambda: len(list(tmp_path.glob("sweep/*/result.json"))) >= 3 or process.poll() is not None)
