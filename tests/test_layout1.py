@@ -49,7 +49,12 @@ def test_kinds_of_folders(old):
     assert kinds == {"freeze5-nag-seed0": "run", "freeze5-nag-seed1": "run", "sweep": "sweep", "advice": "advice"}
     table = list_runs(old / "runs").set_index("name")
     assert table["kind"].to_dict() == kinds
-    states = {"freeze5-nag-seed0": "finished", "freeze5-nag-seed1": "unfinished", "sweep": "2 runs", "advice": "finished"}
+    states = {
+        "freeze5-nag-seed0": "finished",
+        "freeze5-nag-seed1": "unfinished",
+        "sweep": "2 runs",
+        "advice": "finished",
+    }
     assert table["state"].to_dict() == states
 
 
@@ -93,7 +98,9 @@ def test_a_sweep_loads_grows_and_checks_the_advice(old, images):
     table = xt.load_sweep(folder)
     assert table.best["name"] == "freeze5-nag"
     grid = {"freeze_through": (3, 5), "optimizers": "nag", "seeds": 2, "workers": 1}
-    grown = xt.sweep_freeze(images, train=xt.TrainConfig(**vars(BASE) | {"learning_rate": 0.3}), runs_dir=old / "runs", **grid)
+    grown = xt.sweep_freeze(
+        images, train=xt.TrainConfig(**vars(BASE) | {"learning_rate": 0.3}), runs_dir=old / "runs", **grid
+    )
     assert grown.path == folder
     assert len(grown.runs) == 4
     assert {file: file.stat().st_mtime_ns for file in results} == results  # none was trained again
