@@ -27,7 +27,8 @@ HEADINGS = {
 }
 EXPLAIN = """## `xaitune explain`
 
-These are options of the command, and arguments of `explain_images`, `lime_superpixels` and `score_maps`.
+These are options of the command. In Python most of them are arguments of `explain_images`, `lime_superpixels` and
+`score_maps`, whose docstrings name them and their defaults.
 """
 
 

@@ -143,6 +143,7 @@ def test_no_epochs_at_all_is_refused():
         ("split", (0.5, 0.5), "split must be three shares above 0"),
         ("split", (0.5, 0.2, 0.2), "that sum to 1, such as (0.6, 0.2, 0.2). Received: split=(0.5, 0.2, 0.2)."),
         ("split", (1.0, 0.0, 0.0), "three shares above 0"),
+        ("split", (float("nan"), 0.2, 0.2), "three shares above 0"),
         ("split_seed", -1, "split_seed must be a whole number of at least 0. Received: split_seed=-1."),
         ("resize", "padd", "resize must be one of stretch, pad. Received: resize='padd'. Did you mean 'pad'?"),
         ("image_size", "8x8", "image_size must be HEIGHTxWIDTH"),

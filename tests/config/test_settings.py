@@ -59,7 +59,7 @@ def test_an_option_is_made_from_its_field():
     values = dict.fromkeys(parameters, None) | {"json_output": True, "debug": False, "runs_dir": Path("runs")}
     values |= {flags["--freeze-through"]: "1-3", flags["--class-weight"]: "none", flags["--epochs"]: 7}
     registered.callback(**values)
-    assert seen == [{TrainConfig: {"class_weight": None, "epochs": 7}, SweepConfig: {"freeze_through": "1-3"}}]
+    assert seen == [{TrainConfig: {"class_weight": "none", "epochs": 7}, SweepConfig: {"freeze_through": "1-3"}}]
 
 
 def test_a_runs_identity_follows_from_the_fields():

@@ -72,6 +72,37 @@ def test_different_parts_give_no_pairs(parts):
     assert duplicates.component.tolist() == list(range(30))
 
 
+def test_mirrored_and_turned_copies_are_found(parts, tmp_path):
+    """Copies as augmentation on disk makes them, in each of the seven orientations, with noise and other light."""
+    originals = sorted(parts.rglob("*_0.png"))
+    rng = np.random.default_rng(3)
+    copies = []
+    for number, path in enumerate(originals[:21]):
+        picture = np.asarray(Image.open(path).transpose(list(Image.Transpose)[number % 7]))
+        copies.append(tmp_path / f"{number}.png")
+        noisy = picture * rng.uniform(0.8, 1) + rng.normal(size=picture.shape)
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(copies[-1])
+    duplicates = find_near_duplicates(originals + copies)
+    planted = {(number, 30 + number) for number in range(21)}
+    pairs = set(map(tuple, duplicates.pairs.tolist()))
+    assert pairs <= planted  # nothing else is taken for a copy
+    assert len(pairs) >= 20
+    assert duplicates.turned.all()
+
+
+def test_near_duplicates_that_connect_many_images_are_a_warning(parts, tmp_path):
+    root = tmp_path / "d"
+    shutil.copytree(parts, root)
+    first = sorted(root.rglob("*.png"))[0]
+    for number in range(9):
+        shutil.copy(first, first.with_name(f"again{number}.png"))
+    check = ImageData.from_folder(root).check()
+    large = check.problems.set_index("kind").loc["one large group"]
+    assert large["level"] == "warning"
+    assert len(large["files"]) >= 10
+    assert "one large group" not in set(ImageData.from_folder(parts).check().problems["kind"])
+
+
 def test_very_few_images_are_not_compared(parts):
     assert len(find_near_duplicates(sorted(parts.rglob("*.png"))[:7]).pairs) == 0
 

@@ -127,13 +127,38 @@ def test_wilson_interval_by_its_closed_form():
         stats.wilson_interval(11, 10)
 
 
-def test_group_confusions_by_hand_and_their_sum():
-    groups = np.array(["y", "y", "x", "x", "y", "z"])
-    matrices = resampling.group_confusions(TRUE, PREDICTED, groups, 3)
-    assert matrices[0].tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]  # x
-    assert matrices[1].tolist() == [[2, 0, 0], [0, 0, 1], [0, 0, 0]]  # y
-    assert (matrices.sum(0) == metrics.confusion(TRUE, PREDICTED, 3)).all()
-    assert len(resampling.group_confusions(TRUE, PREDICTED, None, 3)) == 6
+def test_answers_that_cancel_out_within_a_group_leave_an_interval():
+    """Two images of one part, of which each model misses another: no net effect, but not the same answers."""
+    rng = np.random.default_rng(0)
+    true, groups = rng.integers(0, 3, 120), np.repeat(np.arange(60), 2)
+    a = true.copy()
+    a[:24:2] = (true[:24:2] + 1) % 3
+    b, c = a.copy(), a.copy()
+    true[100:102] = a[100:102] = b[100:102] = c[100:102] = 0
+    a[100] = b[101] = 1
+    c[::7] = (c[::7] + 1) % 3
+    scores = comparisons.PairedScores(true, groups, "accuracy")
+    for name, predicted in {"a": a, "b": b, "c": c}.items():
+        scores.add(name, predicted)
+    gap = scores.difference("a", "b")
+    assert gap.difference == 0
+    assert gap.low < -0.005
+    assert np.isfinite(list(scores.lower_bounds("a").values())).all()
+    same = scores.difference("a", "a")
+    assert (same.low, same.high, same.few) == (0, 0, "")
+
+
+@pytest.mark.parametrize("sizes", [(300, 2, 1), (3000, 1), (50, 1)])
+def test_one_group_that_holds_almost_everything_gives_no_interval(sizes):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    true = np.arange(len(groups)) % 2
+    a, b = true.copy(), true.copy()
+    a[:3], b[4:6] = 1 - a[:3], 1 - b[4:6]
+    gap = comparisons.paired_bootstrap(a, b, true, groups, "accuracy")
+    assert (gap.low, gap.high, gap.reliable) == (-math.inf, math.inf, False)
+    score = stats.bootstrap_interval(true, a, groups, "accuracy")
+    assert score.low <= score.value <= score.high
+    assert not score.reliable
 
 
 def test_bootstrap_weights_draw_g_of_g_groups_and_are_reproducible():

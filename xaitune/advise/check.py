@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +86,13 @@ class AdviceCheck:
         """The verdict and the difference that it rests on."""
         d, metric, margin = self.difference, _names.metric_name(self.metric), f"{self.margin * 100:g} point"
         advised, rival = self._described(self.advised), self._described(self.rival)
-        points = f"{d.difference * 100:+.1f} points [{d.low * 100:+.1f}, {d.high * 100:+.1f}]"
+        known = math.isfinite(d.low)
+        interval = f"[{d.low * 100:+.1f}, {d.high * 100:+.1f}]" if known else "[no interval]"
+        points = f"{d.difference * 100:+.1f} points {interval}"
         depth, bound = self.lowest
-        lowest = f"the lowest 95 % bound is {bound * 100:+.1f} points, against {_names.frozen_name(depth)}"
+        lowest = f"the lowest bound over all depths is {bound * 100:+.1f} points, against {_names.frozen_name(depth)}"
+        if not math.isfinite(bound):
+            lowest = "there are too few groups for such a bound"
         if self.verdict == "confirmed":
             return (
                 f"The sweep confirms the advice: no other depth beats freezing {advised} by more than {margin} of {metric} "

@@ -9,7 +9,6 @@ import typer
 from xaitune._names import disk_size, duration, frozen_name
 from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
-from xaitune.cli.explain import ModelPath
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
 from xaitune.config.fields import settings_of
@@ -24,7 +23,16 @@ UNUSED = tuple(n for n, about in settings_of(TrainConfig).items() if about.stage
 def advise(
     job: Job,
     data: DataPath = None,
-    model: ModelPath = None,
+    model: Annotated[
+        str | None,
+        option(
+            "--model",
+            help="Look at this model instead, a run's folder or a .keras file, and train nothing.",
+            panel="Model",
+            default="a new probe",
+            metavar="PATH",
+        ),
+    ] = None,
     name: Name = None,
     overwrite: Overwrite = False,
     max_calls: Annotated[
@@ -40,7 +48,8 @@ def advise(
 ) -> None:
     """Recommend how many blocks to freeze, from heatmaps.
 
-    The heatmaps are those of a probe at all five blocks, on validation images.
+    The heatmaps are those of a probe at all five blocks, on validation images. The probe is VGG16 with frozen blocks, whose
+    head is trained for --head-epochs plus --epochs.
     """
     config, images = load_data(job, data)
     options = {"model": model, "name": name, "overwrite": overwrite, "max_calls": max_calls, "cache_gb": cache_gb}

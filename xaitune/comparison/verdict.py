@@ -36,7 +36,7 @@ def verdict_of(lowest: float, high: float, *, reliable: bool = True, margin: flo
 
 
 def images_needed(group_error: float, seed_error: float, images: int, margin: float = MARGIN) -> int | None:
-    """About how many test images would confirm two equal depths with a power of 80 %, to one significant digit.
+    """About how many test images would confirm two equal depths with a power of 80 %, rounded up to one significant digit.
 
     `group_error` and `seed_error` are the standard errors of their difference over the test groups and over the seeds
     on `images` images. The first shrinks with 1 / sqrt(images) at a constant number of images per group, the second
@@ -45,7 +45,7 @@ def images_needed(group_error: float, seed_error: float, images: int, margin: fl
 
     Examples:
         >>> images_needed(group_error=0.03, seed_error=0.0, images=300)
-        20000
+        30000
         >>> images_needed(group_error=0.03, seed_error=0.01, images=300) is None
         True
     """

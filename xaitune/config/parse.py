@@ -38,7 +38,7 @@ def parse_split(value: Any) -> tuple[float, ...]:
         shares = tuple(float(part) for part in _items(value))
     except (TypeError, ValueError):
         shares = ()
-    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+    if not (len(shares) == 3 and min(shares) > 0 and abs(sum(shares) - 1) < 1e-6):  # NaN fails too
         raise ConfigError(
             "split must be three shares above 0 (train, validation, test) that sum to 1, such as (0.6, 0.2, 0.2). "
             f"Received: split={value!r}."

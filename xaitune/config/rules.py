@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xaitune.config.parse import parse_blocks
 from xaitune.errors import ConfigError, nearest
 
@@ -55,9 +57,9 @@ class Whole(Rule):
     def __call__(self, name: str, value: Any) -> int | None:
         if value is None and self.optional:
             return None
-        ok = isinstance(value, int) and not isinstance(value, bool) and value >= self.low
-        require(ok, name, f"a whole number of at least {self.low}", value)
-        return value
+        ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= self.low
+        require(bool(ok), name, f"a whole number of at least {self.low}", value)
+        return int(value)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Choice(Rule):
 
 @dataclass(frozen=True)
 class OptionalChoice(Choice):
-    """One of the `names`, or None, which is 'none' on the command line."""
+    """One of the `names`, or None, which is 'none' on the command line and in xaitune.toml."""
 
     @property
     def choices(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -104,12 +106,10 @@ class OptionalChoice(Choice):
         return (*self.names, "none")
 
     def __call__(self, name: str, value: Any) -> str | None:  # type: ignore[override]
+        value = None if value == "none" else value
         want = " or ".join(["None", *map(repr, self.names)])
         require(value is None or value in self.names, name, want, value)
         return value
-
-    def from_text(self, name: str, value: str) -> str | None:
-        return None if value == "none" else value
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class Flag(Rule):
     kind = bool
 
     def __call__(self, name: str, value: Any) -> bool:
-        require(isinstance(value, bool), name, "True or False", value)
-        return value
+        require(isinstance(value, bool | np.bool_), name, "True or False", value)
+        return bool(value)
 
 
 @dataclass(frozen=True)

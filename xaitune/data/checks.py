@@ -16,6 +16,7 @@ from xaitune.data.listing import positions_by_value
 from xaitune.data.splits import SPLITS
 
 SMALL_CLASS_GROUPS = 10  # a class with fewer has about 2 groups in the test split: its score is mostly chance
+LARGE_COMPONENT = 0.05  # a larger share of the images connected by near-duplicates is suspicious
 LEVELS = ("error", "warning", "note")
 _SHOWN = 3  # file names listed in a message
 
@@ -113,6 +114,7 @@ def check_data(data: LabelledImages, progress: Progress | None = None, *, near_d
         near = find_near_duplicates(data.paths(), progress)
     pairs = np.concatenate([exact, near.pairs]) if near is not None else exact
     problems += _duplicate_problems(data, exact, pairs) + _group_leakage(data)
+    problems += _large_components(data, connected(len(data.files), pairs))
     problems.sort(key=lambda p: LEVELS.index(p.level))
     columns = ["level", "kind", "files", "message"]
     return DataCheck(
@@ -225,6 +227,20 @@ def _mask_problems(data: LabelledImages) -> list[Problem]:
     if unusable:
         message = f"{len(unusable)} masks cannot be read or differ from their image in size: {_listed(unusable)}."
         problems.append(Problem("warning", "mask unusable", tuple(unusable), message))
+    return problems
+
+
+def _large_components(data: LabelledImages, component: np.ndarray) -> list[Problem]:
+    """Duplicates that connect so many images that the proposed groups may be wrong."""
+    problems = []
+    for number in np.flatnonzero(np.bincount(component) > max(LARGE_COMPONENT * len(data.files), MIN_IMAGES)):
+        files = tuple(data.files[i] for i in np.flatnonzero(component == number))
+        message = (
+            f"Near-duplicates connect {len(files)} of {len(data.files)} images ({len(files) / len(data.files):.0%}) to one "
+            f"group: either they show one thing, or your images look alike and the proposed groups are wrong. "
+            f"Look at a few of them: {_listed(files)}."
+        )
+        problems.append(Problem("warning", "one large group", files, message))
     return problems
 
 

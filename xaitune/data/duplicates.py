@@ -9,11 +9,16 @@ near 0 for unrelated content.
 Each image has its own threshold. The images ranked just behind its candidates look similar but show other things, so
 their similarities show what chance gives. A pair must exceed that by DEVIATIONS standard deviations for both of its
 images, so pictures that are alike by design (cells without a mark of their own) are not taken for the same thing.
+
+All of this is done twice: with the pictures as they are, and with one of the two mirrored, turned by 90 degrees, or both
+(seven versions), so that copies made by augmentation on disk are found too.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,22 +35,30 @@ BLUR = 4.0  # sigma of the high-pass filter, in thumbnail pixels
 SHIFT = 4  # largest displacement between two pictures of the same thing, in pixels of the FINE thumbnail
 NEIGHBOURS = 24  # candidates per image, and the number of images ranked behind them that show what chance gives
 DEVIATIONS = 6.0
-MIN_SIMILARITY = 0.15  # of a pair, however little the chance similarities vary
+# Transpose, flip rows, flip columns: the eight ways to mirror and turn a square by multiples of 90 degrees.
+ORIENTATIONS = tuple(itertools.product((False, True), repeat=3))
+MIN_SIMILARITY = (
+    0.15,
+    0.4,
+)  # of a pair as it is, and of one that is mirrored or turned (a copy has the very same content)
 MIN_IMAGES, MAX_IMAGES = 8, 20_000  # memory and time grow with the number of images
 _SPECTRUM_FLOOR = 0.2
 _CHUNK = 512
+_Whitening = Callable[[np.ndarray], np.ndarray]  # pictures -> the same, whitened over the data set
 
 
 @dataclass(frozen=True, eq=False)
 class NearDuplicates:
     """Pairs of images that show the same thing.
 
-    `pairs`: (m, 2) positions i < j. `similarity`: (m,), above the `thresholds` (n,) of both images. `component`: (n,)
-    a number per image, the same for all images that pairs connect.
+    `pairs`: (m, 2) positions i < j. `similarity`: (m,). `turned`: (m,) whether the two match only when one of them is
+    mirrored or turned. `thresholds`: (2, n) what the similarity of a pair exceeds for both of its images, as they are and
+    turned. `component`: (n,) a number per image, the same for all images that pairs connect.
     """
 
     pairs: np.ndarray
     similarity: np.ndarray
+    turned: np.ndarray
     thresholds: np.ndarray
     component: np.ndarray
 
@@ -72,18 +85,53 @@ def match(coarse: np.ndarray, fine: np.ndarray) -> NearDuplicates:
     """`find_near_duplicates` for thumbnails: `coarse` (n, COARSE ** 2) and `fine` (n, FINE, FINE), float32."""
     n = len(fine)
     if n < MIN_IMAGES:
-        return NearDuplicates(np.empty((0, 2), int), np.empty(0), np.ones(n), np.arange(n))
-    near, count = _nearest(_whitened(coarse))
-    pairs = np.stack([np.repeat(np.arange(n), near.shape[1]), near.ravel()], axis=1)
-    similarity = _registered(_whitened_spectra(fine), pairs).reshape(near.shape)
-    by_chance = similarity[:, count:]
-    thresholds = np.clip(by_chance.mean(axis=1) + DEVIATIONS * by_chance.std(axis=1), MIN_SIMILARITY, 0.95)
+        return NearDuplicates(np.empty((0, 2), int), np.empty(0), np.empty(0, bool), np.ones((2, n)), np.arange(n))
+    thumbnails = coarse, fine, _whitening(coarse), _spectral_whitening(fine)
+    as_they_are = _similar_pairs(*thumbnails, ORIENTATIONS[:1], MIN_SIMILARITY[0])
+    mirrored = _similar_pairs(*thumbnails, ORIENTATIONS[1:], MIN_SIMILARITY[1])
+    pairs, first = np.unique(np.concatenate([as_they_are.pairs, mirrored.pairs]), axis=0, return_index=True)
+    similarity = np.concatenate([as_they_are.similarity, mirrored.similarity])[first]
+    turned = first >= len(as_they_are.pairs)  # a pair that matches both ways counts as it is
+    thresholds = np.stack([as_they_are.thresholds, mirrored.thresholds])
+    return NearDuplicates(pairs, similarity, turned, thresholds, connected(n, pairs))
 
-    ordered = np.sort(pairs.reshape(*near.shape, 2)[:, :count].reshape(-1, 2), axis=1)
-    pairs, first = np.unique(ordered, axis=0, return_index=True)
-    values = similarity[:, :count].ravel()[first]
-    keep = values > thresholds[pairs].max(axis=1)
-    return NearDuplicates(pairs[keep], values[keep], thresholds, connected(n, pairs[keep]))
+
+class _Similar(NamedTuple):
+    """Pairs (m, 2) of similar images, their similarity (m,), and each image's threshold (n,)."""
+
+    pairs: np.ndarray
+    similarity: np.ndarray
+    thresholds: np.ndarray
+
+
+def _similar_pairs(
+    coarse: np.ndarray,
+    fine: np.ndarray,
+    whiten: _Whitening,
+    spectra_of: _Whitening,
+    orientations: Sequence[tuple[bool, ...]],
+    lowest: float,
+) -> _Similar:
+    """The pairs whose similarity, with the first image in its best orientation, exceeds both images' thresholds."""
+    near, which, count = _nearest(coarse, whiten, orientations)
+    first = np.repeat(np.arange(len(fine)), near.shape[1])
+    second, chosen = near.ravel(), which.ravel()
+    spectra = spectra_of(fine)
+    values = np.empty(near.size, np.float32)
+    for start in range(0, near.size, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        moved = np.empty((len(values[rows]), *spectra.shape[1:]), spectra.dtype)
+        for number in np.unique(chosen[rows]):
+            of = np.flatnonzero(chosen[rows] == number)
+            moved[of] = spectra_of(_turned(fine[first[rows][of]], orientations[number]))
+        values[rows] = _registered(moved, spectra[second[rows]])
+    similarity = values.reshape(near.shape)
+    by_chance = similarity[:, count:]
+    thresholds = np.clip(by_chance.mean(axis=1) + DEVIATIONS * by_chance.std(axis=1), lowest, 0.95)
+    pairs = np.sort(np.stack([first.reshape(near.shape), near], axis=-1)[:, :count].reshape(-1, 2), axis=1)
+    found = similarity[:, :count].ravel()
+    keep = found > thresholds[pairs].max(axis=1)
+    return _Similar(pairs[keep], found[keep], thresholds)
 
 
 def connected(n: int, pairs: np.ndarray) -> np.ndarray:
@@ -108,49 +156,83 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-9)
 
 
-def _whitened(rows: np.ndarray) -> np.ndarray:
-    """(n, d) unit rows: principal axes scaled to equal variance, but axes below the mean variance stay smaller."""
+def _turned(pictures: np.ndarray, orientation: tuple[bool, ...]) -> np.ndarray:
+    """Square pictures (..., side, side) in one of the ORIENTATIONS."""
+    transpose, down, across = orientation
+    pictures = pictures.swapaxes(-1, -2) if transpose else pictures
+    return pictures[..., :: -1 if down else 1, :: -1 if across else 1]
+
+
+def _whitening(rows: np.ndarray) -> _Whitening:
+    """A function that whitens rows (m, d) by the principal axes of `rows` (n, d), and returns unit rows.
+
+    The axes are scaled to equal variance, but axes below the mean variance stay smaller.
+    """
     rows = _unit(rows)
-    rows = rows - rows.mean(axis=0)
+    mean = rows.mean(axis=0)
+    rows = rows - mean
     variance, axes = np.linalg.eigh(rows.T @ rows / len(rows))
-    return _unit((rows @ axes) / np.sqrt(variance.clip(0) + variance.mean() + 1e-12)).astype(np.float32)
+    scaled = axes / np.sqrt(variance.clip(0) + variance.mean() + 1e-12)
+    return lambda new: _unit((_unit(new) - mean) @ scaled).astype(np.float32)
 
 
-def _whitened_spectra(fine: np.ndarray) -> np.ndarray:
-    """(n, FINE, FINE // 2 + 1) spectra of unit energy, divided by the data set's mean amplitude."""
-    flat = _unit((fine - fine.mean(axis=0)).reshape(len(fine), -1)).reshape(fine.shape)
+def _spectral_whitening(fine: np.ndarray) -> _Whitening:
+    """A function: pictures (m, FINE, FINE) -> spectra (m, FINE, FINE // 2 + 1) of unit energy.
+
+    They are divided by the mean amplitude of `fine` (n, FINE, FINE).
+    """
+    mean = fine.mean(axis=0)
     edge = np.hanning(FINE + 2)[1:-1] ** 0.25
-    spectra = scipy.fft.rfft2(flat * np.outer(edge, edge).astype(np.float32)).astype(np.complex64)
-    amplitude = np.sqrt((np.abs(spectra) ** 2).mean(axis=0))
-    spectra /= amplitude + _SPECTRUM_FLOOR * amplitude.mean() + 1e-12
-    multiplicity = np.full(spectra.shape[2], 2.0)  # rfft2 omits the conjugate of every column but the first and last
+    window = np.outer(edge, edge).astype(np.float32)
+
+    def plain(pictures: np.ndarray) -> np.ndarray:
+        flat = _unit((pictures - mean).reshape(len(pictures), -1)).reshape(pictures.shape)
+        return scipy.fft.rfft2(flat * window).astype(np.complex64)
+
+    amplitude = np.sqrt((np.abs(plain(fine)) ** 2).mean(axis=0))
+    divisor = amplitude + _SPECTRUM_FLOOR * amplitude.mean() + 1e-12
+    multiplicity = np.full(divisor.shape[1], 2.0)  # rfft2 omits the conjugate of every column but the first and last
     multiplicity[[0, -1]] = 1
-    energy = ((np.abs(spectra) ** 2) * multiplicity).sum(axis=(1, 2)) / FINE**2
-    return spectra / (np.sqrt(energy)[:, None, None].astype(np.float32) + 1e-9)
+
+    def whitened(pictures: np.ndarray) -> np.ndarray:
+        spectra = plain(pictures) / divisor
+        energy = ((np.abs(spectra) ** 2) * multiplicity).sum(axis=(1, 2)) / FINE**2
+        return spectra / (np.sqrt(energy)[:, None, None].astype(np.float32) + 1e-9)
+
+    return whitened
 
 
-def _registered(spectra: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def _registered(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(m,) each pair's highest correlation over shifts of up to SHIFT pixels."""
-    out = np.empty(len(pairs), np.float32)
-    for start in range(0, len(pairs), _CHUNK):
-        i, j = pairs[start : start + _CHUNK].T
-        surface = scipy.fft.irfft2(spectra[i] * spectra[j].conj(), s=(FINE, FINE))
-        near = np.r_[-SHIFT : SHIFT + 1]
-        out[start : start + _CHUNK] = surface[:, near[:, None], near].max(axis=(1, 2))
-    return out
+    surface = scipy.fft.irfft2(first * second.conj(), s=(FINE, FINE))
+    near = np.r_[-SHIFT : SHIFT + 1]
+    return surface[:, near[:, None], near].max(axis=(1, 2))
 
 
-def _nearest(features: np.ndarray) -> tuple[np.ndarray, int]:
-    """(n, k) the nearest other images of each image, nearest first, and how many of the k are candidates."""
-    n = len(features)
+def _nearest(
+    coarse: np.ndarray, whiten: _Whitening, orientations: Sequence[tuple[bool, ...]]
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The nearest other images of each image in its best orientation.
+
+    Returns (n, k) the images, nearest first; (n, k) the number of the orientation; and how many of the k are candidates.
+    """
+    n = len(coarse)
     count = min(NEIGHBOURS, (n - 1) // 2)
     k = min(2 * NEIGHBOURS, n - 1)
-    near = np.empty((n, k), int)
+    features = whiten(coarse)
+    near, which = np.empty((n, k), int), np.empty((n, k), int)
     for start in range(0, n, _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, n))
-        similar = features[rows] @ features.T
+        similar = np.full((len(rows), n), -np.inf, np.float32)
+        best = np.zeros((len(rows), n), np.int8)
+        for number, orientation in enumerate(orientations):
+            turned = _turned(coarse[rows].reshape(-1, COARSE, COARSE), orientation).reshape(len(rows), -1)
+            new = whiten(turned) @ features.T
+            best[new > similar] = number
+            np.maximum(similar, new, out=similar)
         similar[np.arange(len(rows)), rows] = -np.inf
         chosen = np.argpartition(-similar, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(similar, chosen, axis=1), axis=1, kind="stable")
         near[rows] = np.take_along_axis(chosen, order, axis=1)
-    return near, count
+        which[rows] = np.take_along_axis(best, near[rows], axis=1)
+    return near, which, count

@@ -13,6 +13,7 @@ from xaitune.errors import InputError
 from xaitune.stats import resampling
 from xaitune.stats.metrics import CLASS_MEANS
 
+_ROUNDING = 1e-12
 PRIOR_SEEDS = 2  # degrees of freedom that the other pairs' seed variance counts for beside a pair's own
 
 
@@ -88,6 +89,7 @@ class PairedScores:
         self.count, self.effective = int(self.groups.max()) + 1, resampling.effective_groups(self.groups)
         self.weights = resampling.bootstrap_weights(self.count, draws, seed)
         self.models: dict[Any, _Resampled] = {}
+        self._typical_seed_variance: float | None = None
 
     def add(self, name: Any, predicted: Any) -> None:
         """Add a model by its predictions (S, n), or (n,) for one seed. Raises InputError."""
@@ -96,10 +98,15 @@ class PairedScores:
         each = [resampling.resampled(true, p[None], self.groups, whole, self.metric)[0] for p in predicted]
         drawn = resampling.resampled(true, predicted, self.groups, self.weights, self.metric)
         self.models[name] = _Resampled(np.array(each), drawn, (predicted == true).mean(axis=0))
+        self._typical_seed_variance = None
 
     def difference(self, a: Any, b: Any, level: float = 0.95) -> Difference:
         """Score of a minus score of b, with its interval for this one pair."""
         resampling.check_level(level)
+        if a == b:
+            return Difference(
+                0.0, 0.0, 0.0, self.count, len(self.true), seeds=len(self.models[a].seeds), group_error=0.0
+            )
         value = self._value(a, b)
         half = self._half_width(a, b, (1 + level) / 2)
         mistakes = np.minimum(self.models[a].correct, self.models[b].correct) < 1
@@ -131,7 +138,7 @@ class PairedScores:
 
     def _half_width(self, a: Any, b: Any, probability: float) -> float:
         """What lies between the difference and the bound that it exceeds with this probability."""
-        if self.effective <= 1 + 1e-9:
+        if self.effective < resampling.MIN_GROUPS:
             return math.inf
         groups = t.ppf(probability, self.effective - 1) ** 2 * self._group_variance(a, b)
         variance, freedom = self._seed_variance(a, b)
@@ -140,9 +147,10 @@ class PairedScores:
     def _group_variance(self, a: Any, b: Any) -> float:
         """Of the difference over test sets; never 0."""
         drawn = float((self.models[a].drawn - self.models[b].drawn).var())
-        drawn *= self.effective / (self.effective - 1) if self.effective > 1 + 1e-9 else 1.0
+        drawn *= self.effective / (self.effective - 1) if self.effective >= resampling.MIN_GROUPS else 1.0
         differ = len(np.unique(self.groups[self.models[a].correct != self.models[b].correct]))
-        typical = drawn / differ if differ else float((self._group_shares**2).mean())  # of a group answered differently
+        # Of one group answered differently. In a group where each is right once, what they win and lose cancels out.
+        typical = drawn / differ if differ and drawn > _ROUNDING else float((self._group_shares**2).mean())
         return drawn + 2 * typical
 
     @functools.cached_property
@@ -159,10 +167,13 @@ class PairedScores:
         own, freedom = self._pair_variance(a, b)
         if not freedom:
             return 0.0, 0.0
-        pairs = [self._pair_variance(*pair) for pair in itertools.combinations(self.models, 2)]
-        known = [variance for variance, degrees in pairs if degrees]
-        prior = PRIOR_SEEDS if len(known) > 1 else 0
-        return (freedom * own + prior * float(np.mean(known))) / (freedom + prior), freedom + prior
+        if len(self.models) < 3:
+            return own, freedom
+        if self._typical_seed_variance is None:
+            pairs = [self._pair_variance(*pair) for pair in itertools.combinations(self.models, 2)]
+            self._typical_seed_variance = float(np.mean([variance for variance, degrees in pairs if degrees]))
+        together = freedom + PRIOR_SEEDS
+        return (freedom * own + PRIOR_SEEDS * self._typical_seed_variance) / together, together
 
     def _pair_variance(self, a: Any, b: Any) -> tuple[float, int]:
         one, two = self.models[a].seeds, self.models[b].seeds

@@ -62,7 +62,7 @@ def _bounds(
     `left_out` (G,) are the scores with each group left out. The normal quantiles are widened for few groups
     (Hesterberg 2015, the expanded percentile interval), by the number of `effective` ones where their sizes differ.
     """
-    if len(left_out) < 2:
+    if (effective or len(left_out)) < resampling.MIN_GROUPS:
         return float(drawn.min()), float(drawn.max())
     below = ((drawn < value - _ROUNDING).mean() + (drawn <= value + _ROUNDING).mean()) / 2  # a tie counts half
     shift = norm.ppf(below) if 0 < below < 1 else 0.0

@@ -20,6 +20,7 @@ DRAWS = 2000
 FEW_GROUPS = 15  # of equal size; see effective_groups
 FEW_CLASS_GROUPS = 5  # groups in the smallest class, for a score that is a mean over classes
 FEW_MISTAKES = 8  # groups with a mistake; for a difference, of either model
+MIN_GROUPS = 2 - 1e-9  # fewer, or fewer effective ones, give no interval
 CHUNK = 4_000_000  # numbers held in memory at once while resampling: 32 MB
 
 
@@ -44,17 +45,6 @@ def group_cells(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, num
     cells = true * num_classes + predicted
     shape = (num_classes**2, int(groups.max()) + 1)
     return sparse.coo_array((np.ones(len(true)), (cells, groups)), shape=shape).tocsr()
-
-
-def group_confusions(true: Any, predicted: Any, groups: Any, num_classes: int) -> np.ndarray:
-    """The confusion matrix of each group, (G, C, C), with groups in sorted order; their sum is `confusion`.
-
-    `true` and `predicted` are (n,); `groups` (n,) holds any labels, None makes every image its own group. Raises
-    InputError as `confusion` does.
-    """
-    true, predicted = truth_and_predictions(true, predicted, num_classes)
-    cells = group_cells(true, predicted, group_numbers(groups, len(true)), num_classes)
-    return cells.toarray().T.reshape(-1, num_classes, num_classes).astype(np.int64)
 
 
 def bootstrap_weights(num_groups: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -119,9 +109,9 @@ def reach(groups: float, level: float) -> float:
     """Half-width of an interval in standard errors of the resamples: Student's quantile, which is larger for few groups.
 
     `groups`: how many, or how many effective ones where their sizes differ. Resamples of G groups vary too little, by
-    the factor sqrt((G - 1) / G), which is corrected here. Infinite for a single group.
+    the factor sqrt((G - 1) / G), which is corrected here. Infinite for fewer than MIN_GROUPS.
     """
-    if groups <= 1 + 1e-9:
+    if groups < MIN_GROUPS:
         return math.inf
     return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(groups / (groups - 1))
 
