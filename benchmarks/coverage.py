@@ -7,12 +7,20 @@ every answer is known, and with it the true accuracy and macro F1. Photographs o
 own probabilities are Dirichlet, with correlation ALIKE. The result has one row per case: what fraction of the 95 %
 intervals contains the truth, lies above it and lies below it; what fraction claims to be reliable (`Interval.reliable`)
 and what fraction of those contains the truth; and, for comparison, what fraction of plain percentile intervals does.
+In two further cases one thing holds half of the photographs, or their number is lognormal.
+
+The second table (results/verdicts.csv) has the verdicts of whole sweeps: DEPTHS depths with known accuracies, trained with
+SEEDS seeds that differ by a known standard deviation. The rival is the best on validation, which is off by VALIDATION_SD.
+'Falsely confirmed': another depth is truly better by more than the margin. 'Falsely contradicted': the advised depth is
+truly no worse than the rival. 'before' is the rule that it replaces: against the rival alone, without the seeds' variance,
+whether reliable or not.
 """
 
 import argparse
 import contextlib
 import functools
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +28,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
+from xaitune.comparison.verdict import MARGIN, verdict_of
 from xaitune.stats import comparisons, intervals, metrics, resampling
 
 ALIKE = 0.3  # correlation between photographs of the same thing
@@ -35,9 +45,11 @@ CLASSES = {
     "6, one very small": ([0.71, 0.09, 0.08, 0.06, 0.04, 0.02], [0.95, 0.6, 0.5, 0.7, 0.4, 0.5]),
     "3 even, few mistakes": ([1 / 3] * 3, [0.98, 0.97, 0.96]),
 }
-IMAGES = {"1": (1, 1), "1-9": (1, 9)}  # images per group: the fewest and the most
+IMAGES = ("1", "1-9", "one half", "lognormal")  # images per group
+UNEVEN_GROUPS = (40, 160)  # numbers of groups tried with the last two
 GROUPS = (10, 20, 40, 80, 160)
 METRICS = ("accuracy", "f1_macro")
+DEPTHS, SEEDS, ACCURACY, HARD, VALIDATION_SD = 5, 3, 0.8, 0.7, 0.04
 
 
 def answer_probabilities(recognised: list[float]) -> np.ndarray:
@@ -48,16 +60,25 @@ def answer_probabilities(recognised: list[float]) -> np.ndarray:
     return matrix
 
 
+def group_sizes(images: str, groups: int, rng: np.random.Generator) -> np.ndarray:
+    """(groups,) the number of photographs of each thing; `images` is one of IMAGES."""
+    if images == "one half":
+        return np.r_[4 * (groups - 1), np.full(groups - 1, 4)]
+    if images == "lognormal":
+        return np.ceil(rng.lognormal(1, 1.5, groups)).astype(int)
+    return rng.integers(1, 10 if images == "1-9" else 2, groups)
+
+
 def draw_test_set(
-    shares: np.ndarray, answers: np.ndarray, images: tuple[int, int], groups: int, rng: np.random.Generator
+    shares: np.ndarray, answers: np.ndarray, images: str, groups: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A test set: true classes, predicted classes and group numbers, each (n,)."""
     class_of_group = rng.choice(len(shares), groups, p=shares)
     own = answers[class_of_group]
-    if images != (1, 1):
+    if images != "1":
         own = rng.standard_gamma(np.maximum(own * (1 - ALIKE) / ALIKE, 1e-6))
         own /= own.sum(axis=1, keepdims=True)
-    number = np.repeat(np.arange(groups), rng.integers(images[0], images[1] + 1, groups))
+    number = np.repeat(np.arange(groups), group_sizes(images, groups, rng))
     predicted = (rng.random((len(number), 1)) > own[number].cumsum(axis=1)).sum(axis=1)
     return class_of_group[number], np.minimum(predicted, len(shares) - 1), number
 
@@ -98,7 +119,7 @@ def simulate(classes: str, images: str, groups: int, sets: int, draws: int = 100
     cases: dict[tuple[str, str], list[tuple]] = {}
     with recorded_resamples() as recorded:
         for _ in range(sets):
-            true, a, number = draw_test_set(shares, answers, IMAGES[images], groups, rng)
+            true, a, number = draw_test_set(shares, answers, images, groups, rng)
             b = second_model(true, a, number, worse, rng)
             for metric in METRICS:
                 recorded.clear()
@@ -123,17 +144,58 @@ def simulate(classes: str, images: str, groups: int, sets: int, draws: int = 100
     return pd.DataFrame(rows)
 
 
+def simulate_verdicts(
+    better: float, seed_sd: float, groups: int, images: int, sets: int, draws: int = 500
+) -> dict[str, Any]:
+    """How often the verdict is wrong when one depth is truly `better` than the advised one, and the rest are its equals.
+
+    An image is hard for all models alike (correlation HARD), the photographs of one thing are equally hard, and two seeds
+    of one depth are as different as two depths. Classes are even, and every mistake is the other class.
+    """
+    rng = np.random.default_rng([int(1000 * better), int(1000 * seed_sd), groups, images])
+    truth = np.full(DEPTHS, ACCURACY)
+    truth[-1] += better
+    number = np.repeat(np.arange(groups), images)
+    seen: list[dict[str, bool]] = []
+    for _ in range(sets):
+        true = rng.integers(0, 2, groups)[number]
+        hard = math.sqrt(HARD) * rng.standard_normal(groups)[number]
+        scores = comparisons.PairedScores(true, number, "accuracy", draws=draws)
+        for depth in range(DEPTHS):
+            accuracy = (truth[depth] + seed_sd * rng.standard_normal(SEEDS)).clip(0.01, 0.99)
+            own = math.sqrt(1 - HARD) * rng.standard_normal((SEEDS, len(true)))
+            right = norm.ppf(accuracy)[:, None] + hard + own > 0
+            scores.add(depth, np.where(right, true, 1 - true))
+        rival = 1 + int(np.argmax(truth[1:] + VALIDATION_SD * rng.standard_normal(DEPTHS - 1)))
+        gap = scores.difference(0, rival)
+        verdict = verdict_of(min(scores.lower_bounds(0).values()), gap.high, reliable=gap.reliable)
+        drawn = scores.models[0].drawn - scores.models[rival].drawn
+        half = resampling.reach(groups, 0.95) * drawn.std()
+        before = "contradicted" if gap.difference + half < 0 else "cannot tell"
+        before = "confirmed" if gap.difference - half > -MARGIN else before
+        wrong = {"confirmed": better > MARGIN, "contradicted": truth[0] >= truth[rival], "cannot tell": False}
+        row = {"reliable": gap.reliable, "confirmed": verdict == "confirmed", "contradicted": verdict == "contradicted"}
+        for name, said in (("", verdict), (" before", before)):
+            row |= {f"falsely {kind}{name}": said == kind and wrong[said] for kind in ("confirmed", "contradicted")}
+        seen.append(row)
+    case = {"better by": better, "seed sd": seed_sd, "groups": groups, "images a group": images}
+    return case | pd.DataFrame(seen).mean().to_dict()
+
+
 def main() -> None:
     """Print the rows of each case as soon as it is done, and write them all to a file at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=1000, help="test sets per case")
     parser.add_argument("--draws", type=int, default=1000, help="resamples per interval")
     parser.add_argument("--groups", type=int, nargs="+", default=GROUPS, help="numbers of groups to try")
+    parser.add_argument("--verdict-sets", type=int, default=400, help="sweeps per case of the second table")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.csv", help="CSV file")
     args = parser.parse_args()
     resampling.bootstrap_weights = functools.cache(resampling.bootstrap_weights)  # equal for all sets of the same size
     start, tables = time.monotonic(), []
     for groups, classes, images in itertools.product(args.groups, CLASSES, IMAGES):
+        if images in IMAGES[2:] and groups not in UNEVEN_GROUPS:
+            continue
         tables.append(simulate(classes, images, groups, args.sets, args.draws))
         print(tables[-1].to_string(index=False, header=len(tables) == 1, float_format="{:.3f}".format), flush=True)
     table = pd.concat(tables, ignore_index=True)
@@ -146,6 +208,10 @@ def main() -> None:
         f"{reliable['holds it'].min():.1%} to {reliable['holds it'].max():.1%} contain the truth; "
         f"in the other cases at least {table.drop(reliable.index)['holds it'].min():.1%}."
     )
+    cases = itertools.product((0.0, 0.02, 0.05), (0.0, 0.01, 0.025), ((40, 1), (300, 1), (2000, 1), (60, 5)))
+    verdicts = pd.DataFrame([simulate_verdicts(b, sd, *size, args.verdict_sets) for b, sd, size in cases])
+    verdicts.to_csv(args.out.with_name("verdicts.csv"), index=False, float_format="%.4f")
+    print(verdicts.to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

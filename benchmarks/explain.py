@@ -32,7 +32,7 @@ from scipy.special import softmax
 
 import xaitune as xt
 from xaitune.advise.evidence import choose_images
-from xaitune.config.explaining import ExplainOptions
+from xaitune.config.explain_settings import ExplainOptions
 from xaitune.explain.api import make_explainer
 from xaitune.explain.classifier import Classifier, open_classifier
 from xaitune.explain.lime.explain import lime_superpixels

@@ -21,7 +21,7 @@ from scipy.stats import kendalltau
 from xaitune import evaluate
 from xaitune._files import write_csv
 from xaitune.data.dataset import ImageData
-from xaitune.data.geometry import map_to_image
+from xaitune.data.resize import map_to_image
 from xaitune.explain.gradcam import RULES, RulesMapper
 from xaitune.explain.heatmaps import unit_view
 from xaitune.stats.intervals import mean_intervals

@@ -14,7 +14,7 @@ import pandas as pd
 from xaitune.comparison.engines.local import _WorkerPool
 from xaitune.comparison.engines.task import Task
 from xaitune.comparison.grid import grid_runs
-from xaitune.config.schema import SweepConfig, TrainConfig
+from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.demo.scans import make_demo_data
 from xaitune.training.folder import run_name
 

@@ -185,7 +185,7 @@ def measured_rates() -> dict[str, Any]:
 def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """xaitune's sweep in the precision `args.part`."""
     from xaitune.comparison.sweep import sweep_freeze
-    from xaitune.config.schema import SweepConfig, TrainConfig
+    from xaitune.config.settings import SweepConfig, TrainConfig
     from xaitune.training.run import load_run
 
     options: dict[str, Any] = {"head_epochs": HEAD_EPOCHS, "epochs": EPOCHS, "patience": EPOCHS, "batch_size": BATCH}

@@ -7,7 +7,7 @@ A test compares the page with the fields, so it cannot fall behind.
 
 from pathlib import Path
 
-from xaitune.config.explaining import ExplainOptions, LimeOptions, ScoreOptions
+from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import settings_of
 from xaitune.config.toml import TABLES
 

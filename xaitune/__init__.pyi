@@ -3,7 +3,7 @@ from .advise.check import AdviceCheck, check_advice
 from .advise.recommend import advise_freeze
 from .comparison.sweep import sweep_freeze
 from .comparison.table import SweepTable, load_sweep
-from .config.schema import Config, DataConfig, SweepConfig, TrainConfig
+from .config.settings import Config, DataConfig, SweepConfig, TrainConfig
 from .config.toml import load_config
 from .data.dataset import ImageData
 from .demo.scans import make_demo_data

@@ -17,7 +17,7 @@ from xaitune.advise.decision import choose_block, decide
 from xaitune.advise.evidence import Evidence, choose_images
 from xaitune.advise.probe import MIN_IMAGES, STEPS
 from xaitune.advise.recommend import advise_freeze
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError, DataError, RunError
 

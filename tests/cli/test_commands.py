@@ -18,7 +18,7 @@ from rich.console import Console
 
 import xaitune as xt
 from xaitune.cli import console
-from xaitune.config.explaining import ExplainOptions, LimeOptions, ScoreOptions
+from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
 
@@ -77,7 +77,7 @@ def test_version_and_no_command(tmp_path):
     assert xaitune(tmp_path, "--version").out == f"xaitune {xt.__version__}\n"
     answer = xaitune(tmp_path)
     assert answer.status == 2
-    assert answer.out.startswith("Usage: xaitune")
+    assert answer.out.strip().startswith("Usage: xaitune")
     assert answer.err == ""
 
 
@@ -440,8 +440,8 @@ def test_progress_says_the_time_left(capsys, monkeypatch):
         report(25, 100, "b")
         report(50, 100, "c")
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "sweeping: 25/100, about 30 s left (b)",
-        "sweeping: 50/100, about 20 s left (c)",
+        "sweeping: 25%, about 30 s left (b)",
+        "sweeping: 50%, about 20 s left (c)",
     ]
 
 

@@ -18,7 +18,7 @@ from xaitune.comparison.engines import local as engine
 from xaitune.comparison.engines.task import End, Step, Task, event_from_json, event_to_json
 from xaitune.comparison.engines.worker import own_memory
 from xaitune.comparison.sweep import sweep_freeze
-from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.errors import RunError
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")

@@ -13,7 +13,7 @@ from driving import finish, results, start, wait_for, xaitune
 from xaitune.comparison.engines import ray as rayengine
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import load_sweep
-from xaitune.config.schema import SweepConfig, TrainConfig
+from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'xaitune[ray]'")

@@ -15,7 +15,7 @@ from xaitune.comparison.plan import has_ended
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.comparison.verdict import images_needed
-from xaitune.config.schema import DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, DataError, RunError
 from xaitune.stats import comparisons
 from xaitune.stats import intervals as stats

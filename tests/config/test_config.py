@@ -6,7 +6,7 @@ import pytest
 
 from xaitune.config.choices import OPTIMIZERS
 from xaitune.config.parse import parse_block_rates, parse_blocks, parse_image_size
-from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
+from xaitune.config.settings import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
 from xaitune.config.toml import config_text, load_config
 from xaitune.errors import ConfigError, InputError, XaituneError
 

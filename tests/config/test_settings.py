@@ -8,7 +8,7 @@ import pytest
 
 from xaitune.cli.options import command
 from xaitune.config.fields import PANELS, STAGES, identity_of, later_defaults, settings_of
-from xaitune.config.schema import DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError
 from xaitune.training.folder import identity_difference, run_identity
 

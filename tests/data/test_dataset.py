@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xaitune.config.schema import DataConfig
+from xaitune.config.settings import DataConfig
 from xaitune.data.dataset import ImageData
 from xaitune.data.scan import DECODE_LIMIT, scan_files
 from xaitune.data.splits import SPLITS, split_groups

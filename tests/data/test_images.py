@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from xaitune.data.geometry import map_to_image, resize_image, resize_mask
 from xaitune.data.images import MAX_PIXELS, check_pixels, expand_images, image_header, read_image, read_mask
+from xaitune.data.resize import map_to_image, resize_image, resize_mask
 from xaitune.errors import ImageError
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import xaitune as xt
 from xaitune import evaluate
-from xaitune.data.geometry import map_to_image
+from xaitune.data.resize import map_to_image
 from xaitune.errors import InputError
 from xaitune.evaluate import table as module
 from xaitune.evaluate.table import Scorer, draw_images, plan_effort, printable, score_maps, summarise

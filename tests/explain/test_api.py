@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from xaitune.config.choices import METHODS
-from xaitune.config.explaining import ExplainOptions, LimeOptions
+from xaitune.config.explain_settings import ExplainOptions, LimeOptions
 from xaitune.errors import ConfigError, ImageError, ModelError, RunError
 from xaitune.explain.api import explain_images, iter_explanations, make_explainer
 from xaitune.explain.classifier import Classifier, open_classifier

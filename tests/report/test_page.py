@@ -14,7 +14,7 @@ import pytest
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.table import SweepTable
-from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.errors import InputError, RunError
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from xaitune.config.choices import AUGMENTATIONS
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.errors import ConfigError
 from xaitune.training.augment import Augmenter, View
 from xaitune.training.train import train_model

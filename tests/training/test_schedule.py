@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xaitune.config.choices import OPTIMIZERS
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.models import blocks, vgg
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import scaled_optimizer

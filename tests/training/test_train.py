@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from xaitune import _files
 from xaitune.config.choices import OPTIMIZERS
 from xaitune.config.fields import later_defaults
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.errors import ConfigError, DataError, RunError, RunLockedError
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks

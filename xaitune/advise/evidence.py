@@ -11,7 +11,7 @@ from xaitune import evaluate
 from xaitune._progress import Progress
 from xaitune.advise.probe import BLOCK_NUMBERS, MAP_CALLS, STEPS, Probe
 from xaitune.data.dataset import ImageData
-from xaitune.data.geometry import map_to_image
+from xaitune.data.resize import map_to_image
 from xaitune.evaluate.table import unit_maps
 from xaitune.explain.gradcam import BlockMapper
 from xaitune.explain.heatmaps import unit_view

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xaitune.config.schema import TrainConfig, replace_fields
+from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError, DataError
 from xaitune.explain.classifier import Classifier, open_classifier

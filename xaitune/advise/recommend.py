@@ -12,7 +12,7 @@ from xaitune.advise.advice import FreezeAdvice, load_advice
 from xaitune.advise.decision import decide
 from xaitune.advise.evidence import choose_images, masked_images, measure_blocks
 from xaitune.advise.probe import BLOCK_NUMBERS, Probe, image_limits, masks_digest
-from xaitune.config.schema import TrainConfig, replace_fields
+from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
 from xaitune.evaluate.table import unit_maps

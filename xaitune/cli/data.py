@@ -9,7 +9,7 @@ import typer
 from xaitune._files import write_csv, writing
 from xaitune.cli.options import Job, command, option
 from xaitune.config.choices import NAMED_WEIGHTS
-from xaitune.config.schema import DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.config.toml import CONFIG_FILE, config_text
 from xaitune.errors import ConfigError, DataError
 

@@ -11,7 +11,7 @@ from xaitune._names import duration
 from xaitune.cli.console import Ui
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
-from xaitune.config.explaining import ExplainOptions, LimeOptions, ScoreOptions
+from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.toml import CONFIG_FILE
 from xaitune.errors import DataError, ImageError
 

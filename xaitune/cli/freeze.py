@@ -12,7 +12,7 @@ from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
 from xaitune.config.fields import settings_of
-from xaitune.config.schema import DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError
 
 # A probe's blocks stay frozen: of the fine-tuning it takes the epochs alone, which its head gets.

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from xaitune.cli.console import Ui, error_report
 from xaitune.config.fields import PANELS, Setting, settings_of
-from xaitune.config.schema import Config, DataConfig, TrainConfig, replace_fields
+from xaitune.config.settings import Config, DataConfig, TrainConfig, replace_fields
 from xaitune.config.toml import CONFIG_FILE, TABLES, load_config
 from xaitune.errors import ConfigError, XaituneWarning
 

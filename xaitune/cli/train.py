@@ -6,7 +6,7 @@ from xaitune._names import frozen_name
 from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.options import Job, command, option
-from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.errors import XaituneError
 
 Name = Annotated[

@@ -8,7 +8,7 @@ import pandas as pd
 
 from xaitune.comparison.grid import grid_runs
 from xaitune.comparison.plan import SweepPlan
-from xaitune.config.schema import Config, TrainConfig
+from xaitune.config.settings import Config, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import CHANNELS, convolution_shapes, multiply_adds
 from xaitune.models.precision import resolve_precision

@@ -3,7 +3,7 @@
 from typing import Any
 
 from xaitune._progress import Notes
-from xaitune.config.schema import SweepConfig, TrainConfig, replace_fields
+from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.training.folder import run_identity
 

@@ -7,7 +7,7 @@ from typing import Any
 from xaitune._files import read_json
 from xaitune._progress import Notes
 from xaitune.comparison.grid import base_config, grid_runs, sweep_identity
-from xaitune.config.schema import SweepConfig, TrainConfig
+from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.training.folder import CONFIG, choose_folder, is_finished, run_name
 

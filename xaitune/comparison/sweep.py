@@ -13,7 +13,7 @@ from xaitune.comparison.engines.ray import run_ray
 from xaitune.comparison.engines.task import End, Step, Task
 from xaitune.comparison.plan import SweepPlan, plan_sweep
 from xaitune.comparison.table import SweepTable, load_sweep
-from xaitune.config.schema import SweepConfig, TrainConfig, replace_fields
+from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.blocks import multiply_adds

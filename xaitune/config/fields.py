@@ -1,7 +1,7 @@
-"""One setting, written once: a dataclass field whose metadata everything else follows.
+"""What a setting's field records: its help, rule, panel and stage. The settings themselves stand in `settings`.
 
-The command line with its --help, xaitune.toml, docs/settings.md, the check of the value and the identity of a run are all
-read from here: a new option is one field.
+The command line with its --help, xaitune.toml, docs/settings.md, the check of the value and the identity of a run all
+follow from a field: a new option is one field.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ def identity_of(config: Any, stage: str | None = None) -> dict[str, Any]:
     folders keep their identity.
 
     Examples:
-        >>> from xaitune.config.schema import TrainConfig
+        >>> from xaitune.config.settings import TrainConfig
         >>> identity_of(TrainConfig(), "head")["batch_size"]
         32
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from xaitune.config.choices import NAMED_WEIGHTS
-from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
+from xaitune.config.settings import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
 from xaitune.errors import ConfigError, nearest
 
 TABLES = MappingProxyType({"data": DataConfig, "train": TrainConfig, "sweep": SweepConfig})

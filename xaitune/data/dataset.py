@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from xaitune._progress import Progress
-from xaitune.config.schema import DataConfig, replace_fields
+from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.checks import DataCheck, check_data, trainability
-from xaitune.data.geometry import resize_image, resize_mask
 from xaitune.data.images import ImageHeader, read_image, read_mask
 from xaitune.data.listing import Listing, digest, find_masks, list_csv, list_folder, nfc, resolve_groups, run_threaded
+from xaitune.data.resize import resize_image, resize_mask
 from xaitune.data.scan import Scanned, scan_files, unreadable_files
 from xaitune.data.splits import SPLITS, assign_splits
 from xaitune.errors import ConfigError, DataError, nearest

@@ -10,7 +10,7 @@ from xaitune._progress import Notes, Progress
 from xaitune.advise import recommend
 from xaitune.advise.check import check_advice, save_check
 from xaitune.comparison import sweep
-from xaitune.config.schema import Config, DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import Config, DataConfig, SweepConfig, TrainConfig
 from xaitune.config.toml import config_text
 from xaitune.demo.scans import make_demo_data
 from xaitune.explain.api import explain_images

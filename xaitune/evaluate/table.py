@@ -14,7 +14,7 @@ import pandas as pd
 
 from xaitune import evaluate
 from xaitune._progress import Progress
-from xaitune.data.geometry import map_to_image, resize_mask
+from xaitune.data.resize import map_to_image, resize_mask
 from xaitune.errors import InputError
 from xaitune.evaluate.road import fill_linear
 from xaitune.explain.cam import CamMapper

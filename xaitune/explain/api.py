@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xaitune._progress import PartProgress
-from xaitune.config.explaining import ExplainOptions, LimeOptions
+from xaitune.config.explain_settings import ExplainOptions, LimeOptions
 from xaitune.errors import ModelError
 from xaitune.explain.cam import CamMapper
 from xaitune.explain.classifier import Classifier, Images, open_classifier

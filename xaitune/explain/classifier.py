@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from xaitune.data.geometry import resize_image
 from xaitune.data.images import expand_images, read_image
+from xaitune.data.resize import resize_image
 from xaitune.errors import ImageError, ModelError, unknown_class
 from xaitune.models.backend import keras
 from xaitune.models.flatten import as_classifier

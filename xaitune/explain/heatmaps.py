@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from xaitune.data.geometry import map_to_image, resize_image
 from xaitune.data.images import read_image
+from xaitune.data.resize import map_to_image, resize_image
 from xaitune.errors import ImageError, ModelError
 from xaitune.plots import overlays
 from xaitune.plots.pictures import panels

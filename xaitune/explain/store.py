@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import disk_error, read_json, write_json
-from xaitune.data.geometry import resize_image
+from xaitune.data.resize import resize_image
 from xaitune.errors import RunError
 from xaitune.explain.api import Explanation
 from xaitune.explain.heatmaps import BlockHeatmaps

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from xaitune.config.choices import AUGMENTATIONS
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import BACKEND, keras
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from xaitune.config.choices import LOSSES, METRICS, OPTIMIZERS
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import scaled_optimizer

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from xaitune._files import disk_error, read_json, write_json
 from xaitune.config.fields import identity_of, later_defaults
-from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError, RunLockedError
 
 LAYOUT = 2  # version of the layout of config.json, which names the folder's kind since 2

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from xaitune import _files
 from xaitune.config.fields import identity_of
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.blocks import freeze_blocks

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
-from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.plots import charts

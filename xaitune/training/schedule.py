@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from xaitune.config.parse import parse_block_rates
-from xaitune.config.schema import TrainConfig
+from xaitune.config.settings import TrainConfig
 from xaitune.models.backend import keras
 
 PLATEAU_EPOCHS = 2  # the rate is cut after this many epochs without a better validation score

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from xaitune import _files, _machine
 from xaitune._progress import Notes, Progress
-from xaitune.config.schema import TrainConfig, replace_fields
+from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.blocks import freeze_blocks

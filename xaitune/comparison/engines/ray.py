@@ -16,7 +16,7 @@ from xaitune._progress import Notes
 from xaitune.comparison.engines.task import End, OnEnd, OnStep, Step, Task
 from xaitune.comparison.engines.worker import Images, do_task
 from xaitune.config.choices import NAMED_WEIGHTS
-from xaitune.config.schema import replace_fields
+from xaitune.config.settings import replace_fields
 from xaitune.errors import ConfigError, RunError
 
 CPUS = 2  # per run, if a machine has that many: the number of threads that a local worker has by default

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from xaitune.config.schema import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrainConfig
 
 
 @dataclass(frozen=True)

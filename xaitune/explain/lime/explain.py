@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xaitune.config.explaining import LimeOptions
+from xaitune.config.explain_settings import LimeOptions
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.lime.fit import STABLE, Fit, fit_package, fit_pairs, r_squared
 from xaitune.explain.lime.masks import draw_halves, package_masks

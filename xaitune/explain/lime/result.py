@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from xaitune.data.geometry import map_to_image
+from xaitune.data.resize import map_to_image
 from xaitune.errors import unknown_class
 from xaitune.explain.heatmaps import own_picture, read_only
 from xaitune.plots import charts, overlays
