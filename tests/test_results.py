@@ -272,8 +272,8 @@ def test_sentences_name_blocks_and_metrics_as_everywhere_else():
     assert make_check().sentence() == (
         "The sweep confirms the advice: no other depth beats freezing Block 1-3 (nag) by more than 1 point of macro F1 (the "
         "lowest bound over all depths is -0.6 points, against Block 1). Its difference from Block 1 (sgd), the best of the "
-        "others on validation, is +1.3 points [-0.4, +3.0]. Measured on 30 test images in 15 groups, with 2 seeds. The cheapest cell "
-        "that is shown to be within 1 point of all the others is freeze3-nag."
+        "others on validation, is +1.3 points [-0.4, +3.0]. Measured on 30 test images in 15 groups, with 2 seeds. The "
+        "cheapest cell that is shown to be within 1 point of all the others is freeze3-nag."
     )
     one = Difference(0.013, -0.004, 0.03, 15, 30)
     none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, difference=one, metric="accuracy").sentence()
