@@ -399,3 +399,25 @@ def test_choose_images_takes_the_classes_in_turn(demo):
     assert set(demo.labels[rows]) == set(range(len(demo.class_names)))
     assert set(rows) <= set(demo.indices("validation"))
     assert len(choose_images(demo, demo.indices("validation"), 10_000)) == len(demo.indices("validation"))
+
+
+def test_moved_maps_lose_nothing_in_the_padding(tmp_path):
+    """A map that is the same all over the image finds nothing, also where a wide image is padded above and below."""
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        for folder in ("images", "masks"):
+            (tmp_path / folder / label).mkdir(parents=True)
+        for number in range(6):
+            mask = np.zeros((20, 80), np.uint8)
+            mask[5:15, 10 * number : 10 * number + 20] = 255
+            Image.fromarray(mask).save(tmp_path / f"masks/{label}/{number}.png")
+            Image.fromarray(rng.integers(0, 255, mask.shape, dtype=np.uint8)).save(
+                tmp_path / f"images/{label}/{number}.png"
+            )
+    data = ImageData.from_folder(tmp_path / "images", masks=tmp_path / "masks", image_size=(64, 64), resize="pad")
+    rows = np.arange(len(data))
+    inside = np.zeros((len(rows), 8, 8))
+    inside[:, 2:6] = 1  # the rows of the map that the image fills, and one more on each side for the interpolation
+    scores = evidence._localisation(dict.fromkeys(range(1, 6), inside), data, rows, np.random.default_rng(1))
+    assert scores["average_precision"].max() < 0.5
+    np.testing.assert_allclose(scores["localisation"], 0, atol=1e-6)

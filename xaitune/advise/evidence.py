@@ -134,7 +134,10 @@ def _localisation(
         assert mask is not None  # only images with a mask were chosen
         geometry = (mask.shape, data.image_size, data.config.resize)
         maps = np.stack([map_to_image(view[i], *geometry) for view in views.values()])
-        nulls = np.stack([map_to_image(view[i], *geometry) for view in moved.values()])
+        if data.config.resize == "pad":  # moved before the padding is cropped, relevance would be lost in it
+            nulls = evaluate.random_like(maps, rng)
+        else:
+            nulls = np.stack([map_to_image(view[i], *geometry) for view in moved.values()])
         masks = np.broadcast_to(mask, maps.shape)
         scores["average_precision"][i] = evaluate.average_precision(maps, masks)
         scores["mass_inside"][i] = evaluate.mass_inside(maps, masks)
