@@ -287,3 +287,24 @@ def test_many_classes():
     assert known.sum() == SMOOTHED_CLASSES
     assert np.isfinite(fit.weights).all()
     np.testing.assert_array_equal(np.isfinite(fit.interval).all(axis=(1, 2)), known)
+
+
+def test_answers_that_no_emulator_learns_have_ridges_weights_and_an_honest_stability():
+    """Parity of three superpixels: before the emulator was left out, two runs were expected to agree by 0.41."""
+    fits = []
+    for seed in range(4):
+        halves = draw_halves(30, 150, seed)
+        shown, hidden = (
+            np.stack([p, 1 - p], axis=1) for p in 0.02 + 0.96 * np.stack([parity(halves), parity(1 - halves)])
+        )
+        fits.append(fit_pairs(halves, shown, hidden, seed))
+        assert (fits[-1].learnt < 0).all()
+    weights = np.array([fit.weights[0] for fit in fits])
+    agree = np.mean([spearman(weights[[i]], weights[[j]]) for i in range(4) for j in range(i)])
+    expected = np.mean([fit.stability[0, 0] for fit in fits])
+    assert abs(expected - agree) < 0.25
+    assert expected < 0.3
+
+
+def parity(masks):
+    return masks[:, :3].sum(axis=1) % 2

@@ -18,6 +18,7 @@ DRAWS = 100  # of the bootstrap and of the posterior
 STABLE = (0.9, 0.8)  # Spearman and top-5 Jaccard of two independent runs at which no more samples are drawn
 TOP = 5
 SMOOTHED_CLASSES = 20  # the most likely ones; all others keep the plain Ridge weights
+LEARNT = 0.5  # the leave-one-out R^2 below which the emulator is not used
 POSTERIOR_MASKS = 1024  # the emulator's posterior is drawn on at least this many masks
 
 
@@ -28,11 +29,13 @@ class Fit:
     `weights`: (classes, superpixels). `interval`: (classes, superpixels, 2), 95 %. `stability`: for each class the
     Spearman correlation of the weights and the Jaccard index of the five most positive superpixels that two independent
     runs of the same size are expected to reach. Both are NaN for classes beyond the SMOOTHED_CLASSES most likely.
+    `learnt`: (classes,) the emulator's leave-one-out R^2, NaN where there is none.
     """
 
     weights: np.ndarray
     interval: np.ndarray
     stability: np.ndarray
+    learnt: np.ndarray
 
 
 def sample_weights(masks: np.ndarray) -> np.ndarray:
@@ -99,6 +102,9 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
     masks themselves: below a thousandth of the largest weight at 18 superpixels, more beyond 255. A single pair has no
     interval, and a stability of 0. Ridge's alpha is the lime package's in proportion to the samples (1 for 1,000), so
     that weights do not grow with their number.
+
+    A class of which the emulator's leave-one-out R^2 is below LEARNT (gates, where a few superpixels count only together)
+    has Ridge's weights on the pairs, and the spread of their bootstrap.
     """
     pairs, superpixels = halves.shape
     # Pair by pair, so that the first masks, from which the emulator learns, are balanced too.
@@ -112,9 +118,20 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
         return _summary(weights, likeliest, np.zeros((DRAWS, len(likeliest), superpixels)))
     if pairs == 1:
         unknown = np.full((*weights.shape, 2), np.nan)
-        return Fit(weights, unknown, np.zeros((len(weights), 2)))
+        return Fit(weights, unknown, np.zeros((len(weights), 2)), np.full(len(weights), np.nan))
     probabilities = _merge_unlikely(targets, likeliest)
     emulator = Emulator(masks, probabilities)
+    answers = probabilities[:, : len(likeliest)]
+    residuals = answers - emulator.leave_one_out[:, : len(likeliest)]
+    counts = np.random.default_rng([seed, 1]).multinomial(pairs, np.full(pairs, 1 / pairs), DRAWS)
+    counts = np.concatenate([np.ones((1, pairs), int), counts])  # the first row: the samples themselves
+    kernels = np.repeat(counts, 2, axis=1) * kernel
+    learnt = 1 - residuals.var(axis=0) / np.maximum(answers.var(axis=0), 1e-24)
+    unlearnt = learnt < LEARNT
+    if unlearnt.all():
+        resampled = _scaled_ridge(masks, answers, kernels)
+        spread = np.sqrt(not_drawn) * (resampled[1:] - resampled[0])
+        return _summary(weights, likeliest, spread, learnt=learnt)
 
     # The first estimate, and how it varies over the posterior.
     balanced = balanced_masks(superpixels)
@@ -130,19 +147,21 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
     posterior_spread = posterior_spread.reshape(DRAWS, -1, superpixels)
 
     # Its correction by the leave-one-out residuals, and how that varies over the bootstrap.
-    residuals = (probabilities - emulator.leave_one_out)[:, : len(likeliest)]
-    counts = np.random.default_rng([seed, 1]).multinomial(pairs, np.full(pairs, 1 / pairs), DRAWS)
-    counts = np.concatenate([np.ones((1, pairs), int), counts])  # the first row: the samples themselves
-    corrections = _scaled_ridge(masks, residuals, np.repeat(counts, 2, axis=1) * kernel)  # (1 + draws, likeliest, m)
+    corrections = _scaled_ridge(masks, residuals, kernels)  # (1 + draws, likeliest, m)
     correction, bootstrap_spread = not_drawn * corrections[0], corrections[1:] - corrections[0]
     variance = not_drawn * bootstrap_spread.var(axis=0).mean(axis=1)  # (likeliest,)
     mean_square = (correction**2).mean(axis=1)
     noise_share = np.divide(variance, mean_square, out=np.zeros_like(mean_square), where=mean_square > 0)
     shrinkage = np.minimum(1, noise_share)[:, None]
 
-    weights[likeliest] = estimate[: len(likeliest)] + (1 - shrinkage) * correction
+    corrected = estimate[: len(likeliest)] + (1 - shrinkage) * correction
     spread = (1 - shrinkage) * bootstrap_spread + shrinkage * posterior_spread[:, : len(likeliest)]
-    return _summary(weights, likeliest, np.sqrt(not_drawn) * spread, np.sqrt(not_drawn) * bootstrap_spread)
+    if unlearnt.any():  # Ridge's own weights and bootstrap
+        resampled = _scaled_ridge(masks, answers[:, unlearnt], kernels)
+        corrected[unlearnt] = resampled[0]
+        spread[:, unlearnt] = bootstrap_spread[:, unlearnt] = resampled[1:] - resampled[0]
+    weights[likeliest] = corrected
+    return _summary(weights, likeliest, np.sqrt(not_drawn) * spread, np.sqrt(not_drawn) * bootstrap_spread, learnt)
 
 
 def _scaled_ridge(masks: np.ndarray, targets: np.ndarray, kernels: np.ndarray) -> np.ndarray:
@@ -164,7 +183,11 @@ def _merge_unlikely(targets: np.ndarray, likeliest: np.ndarray) -> np.ndarray:
 
 
 def _summary(
-    weights: np.ndarray, likeliest: np.ndarray, spread: np.ndarray, interval_spread: np.ndarray | None = None
+    weights: np.ndarray,
+    likeliest: np.ndarray,
+    spread: np.ndarray,
+    interval_spread: np.ndarray | None = None,
+    learnt: np.ndarray | float = np.nan,
 ) -> Fit:
     """The Fit from `spread` (draws, likeliest, m), each draw's distance from the estimate.
 
@@ -175,7 +198,9 @@ def _summary(
     interval[likeliest] = np.moveaxis(weights[likeliest] + bounds, 0, -1)
     stability = np.full((len(weights), 2), np.nan)
     stability[likeliest] = [expected_stability(weights[c], spread[:, i]) for i, c in enumerate(likeliest)]
-    return Fit(weights, interval, stability)
+    learnt_by_class = np.full(len(weights), np.nan)
+    learnt_by_class[likeliest] = learnt
+    return Fit(weights, interval, stability, learnt_by_class)
 
 
 def expected_stability(weights: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
