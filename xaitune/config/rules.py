@@ -152,13 +152,15 @@ class Parsed(Rule):
 
 @dataclass(frozen=True)
 class Depth(Rule):
-    """How many blocks are frozen: 0 (none) to 5 (all of VGG16)."""
+    """How many blocks are frozen: `low` (0: none) to `high` (5: all of VGG16)."""
 
+    low: int
+    high: int
     metavar = "0-5"
 
     def __call__(self, name: str, value: Any) -> int:
-        ok = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 5
-        require(ok, name, "0..5 (0 freezes nothing, 5 all of VGG16)", value)
+        ok = isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+        require(ok, name, f"{self.low}..{self.high} (0 freezes nothing, 5 all of VGG16)", value)
         return value
 
     def from_text(self, name: str, value: str) -> int:

@@ -119,7 +119,7 @@ class TrainConfig:
     )
     freeze_through: int = setting(
         3,
-        Depth(),
+        Depth(0, 5),
         "Freeze Block 1 to this one: 0 nothing, 5 all (feature extraction).",
         panel="Model",
         stage="fine-tune",
