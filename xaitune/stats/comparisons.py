@@ -64,8 +64,8 @@ class PairedScores:
     differently, one each way, would contribute, so that it never vanishes (Agresti and Min 2005; with single images and
     accuracy the interval of Bonett and Price 2012). That of the seeds is s^2 / S of the S per-seed differences; since 2
     or 3 seeds say little of it, the mean over all pairs counts as PRIOR_SEEDS further degrees of freedom. The two
-    margins, each with its own Student quantile, are added in quadrature, since Satterthwaite's degrees of freedom give
-    intervals that are too narrow where few seeds vary more than the groups (benchmarks/coverage.py).
+    margins, each with its own Student quantile, are added in quadrature, which is wider than with Satterthwaite's degrees
+    of freedom: these are too many where few seeds vary more than the groups.
 
     Examples:
         >>> scores = PairedScores([0, 0, 1, 1], metric="accuracy")
@@ -137,7 +137,7 @@ class PairedScores:
         return float(self.models[a].seeds.mean() - self.models[b].seeds.mean())
 
     def _half_width(self, a: Any, b: Any, probability: float) -> float:
-        """What lies between the difference and the bound that it exceeds with this probability."""
+        """Distance from the difference to its one-sided bound at this probability."""
         if self.effective < resampling.MIN_GROUPS:
             return math.inf
         groups = t.ppf(probability, self.effective - 1) ** 2 * self._group_variance(a, b)
@@ -145,11 +145,11 @@ class PairedScores:
         return math.sqrt(groups + (t.ppf(probability, freedom) ** 2 * variance if freedom else 0.0))
 
     def _group_variance(self, a: Any, b: Any) -> float:
-        """Of the difference over test sets; never 0."""
+        """Variance of the difference from one draw of test groups to another; never 0."""
         drawn = float((self.models[a].drawn - self.models[b].drawn).var())
         drawn *= self.effective / (self.effective - 1) if self.effective >= resampling.MIN_GROUPS else 1.0
         differ = len(np.unique(self.groups[self.models[a].correct != self.models[b].correct]))
-        # Of one group answered differently. In a group where each is right once, what they win and lose cancels out.
+        # What one group answered differently adds. Where all such groups cancel out in themselves, `drawn` is 0 too.
         typical = drawn / differ if differ and drawn > _ROUNDING else float((self._group_shares**2).mean())
         return drawn + 2 * typical
 

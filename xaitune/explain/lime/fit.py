@@ -123,17 +123,35 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
     emulator = Emulator(masks, probabilities)
     answers = probabilities[:, : len(likeliest)]
     residuals = answers - emulator.leave_one_out[:, : len(likeliest)]
+    learnt = 1 - residuals.var(axis=0) / np.maximum(answers.var(axis=0), 1e-24)
+    by_ridge, by_emulator = np.flatnonzero(learnt < LEARNT), np.flatnonzero(learnt >= LEARNT)
+
     counts = np.random.default_rng([seed, 1]).multinomial(pairs, np.full(pairs, 1 / pairs), DRAWS)
     counts = np.concatenate([np.ones((1, pairs), int), counts])  # the first row: the samples themselves
     kernels = np.repeat(counts, 2, axis=1) * kernel
-    learnt = 1 - residuals.var(axis=0) / np.maximum(answers.var(axis=0), 1e-24)
-    unlearnt = learnt < LEARNT
-    if unlearnt.all():
-        resampled = _scaled_ridge(masks, answers, kernels)
-        spread = np.sqrt(not_drawn) * (resampled[1:] - resampled[0])
-        return _summary(weights, likeliest, spread, learnt=learnt)
+    spread, bootstrap_spread = np.empty((2, DRAWS, len(likeliest), superpixels))
+    if len(by_ridge):
+        resampled = _scaled_ridge(masks, answers[:, by_ridge], kernels)
+        spread[:, by_ridge] = bootstrap_spread[:, by_ridge] = resampled[1:] - resampled[0]
+    if len(by_emulator):
+        estimate, posterior_spread = _first_estimate(emulator, masks, probabilities, seed)
+        corrections = _scaled_ridge(masks, residuals[:, by_emulator], kernels)  # (1 + draws, classes, m)
+        correction, bootstrap = not_drawn * corrections[0], corrections[1:] - corrections[0]
+        variance = not_drawn * bootstrap.var(axis=0).mean(axis=1)
+        mean_square = (correction**2).mean(axis=1)
+        noise_share = np.divide(variance, mean_square, out=np.zeros_like(mean_square), where=mean_square > 0)
+        shrinkage = np.minimum(1, noise_share)[:, None]
+        weights[likeliest[by_emulator]] = estimate[by_emulator] + (1 - shrinkage) * correction
+        spread[:, by_emulator] = (1 - shrinkage) * bootstrap + shrinkage * posterior_spread[:, by_emulator]
+        bootstrap_spread[:, by_emulator] = bootstrap
+    return _summary(weights, likeliest, np.sqrt(not_drawn) * spread, np.sqrt(not_drawn) * bootstrap_spread, learnt)
 
-    # The first estimate, and how it varies over the posterior.
+
+def _first_estimate(
+    emulator: Emulator, masks: np.ndarray, probabilities: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights (classes, m) of the emulator's predictions, and their spread (draws, classes, m) over its posterior."""
+    superpixels = masks.shape[1]
     balanced = balanced_masks(superpixels)
     predicted = emulator(balanced)
     if superpixels <= ENUMERATED:
@@ -143,25 +161,8 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
     posterior_masks = np.concatenate([half, 1 - half])
     deviations = emulator.posterior_deviations(posterior_masks, DRAWS, [seed, 2])
     deviations = deviations.transpose(1, 0, 2).reshape(len(posterior_masks), -1)
-    posterior_spread = _scaled_ridge(posterior_masks, deviations, sample_weights(posterior_masks)[None])[0]
-    posterior_spread = posterior_spread.reshape(DRAWS, -1, superpixels)
-
-    # Its correction by the leave-one-out residuals, and how that varies over the bootstrap.
-    corrections = _scaled_ridge(masks, residuals, kernels)  # (1 + draws, likeliest, m)
-    correction, bootstrap_spread = not_drawn * corrections[0], corrections[1:] - corrections[0]
-    variance = not_drawn * bootstrap_spread.var(axis=0).mean(axis=1)  # (likeliest,)
-    mean_square = (correction**2).mean(axis=1)
-    noise_share = np.divide(variance, mean_square, out=np.zeros_like(mean_square), where=mean_square > 0)
-    shrinkage = np.minimum(1, noise_share)[:, None]
-
-    corrected = estimate[: len(likeliest)] + (1 - shrinkage) * correction
-    spread = (1 - shrinkage) * bootstrap_spread + shrinkage * posterior_spread[:, : len(likeliest)]
-    if unlearnt.any():  # Ridge's own weights and bootstrap
-        resampled = _scaled_ridge(masks, answers[:, unlearnt], kernels)
-        corrected[unlearnt] = resampled[0]
-        spread[:, unlearnt] = bootstrap_spread[:, unlearnt] = resampled[1:] - resampled[0]
-    weights[likeliest] = corrected
-    return _summary(weights, likeliest, np.sqrt(not_drawn) * spread, np.sqrt(not_drawn) * bootstrap_spread, learnt)
+    spread = _scaled_ridge(posterior_masks, deviations, sample_weights(posterior_masks)[None])[0]
+    return estimate, spread.reshape(DRAWS, -1, superpixels)
 
 
 def _scaled_ridge(masks: np.ndarray, targets: np.ndarray, kernels: np.ndarray) -> np.ndarray:
