@@ -1,4 +1,4 @@
-"""Readable names of metrics and freezing depths, durations and sizes."""
+"""Readable names of metrics and freezing depths, counts, durations and sizes."""
 
 import math
 
@@ -19,6 +19,17 @@ def metric_name(metric: str) -> str:
         'macro F1'
     """
     return METRIC_NAMES.get(metric, metric)
+
+
+def plural(number: int, word: str) -> str:
+    """A count with its word.
+
+    Examples:
+        >>> plural(1, "image"), plural(1344, "image"), plural(6, "class")
+        ('1 image', '1,344 images', '6 classes')
+    """
+    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
+    return f"{number:,} {word}{ending}"
 
 
 def frozen_name(through: int) -> str:

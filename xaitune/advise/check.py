@@ -113,7 +113,8 @@ class AdviceCheck:
         """How many images, groups and seeds; what one seed can say."""
         d = self.difference
         text = (
-            f"Measured on {d.images} test images in {d.groups} groups, with {d.seeds} seed{'s' if d.seeds > 1 else ''}"
+            f"Measured on {_names.plural(d.images, 'test image')} in {_names.plural(d.groups, 'group')}, with "
+            f"{_names.plural(d.seeds, 'seed')}"
         )
         return text + (": this is about these trained models, not about other trainings." if d.seeds == 1 else ".")
 

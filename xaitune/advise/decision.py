@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from xaitune import _machine
+from xaitune import _machine, _names
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.evidence import Evidence
 from xaitune.advise.probe import BLOCK_NUMBERS, Probe
@@ -77,8 +77,8 @@ def _reasons(advice: FreezeAdvice, seeds: int) -> str:
         "mean rank": "each block's mean rank in faithfulness (which counts most), agreement, concentration and stability",
     }[advice.measure]
     text = (
-        f"The score is {score}, measured on {advice.images} validation images from {advice.groups} groups with {seeds} "
-        f"probe head{'s' if seeds > 1 else ''}. Block {best} scores best ({table.loc[best, 'score']:.3f} "
+        f"The score is {score}, measured on {advice.images} validation images from {advice.groups} groups with "
+        f"{_names.plural(seeds, 'probe head')}. Block {best} scores best ({table.loc[best, 'score']:.3f} "
         f"[{table.loc[best, 'low']:.3f}, {table.loc[best, 'high']:.3f}]). "
     )
     if chosen != best:

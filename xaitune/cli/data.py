@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._files import write_csv, writing
+from xaitune._names import plural
 from xaitune.cli.options import Job, command, option
 from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
@@ -71,7 +72,7 @@ def init(
         )
     table, sweep = sweep_costs(config, images), config.sweep
     cells, rates = len(sweep.freeze_through) * len(sweep.optimizers), len(sweep.learning_rates or ())
-    seeds = f"{sweep.seeds} seed{'s' if sweep.seeds > 1 else ''}"
+    seeds = plural(sweep.seeds, "seed")
     tried = f"{rates} learning rates x " if rates > 1 else ""
     job.ui.table(table, f"A sweep of {cells} cells x {tried}{seeds}", digits=1)
     with writing(file) as part:

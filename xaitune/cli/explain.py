@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._files import make_folder, write_csv
-from xaitune._names import duration
+from xaitune._names import duration, plural
 from xaitune.cli.console import Ui
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
@@ -71,7 +71,7 @@ def explain(
     seconds = time.monotonic() - start
     blocks = "all blocks" if options.blocks == "all" else f"Block {options.blocks}"
     shown = {"gradcam": blocks, "cam": "Block 5"}.get(method, lime.segmenter)
-    count = f"{len(paths)} image{'s' if len(paths) > 1 else ''}"
+    count = plural(len(paths), "image")
     job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown}, {writer.about['precision']})")
     remarks = _say_remarks(job.ui, writer, len(paths), lime.num_samples)
     files = [wrote[k] for k in ("first_picture", "contact_sheet", "json", "npz") if k in wrote]

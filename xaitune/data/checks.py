@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
+from xaitune._names import plural
 from xaitune._progress import Progress
 from xaitune.data.duplicates import MAX_IMAGES, MIN_IMAGES, NearDuplicates, connected, find_near_duplicates
 from xaitune.data.images import ImageHeader, image_header
@@ -173,8 +174,9 @@ def _small_classes(data: LabelledImages) -> list[Problem]:
     for name, row in data.counts().iterrows():
         if len(SPLITS) <= row["groups"] < SMALL_CLASS_GROUPS:
             message = (
-                f"Class {name} has {row['images']} images in {row['groups']} groups, of which {row['test']} images in "
-                f"{row['test_groups']} groups are in the test split: its test score is very uncertain."
+                f"Class {name} has {plural(row['images'], 'image')} in {plural(row['groups'], 'group')}, of which "
+                f"{plural(row['test'], 'image')} in {plural(row['test_groups'], 'group')} are in the test split: "
+                "its test score is very uncertain."
             )
             problems.append(Problem("warning", "small class", (), message))
     worth = _image_worth(data)

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from xaitune._names import frozen_name, metric_name
+from xaitune._names import frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.table import SweepTable
 from xaitune.report.run_figures import best_or_none
-from xaitune.report.texts import duration_text, interval_text, picture, plural, score_text
+from xaitune.report.texts import duration_text, interval_text, picture, score_text
 from xaitune.training.run import Run
 
 

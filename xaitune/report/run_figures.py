@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
-from xaitune._names import metric_name
+from xaitune._names import metric_name, plural
 from xaitune.comparison.table import SweepTable
 from xaitune.errors import XaituneError
 from xaitune.plots import charts
-from xaitune.report.texts import interval_text, picture, plural, score_text
+from xaitune.report.texts import interval_text, picture, score_text
 from xaitune.stats.intervals import bootstrap_interval
 from xaitune.stats.metrics import confusion
 from xaitune.stats.per_class import per_class_intervals

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune._names import frozen_name, metric_name
+from xaitune._names import frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.comparison.table import SweepTable
 from xaitune.data.splits import SPLITS
@@ -18,7 +18,7 @@ from xaitune.explain.lime.result import Superpixels
 from xaitune.plots import charts
 from xaitune.report.headline import train_command
 from xaitune.report.run_figures import best_or_none, read_or_empty
-from xaitune.report.texts import Picture, cell_text, duration_text, interval_text, picture, plural, score_text
+from xaitune.report.texts import Picture, cell_text, duration_text, interval_text, picture, score_text
 from xaitune.stats.resampling import FEW_GROUPS
 from xaitune.training.run import Run
 

@@ -52,12 +52,6 @@ def has_hangul(text: Any) -> bool:
     return re.search("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]", str(text)) is not None
 
 
-def plural(number: int, word: str) -> str:
-    """'1 image', '1,344 images', '6 classes'."""
-    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
-    return f"{number:,} {word}{ending}"
-
-
 def duration_text(seconds: Any) -> str:
     """'45 s', '12 min' or '3.5 h'; a dash where it is not known."""
     return DASH if seconds is None or not math.isfinite(float(seconds)) else duration(float(seconds))

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import t
 
+from xaitune._names import plural
 from xaitune.errors import InputError
 from xaitune.stats.metrics import CLASS_MEANS, scores_from_confusion, truth_and_predictions
 
@@ -128,10 +129,10 @@ def too_few(true: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric: 
         pairs = np.unique(true * count + groups)
         smallest = int(np.unique(pairs // count, return_counts=True)[1].min())
         if smallest < FEW_CLASS_GROUPS:
-            scarce.append(f"{smallest} group{'s' if smallest != 1 else ''} in the smallest class")
+            scarce.append(f"{plural(smallest, 'group')} in the smallest class")
     wrong_groups = len(np.unique(groups[mistakes]))
     if wrong_groups < FEW_MISTAKES:
-        scarce.append(f"{wrong_groups} group{'s' if wrong_groups != 1 else ''} with a mistake")
+        scarce.append(f"{plural(wrong_groups, 'group')} with a mistake")
     return ", ".join(scarce)
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 from skimage import segmentation
 
+from xaitune._names import plural
 from xaitune.config.rules import require_choice
 from xaitune.errors import ConfigError, XaituneWarning
 
@@ -71,7 +72,7 @@ def _named(pixels: np.ndarray, name: str, bounded: bool) -> np.ndarray:
             break
     instead = f"a {'finer' if too_few else 'coarser'} {name}" if other == name else "slic"
     warnings.warn(
-        f"{name} gives {count} superpixel{'s' if count > 1 else ''}, {'fewer' if too_few else 'more'} than "
+        f"{name} gives {plural(count, 'superpixel')}, {'fewer' if too_few else 'more'} than "
         f"{FEWEST if too_few else MOST}: {instead} with {new_count} is used instead.",
         XaituneWarning,
         stacklevel=2,
