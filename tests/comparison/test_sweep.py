@@ -191,7 +191,7 @@ def test_confirmed(wide):
         "The sweep confirms the advice: no other depth beats freezing Block 1-3 (nag) by more than 1 point"
     )
     assert "against Block 1-4). Its difference from Block 1-4 (nag)" in sentence
-    assert "Measured on 3000 test images in 1000 groups, with 2 seeds." in sentence
+    assert "Measured on 3,000 test images in 1,000 groups, with 2 seeds." in sentence
 
 
 def test_enough_is_the_cheapest_cell_shown_to_be_within_the_margin(wide, table):
