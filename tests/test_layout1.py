@@ -97,7 +97,7 @@ def test_a_sweep_loads_grows_and_checks_the_advice(old, images):
     assert len(results) == 2
     table = xt.load_sweep(folder)
     assert table.best["name"] == "freeze5-nag"
-    grid = {"freeze_through": (3, 5), "optimizers": "nag", "seeds": 2, "workers": 1}
+    grid = {"freeze_through": (3, 5), "optimizers": "nag", "seeds": 2, "workers": 1, "learning_rates": None}
     grown = xt.sweep_freeze(
         images, train=xt.TrainConfig(**vars(BASE) | {"learning_rate": 0.3}), runs_dir=old / "runs", **grid
     )

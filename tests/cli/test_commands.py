@@ -25,7 +25,7 @@ from xaitune.config.toml import load_config
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice"]
 COMMANDS += ["report", "runs", "demo"]
 SMALL = ["--image-size", "32x32", "--weights", "slim", "--head-epochs", "2", "--epochs", "2", "--precision", "float32"]
-GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag"]
+GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag", "--learning-rates", "own"]
 
 
 @pytest.fixture(scope="module")
@@ -332,13 +332,14 @@ def test_advise(project):
 def test_dry_run_starts_nothing(project):
     folder, _ = project
     before = files(folder / "runs")
-    answer = xaitune(folder, "sweep-freeze", "--dry-run", "--freeze-through", "1-5", "--seeds", "2", "--json")
-    assert (answer.json["runs"], answer.json["missing"]) == (30, 26)  # four of seed 0 are there
+    grid = ["--freeze-through", "1-5", "--seeds", "2"]
+    answer = xaitune(folder, "sweep-freeze", "--dry-run", *grid, "--learning-rates", "own", "--json")
+    assert (answer.json["runs"], answer.json["missing"]) == (32, 26)  # four of seed 0 are there, and two linear heads
     assert answer.json["seconds"] > 0
     assert answer.json["disk_bytes"] > 0
-    rates = ["--learning-rates", "1e-3,1e-4"]  # nag's own is 1e-3: its two runs of seed 0 count
-    answer = xaitune(folder, "sweep-freeze", "--dry-run", "--freeze-through", "1-5", "--seeds", "2", *rates, "--json")
-    assert (answer.json["runs"], answer.json["missing"]) == (60, 58)
+    more = xaitune(folder, "sweep-freeze", "--dry-run", *grid, "--json")  # each cell tries two rates
+    assert (more.json["runs"], more.json["missing"]) == (32, 30)
+    assert more.json["seconds"] > answer.json["seconds"]
     assert files(folder / "runs") == before
 
 
@@ -364,7 +365,7 @@ def test_the_same_sweep_again_trains_nothing(project):
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs/sweep").glob("*/result.json")}
     answer = xaitune(folder, "sweep-freeze", *GRID, "--json")
     assert answer.status == 0
-    assert "4 of 4 runs are already finished" in answer.err
+    assert "6 of 6 runs are already finished" in answer.err
     assert len(answer.json["cells"]) == 4
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -372,7 +373,7 @@ def test_the_same_sweep_again_trains_nothing(project):
 def test_check_advice_report_and_runs(project):
     folder, _ = project
     advised = xt.load_advice(folder / "runs/advice").freeze_through
-    grown = xaitune(folder, "sweep-freeze", "--freeze-through", f"{advised},4,5", "--optimizers", "nag,sgd", "--json")
+    grown = xaitune(folder, "sweep-freeze", "--freeze-through", f"{advised},4,5", *GRID[4:], "--json")
     assert grown.json["verdict"] in ("confirmed", "contradicted", "cannot tell")
     checked = xaitune(folder, "check-advice", "--json")
     assert checked.json["verdict"] == grown.json["verdict"]

@@ -24,7 +24,7 @@ from xaitune.errors import RunError
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=3, patience=9, precision="float32")
-GRID = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1}
+GRID = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1, "learning_rates": "own"}
 NAMES = ("freeze4-nag-seed0", "freeze5-nag-seed0")
 
 TASK = Task("freeze3-nag-seed0", DataConfig("images"), "0" * 16, BASE, "runs", "cache", 1.0)

@@ -88,7 +88,7 @@ def test_block_zero_where_it_means_something():
         ("freeze_through", True, "Received: freeze_through=True."),
         ("freeze_through", 2.0, "Received: freeze_through=2.0."),
         ("weights", "", "weights must be a name or a path. Received: weights=''."),
-        ("head", "gop", "head must be one of gap, fc. Received: head='gop'. Did you mean 'gap'?"),
+        ("head", "gop", "head must be one of gap, fc, blocks. Received: head='gop'. Did you mean 'gap'?"),
         ("optimizer", "nagg", "Did you mean 'nag'?"),
         ("optimizer", "SGD", "optimizer must be one of sgd, momentum, nag, adagrad,"),
         ("metric", "f1_macr", "Did you mean 'f1_macro'?"),

@@ -11,7 +11,8 @@ from xaitune.models.backend import keras
 from xaitune.models.precision import with_precision
 from xaitune.models.vgg import build_vgg16
 from xaitune.training import features
-from xaitune.training.features import FeatureCache, cache_key, cut_layer, pass_through, suffix_model
+from xaitune.training.cut import POOLED, cut_layer, cut_output, suffix_inputs, suffix_model
+from xaitune.training.features import FeatureCache, cache_key, pass_through
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +35,32 @@ def test_cut_layers(model):
     assert cut_layer(fc, 5) == "block5_pool"
 
 
-@pytest.mark.parametrize("head", ["gap", "fc"])
-def test_prefix_and_suffix_together_are_the_model(head, images):
+@pytest.mark.parametrize("head", ["gap", "fc", "blocks"])
+def test_prefix_and_suffix_together_are_the_model(head, images, demo, tmp_path):
     model = build_vgg16(3, image_size=(32, 32), weights="slim", head=head)
     whole = model.predict_on_batch(images[:4])
+    cached = FeatureCache(tmp_path).get(model, demo, range(1, 6), "float32")
     for k in range(1, 6):
-        part = suffix_model(model, k).predict_on_batch(output(model, cut_layer(model, k), images[:4]))
+        prefix = keras.Model(model.input, cut_output(model, k))
+        part = suffix_model(model, k).predict_on_batch(prefix.predict_on_batch(images[:4]))
         np.testing.assert_allclose(part, whole, atol=1e-5)
+        np.testing.assert_allclose(suffix_model(model, k).predict_on_batch(cached[k][:4]), whole, atol=1e-4)
     assert suffix_model(model, 0) is model
-    ids = {id(layer) for layer in model.layers}
-    assert all(id(layer) in ids for layer in suffix_model(model, 3).layers[1:])  # shared: training changes the model
+    weights = {id(variable) for variable in model.variables}
+    assert {id(v) for v in suffix_model(model, 3).variables} < weights  # shared: training changes the model
+
+
+def test_the_features_of_all_blocks_are_means_and_maxima(model, demo, images, tmp_path):
+    """They are the same for every head, so each head's cache entry serves the linear heads of a sweep too."""
+    pooled = pass_through(model, demo, [POOLED], "float32")[0]
+    assert pooled.shape == (len(demo), 2 * (16 + 32 + 64 + 128 + 128))
+    block2 = output(model, "block2_conv2", images)
+    np.testing.assert_allclose(pooled[:, 32:64], block2.mean(axis=(1, 2)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(pooled[:, 64:96], block2.max(axis=(1, 2)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(suffix_inputs(model, 5, [pooled]), pooled[:, -256:-128])
+    blocks = build_vgg16(3, image_size=(32, 32), weights="slim", head="blocks")
+    np.testing.assert_allclose(pass_through(blocks, demo, [POOLED], "float32")[0], pooled, atol=1e-5)
+    assert cut_layer(blocks, 5) == POOLED
 
 
 def test_cached_features_equal_the_outputs_of_the_prefix(model, demo, images, tmp_path):
@@ -82,7 +99,7 @@ def test_one_pass_for_all_depths(model, demo, tmp_path, monkeypatch):
     cache = FeatureCache(tmp_path)
     cache.get(model, demo, [1, 3, 5], "float32")
     cache.get(model, demo, [3, 4], "float32")
-    assert passes == [[1, 3, 5], [4]]
+    assert passes == [["block1_pool", "block3_pool", "pooled"], ["block4_pool"]]
 
 
 def test_an_interrupted_entry_is_not_used(model, demo, tmp_path):
@@ -113,9 +130,9 @@ def test_a_missing_or_damaged_file_is_computed_again(model, demo, tmp_path):
     whole = np.array(cache.get(model, demo, [5], "float32")[5])
     entry = tmp_path / cache_key(model, demo, "float32")
     for content in (None, b"", b"cut"):
-        (entry / "gap.bin").unlink()
+        (entry / "pooled.bin").unlink()
         if content is not None:
-            (entry / "gap.bin").write_bytes(content)
+            (entry / "pooled.bin").write_bytes(content)
         np.testing.assert_array_equal(cache.get(model, demo, [5], "float32")[5], whole)
 
 
@@ -136,17 +153,18 @@ def test_the_key_depends_on_everything_that_matters(model, demo):
 
 def test_features_that_do_not_fit_are_not_cached(model, demo, tmp_path):
     assert FeatureCache(tmp_path / "none", 0.0).get(model, demo, [3, 5], "float32") == {3: None, 5: None}
-    # room for the deep ones only: n * 128 and n * 2 * 2 * 128 floats, but not n * 4 * 4 * 64
-    room = len(demo) * 4 * (128 + 4 * 128) / 1e9
+    # room for the deep ones only: n * 736 and n * 2 * 2 * 128 floats, but not n * 4 * 4 * 64
+    room = len(demo) * 4 * (736 + 4 * 128) / 1e9
     cached = FeatureCache(tmp_path / "some", room).get(model, demo, [3, 4, 5], "float32")
     assert [cached[k] is not None for k in (3, 4, 5)] == [False, True, True]
 
 
 def test_pass_through_without_a_file(model, demo, images):
     reports = []
-    two, five = pass_through(model, demo, [2, 5], "float32", progress=lambda *a: reports.append(a))
+    names = ["block2_pool", POOLED]
+    two, five = pass_through(model, demo, names, "float32", progress=lambda *a: reports.append(a))
     np.testing.assert_allclose(two, output(model, "block2_pool", images), atol=1e-4)
-    np.testing.assert_allclose(five, output(model, "gap", images), atol=1e-5)
+    np.testing.assert_allclose(five[:, -256:-128], output(model, "gap", images), atol=1e-5)
     assert reports == [(64, len(demo), "frozen features"), (len(demo), len(demo), "frozen features")]
 
 

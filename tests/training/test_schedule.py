@@ -11,7 +11,7 @@ from xaitune.models import blocks, vgg
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import scaled_optimizer
 from xaitune.training import schedule
-from xaitune.training.schedule import block_factors, cuts_rate, epoch_rates
+from xaitune.training.schedule import block_factors, cuts_rate, epoch_rates, variable_parts
 
 
 def all_rates(steps=2, cuts=(0, 0, 0, 0), rate=0.1, **options):
@@ -55,8 +55,10 @@ def test_plateau_cuts_at_every_second_epoch_without_a_better_score_after_the_war
 def test_each_variable_has_the_factor_of_its_block():
     model = vgg.build_vgg16(3, image_size=(32, 32), weights="slim")
     blocks.freeze_blocks(model, 3)
-    assert block_factors(model, "1-4=0.1,head=10") == (0.1,) * 6 + (1.0,) * 6 + (10.0,) * 2
-    assert set(block_factors(model, None)) == {1.0}
+    parts = variable_parts(model)
+    assert parts == (4,) * 6 + (5,) * 6 + ("head",) * 2
+    assert block_factors(parts, "1-4=0.1,head=10") == (0.1,) * 6 + (1.0,) * 6 + (10.0,) * 2
+    assert set(block_factors(parts, None)) == {1.0}
     assert scaled_optimizer(keras.optimizers.SGD, (1.0, 1.0)) is keras.optimizers.SGD
 
 

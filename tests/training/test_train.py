@@ -513,17 +513,46 @@ def test_optimizers_are_those_of_keras(demo):
 
 
 def test_a_large_gradient_is_clipped(demo):
-    """Plain SGD changes all weights together by at most rate * CLIP_NORM, and by less if the gradient is smaller."""
+    """Plain SGD changes a part's weights by at most rate * CLIP_NORM, and by less if the gradient is smaller."""
     rows = np.arange(8)
     for size, change in ((1e6, 0.5 * CLIP_NORM), (1e-6, 0.0)):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11, use_bias=False)])
         inputs = np.full((len(demo), 4), size, np.float32)
         fit = Fit(model, inputs, demo, BASE, "fine-tune", "sgd", 0.5)
         before = fit.trained_weights()[0]
-        loss, accuracy = fit.step(inputs[rows], fit.targets[rows], fit.sample_weight[rows])
+        loss, accuracy, clipped = fit.step(inputs[rows], fit.targets[rows], fit.sample_weight[rows])
+        assert clipped == (size > 1)
         assert np.linalg.norm(fit.trained_weights()[0] - before) == pytest.approx(change, rel=1e-4, abs=1e-5)
         assert loss > 0
         assert 0 <= accuracy <= 1
+
+
+def test_a_block_takes_the_same_step_however_many_others_are_trained(demo):
+    """With one norm over all variables, the head's step would be shorter the more blocks are trained."""
+    steps, shares = [], []
+    for through in (0, 3, 5):
+        model = build_vgg16(11, image_size=(32, 32), weights="slim", seed=0)
+        head = model.get_layer("logits")
+        head.set_weights([head.get_weights()[0] * 3000, head.get_weights()[1]])  # so that every part is clipped
+        freeze_blocks(model, through)
+        fit = Fit(model, demo.load().astype(np.float32), demo, BASE, "fine-tune", "sgd", 1e-3)
+        before = head.get_weights()[0]
+        rows = np.arange(8)
+        shares.append(fit.step(fit.inputs[rows], fit.targets[rows], fit.sample_weight[rows])[2])
+        steps.append(head.get_weights()[0] - before)
+    assert shares == [1, 1, 1]
+    assert np.linalg.norm(steps[0]) > 1e-4
+    np.testing.assert_allclose(steps[1:], [steps[0]] * 2, rtol=1e-3, atol=1e-7)
+
+
+def test_the_head_alone_is_a_candidate(demo, tmp_path):
+    """Fine-tuning that only makes the model worse gives back the head's scores and weights."""
+    run = train_model(demo, BASE, learning_rate=10.0, optimizer="adam", epochs=1, runs_dir=tmp_path, cache_dir=tmp_path)
+    rows = run.history.set_index("stage")["val_f1_macro"]
+    assert rows["fine-tune"] < rows["head"].iloc[-1] if hasattr(rows["head"], "iloc") else rows["head"]
+    last = np.atleast_1d(rows["head"])[-1]
+    assert run.score("validation") == pytest.approx(last)
+    assert run.history["clipped"].between(0, 1).all()
 
 
 def test_runs_are_found_newest_first_and_by_fingerprint(run, tmp_path):

@@ -34,7 +34,7 @@ class AdviceCheck:
     seed, the number of test images that only the advised depth classifies correctly (`advised_only`), the number that
     only the rival does (`rival_only`), and the exact McNemar p: the chance of a split at least as uneven if both were
     correct equally often. `enough`: the cheapest cell that is shown to be within the margin of every other one, None
-    without one.
+    without one. `frozen`: whether any block needs training, in a sentence.
     """
 
     verdict: str
@@ -51,6 +51,7 @@ class AdviceCheck:
     advice_made_first: bool = True
     learning_rates: dict[int, float] = dataclasses.field(default_factory=dict)
     mcnemar: tuple[dict[str, Any], ...] = ()
+    frozen: str = ""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -80,7 +81,7 @@ class AdviceCheck:
         if not self.advice_made_first:
             parts.append("Note: the advice was made after the sweep began, so this is not a blind test.")
         parts.append(self._enough_sentence())
-        return " ".join(parts)
+        return " ".join(filter(None, [*parts, self.frozen]))
 
     def _answer(self) -> str:
         """The verdict and the difference that it rests on."""
@@ -194,6 +195,7 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
         learning_rates={int(depth): float(rate) for depth, rate in tried.items()},
         best=sweep.best.to_dict(),
         enough=None if enough is None else enough.to_dict(),
+        frozen=sweep.frozen_sentence(),
         test_images_needed=images_needed(gap.group_error, gap.seed_error, gap.images)
         if verdict == "cannot tell"
         else None,

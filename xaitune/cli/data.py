@@ -57,6 +57,7 @@ def init(
     The estimate is made for several image sizes.
     """
     from xaitune.comparison.cost import sweep_costs
+    from xaitune.comparison.grid import cell_rates
 
     file = Path(CONFIG_FILE)
     if file.exists() and not overwrite:
@@ -71,7 +72,8 @@ def init(
             "No groups: if one thing was photographed several times, run 'xaitune data-check' and give --groups."
         )
     table, sweep = sweep_costs(config, images), config.sweep
-    cells, rates = len(sweep.freeze_through) * len(sweep.optimizers), len(sweep.learning_rates or ())
+    cells = len(sweep.freeze_through) * len(sweep.optimizers)
+    rates = len(cell_rates(sweep, config.train, sweep.optimizers[0]))
     seeds = plural(sweep.seeds, "seed")
     tried = f"{rates} learning rates x " if rates > 1 else ""
     job.ui.table(table, f"A sweep of {cells} cells x {tried}{seeds}", digits=1)

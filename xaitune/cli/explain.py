@@ -70,7 +70,7 @@ def explain(
         wrote = writer.close()
     seconds = time.monotonic() - start
     blocks = "all blocks" if options.blocks == "all" else f"Block {options.blocks}"
-    shown = {"gradcam": blocks, "cam": "Block 5"}.get(method, lime.segmenter)
+    shown = {"gradcam": blocks, "cam": f"Block {', '.join(map(str, writer.blocks))}"}.get(method, lime.segmenter)
     count = plural(len(paths), "image")
     job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown}, {writer.about['precision']})")
     remarks = _say_remarks(job.ui, writer, len(paths), lime.num_samples)
@@ -110,7 +110,12 @@ def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str
             f"{unstable} of {images} explanations are not stable within {num_samples} samples: other masks would "
             "rank the superpixels differently. explain.json says how alike (spearman, top5_jaccard)."
         )
-    return {"empty_maps": empty, "unstable": unstable}
+    if writer.bright:
+        ui.warn(
+            f"{writer.bright} of {images} decisions lean on Block 1's means, which see brightness and fine texture without "
+            "their place: that may be the lamp and not the part."
+        )
+    return {"empty_maps": empty, "unstable": unstable, "lean_on_brightness": writer.bright}
 
 
 def _masks_and_groups(job: Job, paths: list[Path], wanted: ScoreOptions) -> dict[str, Any]:

@@ -108,11 +108,11 @@ def sweep_freeze(
     plan = plan_sweep(images, config.sweep, config.train, name=name, runs_dir=job.runs_dir, notes=job.ui.say)
     seconds, disk_bytes = plan_cost(plan, images)
     job.ui.say(
-        f"{len(plan.missing)} of {len(plan.runs)} runs to do, about {duration(seconds)} and "
+        f"{plan.total - plan.done} of {plan.total} runs to do, about {duration(seconds)} and "
         f"{disk_size(disk_bytes)} of disk in {plan.folder}"
     )
     if dry_run:
-        counts = {"folder": str(plan.folder), "runs": len(plan.runs), "missing": len(plan.missing)}
+        counts = {"folder": str(plan.folder), "runs": plan.total, "missing": plan.total - plan.done}
         job.ui.finish([], "the same command without --dry-run", **counts, seconds=seconds, disk_bytes=disk_bytes)
         return
     advice = _known_advice(job, images, plan.weights) or _advise(job, config, images, cache_gb=cache_gb)
@@ -162,6 +162,7 @@ def _say_verdict(ui: Ui, advice: Any, table: Any) -> tuple[list[Path], dict[str,
 
     wrote = [table.path / "sweep.csv"]
     if not can_check(advice, table):
+        ui.say(table.frozen_sentence())
         return wrote, {"verdict": None, "sentence": ""}
     check = check_advice(advice, table)
     save_check(check, table.path)
@@ -171,6 +172,10 @@ def _say_verdict(ui: Ui, advice: Any, table: Any) -> tuple[list[Path], dict[str,
 
 def say_sweep(ui: Ui, table: Any) -> None:
     """Print a sweep's cells as the table frozen blocks x optimizer, and what is to be known of it."""
+    import pandas as pd
+
+    from xaitune.comparison.table import head_name
+
     cells, best = table.cells.copy(), table.best["name"]
     cells["shown"] = [
         f"{r.test:.3f} [{r.low:.3f}, {r.high:.3f}]"
@@ -187,6 +192,18 @@ def say_sweep(ui: Ui, table: Any) -> None:
         grid,
         f"Test {table.metric}, mean over the seeds [95 % interval over {table.groups} groups, {table.images} images]",
     )
+    if len(table.heads):
+        heads = pd.DataFrame(
+            {
+                "test": [f"{h.test:.3f} [{h.low:.3f}, {h.high:.3f}]" for h in table.heads.itertuples()],
+                "minus the best cell": [
+                    f"{h.difference:+.3f} [{h.diff_low:+.3f}, {h.diff_high:+.3f}]" for h in table.heads.itertuples()
+                ],
+                "seconds": [f"{h.seconds:.1f}" for h in table.heads.itertuples()],
+            },
+            index=pd.Index([head_name(head) for _, head in table.heads.iterrows()], name="features of"),
+        )
+        ui.table(heads, "No block trained: a linear head on frozen features")
     ui.say("* best on validation. = these test images cannot tell it apart from the best, which is no recommendation.")
     enough = table.enough
     if enough is not None:
@@ -195,8 +212,11 @@ def say_sweep(ui: Ui, table: Any) -> None:
     if lacks:
         ui.say(f"There is too little data to rely on the intervals: only {', '.join(lacks)}.")
     if (cells["rates"] > 1).any():
-        ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
-    for row in table.runs[table.runs["state"] != "finished"].itertuples():
+        ui.say(
+            "lr: the learning rate that is best on validation, of as many as were tried. At a momentum of 0.9, nag and "
+            "momentum at a tenth of sgd's rate take steps as long as sgd's."
+        )
+    for row in table.runs[~table.runs["state"].isin(["finished", "stopped"])].itertuples():
         ui.warn(f"{row.name}: {row.state}")
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from xaitune.comparison.grid import grid_runs
 from xaitune.comparison.plan import SweepPlan
+from xaitune.comparison.rates import cells_of, expected_runs
 from xaitune.config.settings import Config, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import CHANNELS, convolution_shapes, multiply_adds
@@ -54,19 +55,21 @@ def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> f
 
 
 def plan_cost(plan: SweepPlan, data: ImageData) -> tuple[float, int]:
-    """The estimated cost of a plan's missing runs: seconds, and bytes on disk."""
-    if not plan.missing:
+    """The estimated cost of the runs that a plan has yet to train: seconds, and bytes on disk."""
+    runs = plan.expected
+    if not runs:
         return 0.0, 0
-    compute = _work(plan.missing, data, data.image_size, plan.channels) / training_rate(plan.base.precision)
-    seconds = compute + START_SECONDS + RUN_SECONDS * len(plan.missing)
-    return seconds, _disk_bytes(plan.missing, data, data.image_size, plan.channels)
+    compute = _work(runs, data, data.image_size, plan.channels) / training_rate(plan.base.precision)
+    seconds = compute + START_SECONDS + RUN_SECONDS * len(runs)
+    return seconds, _disk_bytes(runs, data, data.image_size, plan.channels)
 
 
 def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
     """The estimated cost of the sweep at several image sizes, including the configured one: one row per size."""
     channels = load_backbone(config.train.weights).channels
     rate = training_rate(config.train.precision)
-    runs = grid_runs(config.sweep, config.train)
+    cells = cells_of(grid_runs(config.sweep, config.train))
+    runs = [run for cell in cells for run in expected_runs(cell, None)]
     sizes: list[tuple[int, int]] = sorted({(s, s) for s in SIZES} | {data.image_size})
     table = {
         "image size": [f"{h}x{w}" + (" (chosen)" if (h, w) == data.image_size else "") for h, w in sizes],

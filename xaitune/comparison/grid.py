@@ -3,11 +3,13 @@
 from typing import Any
 
 from xaitune._progress import Notes
+from xaitune.config.choices import HEAD_BLOCKS, OPTIMIZERS
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.training.folder import run_identity
+from xaitune.training.folder import is_linear, run_identity
 
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
+RATE_FACTORS = (1, 3)  # multiples of the optimizer's own learning rate that each cell tries by default
 
 
 def base_config(base: TrainConfig, config: SweepConfig, notes: Notes | None = None) -> TrainConfig:
@@ -24,20 +26,42 @@ def base_config(base: TrainConfig, config: SweepConfig, notes: Notes | None = No
 
 
 def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
-    """The runs of a sweep, seed by seed and the cheapest depth first, so that first results come early.
+    """The runs that a sweep may need, seed by seed and the cheapest depth first, so that first results come early.
+
+    Each seed is listed with each learning rate; `rates.runs_to_do` says which of them are trained.
 
     Examples:
         >>> runs = grid_runs(SweepConfig(freeze_through="3-4", optimizers="nag", seeds=1), TrainConfig())
-        >>> [(run.freeze_through, run.optimizer, run.seed) for run in runs]
-        [(4, 'nag', 0), (3, 'nag', 0)]
+        >>> [(run.freeze_through, run.optimizer, run.rate, run.seed) for run in runs]
+        [(4, 'nag', 0.001, 0), (4, 'nag', 0.003, 0), (3, 'nag', 0.001, 0), (3, 'nag', 0.003, 0)]
     """
     return [
         replace_fields(base, {"freeze_through": depth, "optimizer": optimizer, "learning_rate": rate, "seed": seed})
         for seed in range(config.seeds)
         for depth in sorted(config.freeze_through, reverse=True)
+        if not is_linear(replace_fields(base, {"freeze_through": depth}))  # one of `frozen_runs`
         for optimizer in config.optimizers
-        for rate in config.learning_rates or (base.learning_rate,)
+        for rate in cell_rates(config, base, optimizer)
     ]
+
+
+def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[float | None, ...]:
+    """The learning rates that a cell with this optimizer tries; None stands for the optimizer's own."""
+    if config.learning_rates == "own":
+        return (None,)
+    if isinstance(config.learning_rates, tuple):
+        return config.learning_rates
+    if base.learning_rate is not None:
+        return (base.learning_rate,)
+    return tuple(float(f"{OPTIMIZERS[optimizer][2] * factor:.3g}") for factor in RATE_FACTORS)
+
+
+def frozen_runs(base: TrainConfig) -> list[TrainConfig]:
+    """The linear heads on frozen features that stand beside the grid: on those of all blocks, and of the best one alone."""
+    unused = ("optimizer", "learning_rate", "seed", "augmentation", "augment_classes", "augmented_views", "block_rates")
+    defaults = {name: getattr(TrainConfig(), name) for name in unused}
+    head = {"head": "blocks", "freeze_through": 5}
+    return [replace_fields(base, {**defaults, **head, "head_blocks": blocks}) for blocks in HEAD_BLOCKS]
 
 
 def sweep_identity(data: ImageData, base: TrainConfig, digest: str) -> dict[str, Any]:

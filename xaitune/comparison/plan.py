@@ -1,15 +1,16 @@
-"""The plan of a sweep: its folder, all of its runs, and those still missing."""
+"""The plan of a sweep: its folder, the runs of its grid, and those still to be trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xaitune._files import read_json
 from xaitune._progress import Notes
-from xaitune.comparison.grid import base_config, grid_runs, sweep_identity
+from xaitune.comparison.grid import base_config, frozen_runs, grid_runs, sweep_identity
+from xaitune.comparison.rates import cells_of, count_done, expected_runs, has_ended, run_folder
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
-from xaitune.training.folder import CONFIG, choose_folder, is_finished, run_name
+from xaitune.errors import ConfigError
+from xaitune.training.folder import choose_folder, run_name
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class SweepPlan:
     """What a sweep will do. `plan_sweep` makes it; `cost.plan_cost` estimates its cost and `run_sweep` carries it out.
 
     `base`: the training that all cells share. `weights` and `channels`: the digest and the widths of the pretrained
-    base. `runs`: all runs of the grid; `missing`: those that have not ended in `folder` yet.
+    base. `cells`: the runs of each cell of the grid, each seed with each learning rate. `frozen`: the linear heads on
+    frozen features that stand beside the grid.
     """
 
     folder: Path
@@ -26,12 +28,31 @@ class SweepPlan:
     identity: dict[str, Any]
     weights: str
     channels: tuple[int, ...]
-    runs: tuple[TrainConfig, ...]
-    missing: tuple[TrainConfig, ...]
+    cells: tuple[list[TrainConfig], ...]
+    frozen: tuple[TrainConfig, ...]
 
     def run_name(self, run: TrainConfig) -> str:
         """The name of a run's folder inside the sweep's folder."""
-        return run_name(run, with_rate=self.config.learning_rates is not None)
+        path = run_folder(run, self.folder)
+        one_rate = self.config.learning_rates == "own" or run.learning_rate in (None, self.base.learning_rate)
+        return path.name if path else run_name(run, with_rate=not one_rate)
+
+    @property
+    def total(self) -> int:
+        """How many runs the sweep has: one for each cell and seed, and one for each linear head on frozen features."""
+        return len(self.cells) * self.config.seeds + len(self.frozen)
+
+    @property
+    def done(self) -> int:
+        """How many of them have ended."""
+        heads = sum(has_ended(run, self.folder) for run in self.frozen)
+        return heads + sum(count_done(cell, self.folder) for cell in self.cells)
+
+    @property
+    def expected(self) -> list[TrainConfig]:
+        """The runs that are still to be trained, for an estimate: a rate that will not be chosen has TRIAL_EPOCHS."""
+        heads = [run for run in self.frozen if not has_ended(run, self.folder)]
+        return heads + [run for cell in self.cells for run in expected_runs(cell, self.folder)]
 
 
 def plan_sweep(
@@ -54,13 +75,9 @@ def plan_sweep(
     folder, note = choose_folder(Path(runs_dir), "sweep", name, identity, overwrite=False)
     if note and notes:
         notes(note)
-    runs = tuple(grid_runs(config, base))
-    missing = tuple(run for run in runs if not has_ended(run, folder))
-    return SweepPlan(folder, config, base, identity, backbone.digest, backbone.channels, runs, missing)
-
-
-def has_ended(run: TrainConfig, folder: Path) -> bool:
-    """Whether a run has ended in a sweep's folder, under its name with or without the learning rate."""
-    places = (folder / run_name(run, with_rate=with_rate) for with_rate in (False, True))
-    rates = (read_json(p / CONFIG)["identity"].get("learning_rate") for p in places if is_finished(p))
-    return run.rate in rates
+    cells = tuple(cells_of(grid_runs(config, base)))
+    if not cells:
+        raise ConfigError("freeze_through must have a depth below 5 with head blocks: at 5 nothing is left to train.")
+    return SweepPlan(
+        folder, config, base, identity, backbone.digest, backbone.channels, cells, tuple(frozen_runs(base))
+    )

@@ -12,6 +12,7 @@ from xaitune.comparison.engines.local import run_local
 from xaitune.comparison.engines.ray import run_ray
 from xaitune.comparison.engines.task import End, Step, Task
 from xaitune.comparison.plan import SweepPlan, plan_sweep
+from xaitune.comparison.rates import has_ended, runs_to_do, stop_others
 from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
@@ -44,7 +45,8 @@ def sweep_freeze(
 
     `train` is the base configuration; the grid replaces its freeze_through, optimizer and seed. `options` are fields of
     SweepConfig. The sweep's folder is `runs_dir`/sweep, with one subfolder per run. The same call resumes where an
-    earlier one stopped, and a larger grid, also one of more learning rates, trains only the missing runs. A run that
+    earlier one stopped, and a larger grid, also one of more learning rates, trains only the missing runs. Beside the
+    grid it fits two linear heads on frozen features, which trains no block (`grid.frozen_runs`). A run that
     fails is recorded and the others continue. `progress(done, total, what)` counts shares of the work;
     `run_progress(name, done, total, what)` counts the epochs of each active run, and done is total when the run ends.
     Raises InputError, and RunError if no run finished.
@@ -77,7 +79,7 @@ def run_sweep(
     run_progress: PartProgress | None = None,
     notes: Notes | None = None,
 ) -> SweepTable:
-    """Train the missing runs of a plan, and return the table of all runs; see `sweep_freeze`. Raises RunError."""
+    """Train the runs that a plan lacks, and return the table of all runs; see `sweep_freeze`. Raises RunError."""
     folder = plan.folder
     with locked(folder):
         contents = {
@@ -90,11 +92,13 @@ def run_sweep(
         start_folder(folder, "sweep", contents, overwrite=False)
         for file in folder.glob(f"*/{RESULT}"):
             Checkpoint(file.parent).remove()  # left by a run that was killed as it finished
-        if notes and len(plan.missing) < len(plan.runs):
-            notes(f"{len(plan.runs) - len(plan.missing)} of {len(plan.runs)} runs are already finished.")
+        if notes and plan.done:
+            notes(f"{plan.done} of {plan.total} runs are already finished.")
         monitor = _Monitor(plan, data, progress, run_progress)
-        if plan.missing:
-            _run_missing(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor, notes)
+        queue = _Queue(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor)
+        if plan.expected:
+            _run_tasks(queue, notes)
+            monitor.finish()
         failures = monitor.failures
         write_json(folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
     if failures and not list(folder.glob(f"*/{RESULT}")):
@@ -105,25 +109,51 @@ def run_sweep(
     if notes and len(precisions) > 1:
         mixed = " and ".join(sorted(precisions))
         notes(f"The runs were computed in different precisions ({mixed}). Set --precision if your machines differ.")
-    write_csv(folder / "sweep.csv", table.runs)
+    write_csv(folder / "sweep.csv", table.to_dataframe())
     return table
 
 
-def _run_missing(
-    plan: SweepPlan, data: ImageData, cache_dir: str, cache_gb: float, monitor: "_Monitor", notes: Notes | None
-) -> None:
-    """Run the missing runs on the configured engine."""
-    config, folders = plan.config, (str(plan.folder.absolute()), cache_dir, cache_gb)
-    tasks = [Task(plan.run_name(run), data.config, data.fingerprint, run, *folders) for run in plan.missing]
-    depths = tuple(sorted({run.freeze_through for run in plan.missing} | {5}))
-    features = dataclasses.replace(tasks[0], name=FEATURES, depths=depths)
+def _run_tasks(queue: "_Queue", notes: Notes | None) -> None:
+    """Run the tasks of a queue on the configured engine."""
+    plan, config = queue.plan, queue.plan.config
     if config.engine == "ray":
         resources: dict[str, Any] = {"address": config.ray_address, "cpus": config.run_cpus, "gpus": config.run_gpus}
-        run_ray([features], tasks, config.workers, monitor.on_step, monitor.on_end, notes=notes, **resources)
+        run_ray([queue.features], config.workers, queue.monitor.on_step, queue.on_end, notes=notes, **resources)
     else:
         # Counted over the whole grid, so that its remaining runs get the same number of threads and the same bits.
-        workers = min(config.workers or max(usable_cores() // 2, 1), len(plan.runs))
-        run_local([features], tasks, workers, monitor.on_step, monitor.on_end)
+        workers = min(config.workers or max(usable_cores() // 2, 1), plan.total)
+        run_local([queue.features], workers, queue.monitor.on_step, queue.on_end)
+
+
+class _Queue:
+    """The tasks of a sweep: first the frozen features, then all runs that can be trained, then those they make possible."""
+
+    def __init__(self, plan: SweepPlan, data: ImageData, cache_dir: str, cache_gb: float, monitor: "_Monitor") -> None:
+        self.plan, self.monitor = plan, monitor
+        depths = tuple(sorted({cell[0].freeze_through for cell in plan.cells} | {5}))
+        folders = (str(plan.folder.absolute()), cache_dir, cache_gb)
+        self.features = Task(FEATURES, data.config, data.fingerprint, plan.base, *folders, depths=depths)
+        self.started: set[tuple[str, int | None]] = set()  # names and pauses of the tasks handed out
+
+    def on_end(self, task: Task, end: End) -> list[Task]:
+        """Record the end of a task, and return the tasks that can be done now."""
+        self.monitor.on_end(task, end)
+        if not task.is_run:
+            heads = [self._task(run, None) for run in self.plan.frozen if not has_ended(run, self.plan.folder)]
+            return heads + [new for cell in self.plan.cells for new in self._due(cell)]
+        same = [c for c in self.plan.cells if task.train in c]
+        return [new for cell in same for new in self._due(cell)]
+
+    def _due(self, cell: list[TrainConfig]) -> list[Task]:
+        """The tasks of a cell that can be done now and have not been handed out yet."""
+        stop_others(cell, self.plan.folder)
+        tasks = [self._task(run, pause) for run, pause in runs_to_do(cell, self.plan.folder)]
+        new = [task for task in tasks if (task.name, task.pause) not in self.started]
+        self.started |= {(task.name, task.pause) for task in new}
+        return new
+
+    def _task(self, run: TrainConfig, pause: int | None) -> Task:
+        return dataclasses.replace(self.features, name=self.plan.run_name(run), train=run, depths=(), pause=pause)
 
 
 class _Monitor:
@@ -132,11 +162,13 @@ class _Monitor:
     def __init__(
         self, plan: SweepPlan, data: ImageData, progress: Progress | None, run_progress: PartProgress | None
     ) -> None:
-        self.folder, self.metric, self.total = plan.folder, plan.base.metric, len(plan.runs)
+        self.plan, self.metric = plan, plan.base.metric
         self.progress, self.run_progress = progress, run_progress
         images, size = len(data.indices("train")), data.image_size
-        self.costs = {plan.run_name(run): run_cost(run, images, size) for run in plan.missing}
-        self.costs[FEATURES] = sum(multiply_adds(size).values()) * len(data.files)
+        features = sum(multiply_adds(size).values()) * len(data.files)
+        self.total = sum(run_cost(run, images, size) for run in plan.expected) + features
+        runs = (*plan.frozen, *(run for cell in plan.cells for run in cell))
+        self.costs = {FEATURES: features} | {plan.run_name(run): run_cost(run, images, size) for run in runs}
         self.spent: dict[str, float] = {}  # task name -> the part of its cost that is done
         self.failures: dict[str, str] = {}  # run name -> error
         self.summary = self._summary()
@@ -150,7 +182,8 @@ class _Monitor:
 
     def on_end(self, task: Task, end: End) -> None:
         """Record the end of a task, successful or not."""
-        self.spent[task.name] = self.costs[task.name]
+        if end.state != "paused":
+            self.spent[task.name] = self.costs[task.name]
         self.summary = self._summary()
         if self.run_progress:
             self.run_progress(task.name, 1, 1, end.state)
@@ -158,22 +191,28 @@ class _Monitor:
             self.failures[task.name] = end.error
         self._show(f"{task.name}: {end.error or end.state}")
 
+    def finish(self) -> None:
+        """Report that all is done: the estimate may have been too high."""
+        if self.progress:
+            self.progress(SHARES, SHARES, self.summary)
+
     def _show(self, what: str) -> None:
         """Report the share of the work that is done."""
         if self.progress:
             text = self.summary if self.run_progress else "; ".join(filter(None, (self.summary, what)))
-            share = sum(self.spent.values()) / sum(self.costs.values())
+            share = min(sum(self.spent.values()) / self.total, 1.0)
             self.progress(int(SHARES * share), SHARES, text)
 
     def _summary(self) -> str:
         """How many runs have ended, and the best of them; '' before the first."""
         scores: dict[str, float] = {}
-        files = list(self.folder.glob(f"*/{RESULT}"))
+        files = list(self.plan.folder.glob(f"*/{RESULT}"))
         for file in files:
             score = read_json(file)["metrics"].get("validation", {}).get(self.metric)
             if score is not None:
                 scores[file.parent.name] = score
-        parts = [f"{len(files)} of {self.total} runs done"] if files else []
+        done = self.plan.done
+        parts = [f"{done} of {self.plan.total} runs done"] if done else []
         if scores:
             best = max(scores, key=lambda name: scores[name])
             parts.append(f"best {best} ({self.metric} {scores[best]:.3f} on validation)")

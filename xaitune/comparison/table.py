@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
-from xaitune.comparison.verdict import MARGIN
+from xaitune._names import duration, metric_name
+from xaitune.comparison.verdict import MARGIN, verdict_of
 from xaitune.config.choices import OPTIMIZERS
 from xaitune.errors import DataError, ModelError, RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import PairedScores
 from xaitune.stats.intervals import bootstrap_interval
-from xaitune.training.folder import CONFIG, RESULT, folder_kind
+from xaitune.training.folder import CONFIG, RESULT, folder_kind, is_linear
 from xaitune.training.run import Run, load_run, read_history, read_predictions
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class SweepTable:
     `difference` from the best cell with that interval (`diff_low`, `diff_high`, what is too scarce for it: `diff_few`),
     whether it `equals` the best (cannot be told apart from it), and the `lowest` of its simultaneous lower bounds
     against every other complete cell. If a cell tried several learning rates (`rates` is their number), its row
-    describes the one that is best on validation (`learning_rate`).
+    describes the one that is best on validation (`learning_rate`). `heads`: one row per linear head on frozen features,
+    which trains no block: its scores, its difference from the best cell, and the `verdict` on whether that loses anything
+    (one of VERDICTS; see `frozen_sentence`).
     """
 
     path: Path
@@ -42,6 +45,31 @@ class SweepTable:
     weights: str
     groups: int
     images: int
+    heads: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+
+    @property
+    def best_head(self) -> pd.Series | None:
+        """The linear head on frozen features that is best on validation; None in a sweep without them."""
+        return self.heads.loc[self.heads["validation"].idxmax()] if len(self.heads) else None
+
+    def frozen_sentence(self) -> str:
+        """Whether any block needs training, in a sentence; '' in a sweep without linear heads on frozen features."""
+        head = self.best_head
+        if head is None:
+            return ""
+        low, high, metric = head["diff_low"] * 100, head["diff_high"] * 100, metric_name(self.metric)
+        interval = f"[{low:+.1f}, {high:+.1f}]" if np.isfinite(low) else "[no interval]"
+        answer = {
+            "confirmed": "No block needs training",
+            "contradicted": "Training blocks pays",
+            "cannot tell": "Whether any block needs training cannot be told",
+        }[head["verdict"]]
+        text = (
+            f"{answer}: a linear head on the frozen features of {head_name(head)}, fitted in "
+            f"{duration(max(head['seconds'], 1))}, differs from the best cell, {self.best['name']}, by "
+            f"{head['difference'] * 100:+.1f} points of {metric} {interval}"
+        )
+        return text + (f", too little data to rely on: only {head['diff_few']}." if head["diff_few"] else ".")
 
     def predictions(self, name: str) -> pd.DataFrame:
         """The predictions of the run `name`: file, group, split, true, predicted and a probability per class."""
@@ -123,8 +151,8 @@ class SweepTable:
         return charts.all_curves(curves, self.runs, metric=self.metric, ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per run."""
-        return self.runs
+        """One row per run, and one per linear head on frozen features."""
+        return pd.concat([self.runs, self.heads.reindex(columns=self.runs.columns)]) if len(self.heads) else self.runs
 
     def _repr_html_(self) -> str:
         return self.table().round(3).to_html()
@@ -141,7 +169,9 @@ def load_sweep(path: str | Path) -> SweepTable:
     if folder_kind(folder) != "sweep":
         raise RunError(f"{folder} is not a sweep's folder.")
     identity = read_json(folder / CONFIG)["identity"]
-    runs = [load_run(p.parent) for p in sorted(folder.glob(f"*/{RESULT}"))]
+    every = [load_run(p.parent) for p in sorted(folder.glob(f"*/{RESULT}"))]
+    runs = [run for run in every if not is_linear(run.config)]
+    linear = [run for run in every if is_linear(run.config) and run.state == "finished"]
     finished = [r for r in runs if r.state == "finished"]
     if not finished and runs:
         raise RunError(f"All {len(runs)} runs in {folder} diverged. Sweep again with a lower --learning-rate.")
@@ -152,17 +182,19 @@ def load_sweep(path: str | Path) -> SweepTable:
     table = pd.DataFrame([_row(r) for r in runs])
     failures = read_json(folder / "sweep.json")["failures"] if (folder / "sweep.json").is_file() else {}
     failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
-    test = _test_arrays(finished)
+    test = _test_arrays([*finished, *linear])
+    cells = _cells(table, test, metric)
     return SweepTable(
         path=folder,
         metric=metric,
         runs=pd.concat([table, pd.DataFrame(failed)], ignore_index=True) if failed else table,
-        cells=_cells(table, test, metric),
+        cells=cells,
         class_names=finished[0].class_names,
         fingerprint=identity["fingerprint"],
         weights=identity["weights"],
         groups=len(np.unique(test["groups"])),
         images=len(test["true"]),
+        heads=_heads(linear, cells, table, test, metric),
     )
 
 
@@ -246,6 +278,44 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
         equals=[gap.high >= 0 for gap in gaps],
         lowest=[lowest.get(name, np.nan) for name in cells["name"]],
     )
+
+
+def _heads(
+    linear: list[Any], cells: pd.DataFrame, table: pd.DataFrame, test: dict[str, Any], metric: str
+) -> pd.DataFrame:
+    """`SweepTable.heads`."""
+    best, rows = best_cell(cells), []
+    same = (table["freeze_through"] == best["freeze_through"]) & (table["optimizer"] == best["optimizer"])
+    part = _best_rate(table[same & (table["state"] == "finished")])
+    trained = np.stack([test["predicted"][name] for name in part["name"]])
+    for run in linear:
+        predicted = test["predicted"][run.name]
+        interval = bootstrap_interval(test["true"], predicted[None], test["groups"], metric)
+        scores = PairedScores(test["true"], test["groups"], metric)
+        scores.add("head", np.repeat(predicted[None], len(trained), axis=0))  # no seed changes it
+        scores.add("cell", trained)
+        gap = scores.difference("head", "cell")
+        rows.append(
+            {key: value for key, value in _row(run).items() if key not in ("optimizer", "seed", "learning_rate")}
+            | {
+                "blocks": run.metadata["linear_head"]["blocks"],
+                "penalty": run.metadata["linear_head"]["penalty"],
+                "low": interval.low,
+                "high": interval.high,
+                "few": interval.few,
+                "difference": gap.difference,
+                "diff_low": gap.low,
+                "diff_high": gap.high,
+                "diff_few": gap.few,
+                "verdict": verdict_of(gap.low, gap.high, reliable=gap.reliable),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def head_name(head: pd.Series) -> str:
+    """The blocks whose features a linear head takes: 'all five blocks', or 'Block 3 alone'."""
+    return "all five blocks" if len(head["blocks"]) == 5 else f"Block {head['blocks'][0]} alone"
 
 
 def complete_cells(cells: pd.DataFrame) -> pd.DataFrame:

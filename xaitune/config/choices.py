@@ -38,7 +38,8 @@ AUGMENTATIONS = MappingProxyType(
     }
 )
 METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
-HEADS = ("gap", "fc")
+HEADS = ("gap", "fc", "blocks")
+HEAD_BLOCKS = ("all", "best")  # whose features the head 'blocks' takes
 NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path
 METHODS = ("gradcam", "cam", "lime")  # of explanation
 PRECISIONS = ("auto", "float32", "bfloat16")

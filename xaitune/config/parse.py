@@ -95,20 +95,21 @@ def parse_fill(value: Any) -> Any:
     return colour if len(colour) == 3 else colour[0]
 
 
-def parse_rates(value: Any) -> tuple[float, ...] | None:
-    """Learning rates, unique and in the order given, from 0.01, '1e-2,1e-3' or [0.01, 0.001]; None stays.
+def parse_rates(value: Any) -> tuple[float, ...] | str | None:
+    """Learning rates, unique and in the order given, from 0.01, '1e-2,1e-3' or [0.01, 0.001]; None and 'own' stay.
 
     Raises ConfigError.
     """
-    if value is None:
-        return None
+    if value is None or value == "own":
+        return value
     try:
         rates = tuple(dict.fromkeys(float(item) for item in _items(value)))
     except (TypeError, ValueError):
         rates = ()
     if not rates or not all(0 < rate <= 10 for rate in rates):
         raise ConfigError(
-            f"learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3. Received: learning_rates={value!r}."
+            "learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3, or own. "
+            f"Received: learning_rates={value!r}."
         )
     return rates
 

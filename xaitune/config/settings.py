@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from xaitune.config.choices import (
     AUGMENTATIONS,
     ENGINES,
+    HEAD_BLOCKS,
     HEADS,
     LOSSES,
     METRICS,
@@ -88,7 +89,8 @@ class TrainConfig:
     Stage (a) trains the head alone for `head_epochs` on the frozen base (Adam), stage
     (b) Block k+1..5 and the head for up to `epochs` with `optimizer`, stopped after `patience` epochs without a
     better validation `metric`; stage (c), `final_epochs` of the whole network at a hundredth of the rate, only on
-    request. `seed` changes initialisation and order, never the split. `learning_rate` None means the table's.
+    request. With head 'blocks' stage (a) fits the head at once, and there is no stage (b) where all blocks are frozen.
+    `seed` changes initialisation and order, never the split. `learning_rate` None means the table's.
 
     Of stage (b): `schedule` holds the rate (constant), lets it fall to 0 along half a cosine over `epochs`, or cuts it
     after epochs without a better validation `metric` (plateau); over the first `warmup_epochs` it rises from 0 in equal
@@ -113,9 +115,17 @@ class TrainConfig:
     head: str = setting(
         "gap",
         Choice(HEADS),
-        "Global average pooling (gap, which CAM needs), or VGG's dense layers (fc).",
+        "Global average pooling (gap), VGG's dense layers (fc), or a linear head on the features of all blocks (blocks).",
         panel="Model",
         stage="head",
+    )
+    head_blocks: str = setting(
+        "all",
+        Choice(HEAD_BLOCKS),
+        "Blocks whose features --head blocks takes; best: the one that cross-validation chooses, without fine-tuning.",
+        panel="Model",
+        stage="head",
+        since=2,
     )
     freeze_through: int = setting(
         3,
@@ -232,6 +242,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         require(self.head_epochs + self.epochs > 0, "epochs", "above 0 where head_epochs is 0", self.epochs)
+        only_fitted = self.head == "blocks" and self.freeze_through == 5 and not self.final_epochs
+        want = "all unless head is blocks and freeze_through is 5, without final_epochs"
+        require(self.head_blocks == "all" or only_fitted, "head_blocks", want, self.head_blocks)
         warm = self.warmup_epochs
         require(warm == 0 or warm < self.epochs, "warmup_epochs", f"fewer than epochs ({self.epochs})", warm)
         if self.label_smoothing and not LOSSES[self.loss][1]:
@@ -261,8 +274,10 @@ def _block_rates_text(value: Any) -> str | None:
 class SweepConfig:
     """The grid of a sweep: freeze depths x optimizers x seeds (0..seeds-1), and what runs it.
 
-    `learning_rates`: every cell tries them all and keeps the one that is best on validation, its seeds' mean; None
-    takes the training's own. `workers` processes share the processor's threads; None takes one for every two cores.
+    `learning_rates`: the first seed of every cell tries them all for a few epochs, and the cell keeps the one that is
+    best on validation. None tries the optimizer's own and three times that, or takes the training's `learning_rate` if
+    it has one; 'own' takes the optimizer's own alone. `workers` processes share the processor's threads; None takes one
+    for every two cores.
 
     With engine "ray" the runs are Ray tasks on the cluster at `ray_address` (None: RAY_ADDRESS, or this machine), each
     with `run_cpus` (None: 2, as the local engine's workers have) and `run_gpus` (None: 0); `workers` then limits the
@@ -295,12 +310,12 @@ class SweepConfig:
         panel="Engine",
         otherwise="one for every two cores",
     )
-    learning_rates: tuple[float, ...] | None = setting(
+    learning_rates: tuple[float, ...] | str | None = setting(
         None,
-        Parsed(parse_rates, "X,X"),
-        "Learning rates such as 1e-2,1e-3: each cell keeps the one that is best on validation.",
+        Parsed(parse_rates, "X,X|own"),
+        "Learning rates that each cell tries for a few epochs, such as 1e-2,1e-3; own: the optimizer's own alone.",
         panel="Comparison",
-        otherwise="the optimizer's own",
+        otherwise="the optimizer's own and 3 times it; or --learning-rate alone",
     )
     ray_address: str | None = setting(
         None,

@@ -10,7 +10,7 @@ import numpy as np
 from xaitune._progress import PartProgress
 from xaitune.config.explain_settings import ExplainOptions, LimeOptions
 from xaitune.errors import ModelError
-from xaitune.explain.cam import CamMapper
+from xaitune.explain.cam import cam_mapper
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.gradcam import BlockMapper, as_heatmaps, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps
@@ -78,14 +78,14 @@ class HeatmapExplainer:
         try:
             model, self.precision = model_for_maps(classifier.model, options.precision)
             cam = options.method == "cam"
-            self.mapper = CamMapper(model) if cam else BlockMapper(model, options.blocks, options.rule)
+            self.mapper: Any = cam_mapper(model) if cam else BlockMapper(model, options.blocks, options.rule)
         except ModelError as error:
             raise ModelError(f"{classifier.name}: {error}") from None
 
     def __call__(self, images: np.ndarray, files: tuple[str, ...]) -> BlockHeatmaps:
-        raw, logits = self.mapper(images, np.full(len(images), self.index, np.int32))
-        method, rule = self.options.method, self.options.rule
-        return as_heatmaps(self.classifier, method, raw, logits, images, files, self.index, rule, self.precision)
+        raw, logits, *more = self.mapper(images, np.full(len(images), self.index, np.int32))
+        options = (self.index, self.options.rule, self.precision)
+        return as_heatmaps(self.classifier, self.options.method, raw, logits, images, files, *options, *more)
 
 
 class LimeExplainer:

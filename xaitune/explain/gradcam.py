@@ -11,7 +11,7 @@ from scipy.special import softmax
 from xaitune.config.parse import parse_blocks
 from xaitune.config.rules import require_choice
 from xaitune.explain.classifier import Classifier, Images, open_classifier
-from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.models.backend import keras
 from xaitune.models.blocks import is_vgg
 from xaitune.models.flatten import find_stages
@@ -189,6 +189,7 @@ def as_heatmaps(
     index: int,
     rule: str = "gradcam",
     precision: str = "float32",
+    contributions: Contributions | None = None,
 ) -> BlockHeatmaps:
     """The result object; `index` -1 means each image's top class. Raises ModelError for logits that are not finite."""
     top = classifier.require_finite(logits).argmax(axis=1)
@@ -203,4 +204,5 @@ def as_heatmaps(
         rule=rule,
         resize=classifier.resize,
         precision=precision,
+        contributions=contributions,
     )

@@ -17,6 +17,44 @@ from xaitune.plots.pictures import panels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEANING = 1 / 3  # the share of what speaks for a class from which on the decision leans on it
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contributions:
+    """What each block adds to the explained logit of n images, where the head is linear in the features of the blocks.
+
+    `means` and `maxima`: (n, blocks) float64, relative to the average training image, from the means and the maxima of
+    the block's channels. Their sum and the head's bias are the logit. `constant`: (n,), which together with the raw maps
+    of all `blocks` adds up to the logit.
+    """
+
+    means: np.ndarray
+    maxima: np.ndarray
+    constant: np.ndarray
+    blocks: tuple[int, ...]
+
+    @property
+    def total(self) -> np.ndarray:
+        """(n, blocks): what a block adds by its means and its maxima."""
+        return self.means + self.maxima
+
+    @property
+    def share(self) -> np.ndarray:
+        """(n, blocks): `total`, divided by the sum of its absolute values; below 0 where a block speaks against the class."""
+        return self.total / np.maximum(np.abs(self.total).sum(axis=1, keepdims=True), 1e-12)
+
+    @property
+    def leans_on_brightness(self) -> np.ndarray:
+        """(n,): whether the means of Block 1 alone are at least a third of what speaks for the class.
+
+        They see edges and brightness without their place, which may come from the lamp and not from the part.
+        """
+        if 1 not in self.blocks:
+            return np.zeros(len(self.means), bool)
+        positive = np.maximum(self.means, 0).sum(axis=1) + np.maximum(self.maxima, 0).sum(axis=1)
+        return self.means[:, self.blocks.index(1)] >= LEANING * np.maximum(positive, 1e-12)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockHeatmaps:
@@ -25,7 +63,8 @@ class BlockHeatmaps:
     `raw`: block -> (n, h_b, w_b) float32, unnormalised, at the block's own resolution; compare blocks by these.
     `images`: (n, h, w, 3) as the model saw them, 0..255. `classes`: the class index explained for each image;
     `probabilities`: (n, classes) softmax. `resize`: how files were resized to the model's input. `precision`: that of
-    the computation of the maps.
+    the computation of the maps. `contributions`: what each block adds to the logit, of a class activation map of the head
+    'blocks'.
     """
 
     method: str
@@ -38,6 +77,7 @@ class BlockHeatmaps:
     rule: str = "gradcam"
     resize: str = "stretch"
     precision: str = "float32"
+    contributions: Contributions | None = None
 
     def __post_init__(self) -> None:
         for array in (*self.raw.values(), self.images, self.classes, self.probabilities):
@@ -82,12 +122,20 @@ class BlockHeatmaps:
         picture = own_picture(self.files[image], self.images[image])
         shown = [("image", picture)]
         for block, zero in zip(self.blocks, self.is_zero[image], strict=True):
-            view = unit_view(self.raw[block][image : image + 1])[0]
+            raw = self.raw[block][image : image + 1]
+            view = unit_view(raw if self.contributions is None else _smooth(raw))[0]
             heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
-            shown.append(
-                (f"Block {block}" + (" (no positive evidence)" if zero else ""), overlays.overlay(picture, heat))
-            )
+            shown.append((self._title(block, image, bool(zero)), overlays.overlay(picture, heat)))
         return shown
+
+    def _title(self, block: int, image: int, zero: bool) -> str:
+        """The title of a block's picture, with its share of the decision if that is known."""
+        parts = []
+        if self.contributions is not None and block in self.contributions.blocks:
+            parts.append(f"{self.contributions.share[image, self.contributions.blocks.index(block)]:+.0%}")
+        if zero:
+            parts.append("no positive evidence")
+        return f"Block {block}" + (f" ({', '.join(parts)})" if parts else "")
 
     def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
         """One image and, to its right, its heatmaps at all drawn blocks."""
@@ -110,6 +158,9 @@ class BlockHeatmaps:
                 "raw_mean": flat.mean(axis=1),
                 "is_zero": self.is_zero[:, j],
             }
+            if self.contributions is not None:
+                j = self.contributions.blocks.index(block)
+                frame |= {"added": self.contributions.total[:, j], "share": self.contributions.share[:, j]}
             rows.append(pd.DataFrame(frame))
         return pd.concat(rows, ignore_index=True)
 
@@ -139,6 +190,12 @@ def unit_view(raw: np.ndarray) -> np.ndarray:
     positive = np.maximum(raw, 0)
     peak = positive.max(axis=(1, 2), keepdims=True)
     return positive / np.where(peak > 0, peak, 1)
+
+
+def _smooth(raw: np.ndarray) -> np.ndarray:
+    """Raw maps (n, h, w) with a maximum at one pixel made visible: a Gaussian filter over a 30th of the longer side."""
+    sigma = max(raw.shape[1:]) / 30
+    return raw if sigma < 0.5 else np.stack([cv2.GaussianBlur(m, (0, 0), sigma) for m in raw])
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

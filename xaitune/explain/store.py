@@ -13,7 +13,7 @@ from xaitune._files import disk_error, read_json, write_json
 from xaitune.data.resize import resize_image
 from xaitune.errors import RunError
 from xaitune.explain.api import Explanation
-from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.explain.lime.fit import STABLE
 from xaitune.plots import figures, overlays
 from xaitune.plots.pictures import contact_sheet
@@ -31,6 +31,8 @@ class ExplanationWriter:
         self.pictures: list[Path] = []
         self.sheet: list[tuple[str, list[np.ndarray]]] = []
         self.titles: list[str] = []
+        self.blocks: tuple[int, ...] = ()
+        self.bright = 0  # decisions that lean on the brightness of the image
         self.taken: set[str] = set()
         self.part = folder / f".{os.getpid()}.heatmaps.npz"  # renamed when it is complete
         try:
@@ -55,6 +57,7 @@ class ExplanationWriter:
             if len(self.sheet) < SHEET_ROWS:
                 panels = explanation.panels(i)
                 if isinstance(explanation, BlockHeatmaps):
+                    self.blocks = explanation.blocks
                     self.titles = ["image", *(f"Block {b}" for b in explanation.blocks)]
                 else:
                     self.titles = [title for title, _ in panels]
@@ -62,6 +65,8 @@ class ExplanationWriter:
                 squares = [resize_image(picture, (160, 160), "pad") for _, picture in panels]
                 self.sheet.append((f"{Path(file).stem} ({class_name})", squares))
         self.about["precision"] = explanation.precision
+        if isinstance(explanation, BlockHeatmaps) and explanation.contributions is not None:
+            self.bright += int(explanation.contributions.leans_on_brightness.sum())
         number = len(self.tables)
         self.tables.append(explanation.to_dataframe())
         try:
@@ -114,6 +119,9 @@ def _safe(name: str) -> str:
 def _arrays(explanation: Explanation) -> dict[str, np.ndarray]:
     common = {name: getattr(explanation, name) for name in ("images", "classes", "probabilities")}
     if isinstance(explanation, BlockHeatmaps):
+        added = explanation.contributions
+        if added is not None:
+            common |= {"added_by_means": added.means, "added_by_maxima": added.maxima, "constant": added.constant}
         return common | {f"block{b}": explanation.raw[b] for b in explanation.blocks}
     counts = np.array([len(w) for w in explanation.weights])
     weights = np.concatenate([w.T for w in explanation.class_weights])  # (superpixels of all images, classes)
@@ -159,4 +167,9 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
         rule=about["rule"],
         resize=about.get("resize", "stretch"),
         precision=about.get("precision", "float32"),
+        contributions=Contributions(
+            arrays["added_by_means"], arrays["added_by_maxima"], arrays["constant"], tuple(sorted(raw))
+        )
+        if "constant" in arrays
+        else None,
     )

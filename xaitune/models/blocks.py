@@ -55,6 +55,11 @@ def is_vgg(model: "keras.Model") -> bool:
     return {name for names in BLOCKS.values() for name in names} <= {layer.name for layer in model.layers}
 
 
+def has_blocks_head(model: "keras.Model") -> bool:
+    """Whether a model has the head 'blocks': a linear one on the features of one or more blocks."""
+    return any(layer.name == "standardise" for layer in model.layers)
+
+
 def convolution_shapes(channels: Sequence[int] = CHANNELS) -> list[tuple[int, int]]:
     """(channels in, channels out) of each of the 13 convolutions, for blocks with these numbers of `channels`.
 

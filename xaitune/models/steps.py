@@ -11,7 +11,8 @@ from xaitune.models.backend import BACKEND, gpus, keras, tf, torch
 from xaitune.models.keras_private import sum_gradients_ourselves
 from xaitune.models.tracing import Traced
 
-Tensors = tuple[Any, Any, Any]  # the loss, the total weight of the correctly classified images, and that of all images
+# The loss; the total weight of the correctly classified images, and that of all images; the share of the clipped parts.
+Tensors = tuple[Any, Any, Any, Any]
 
 
 def training_scope() -> contextlib.AbstractContextManager[Any]:
@@ -29,10 +30,12 @@ def _strategy() -> Any:
 
 
 class TrainingStep:
-    """One training step: (inputs, targets, sample weights) -> (loss, weighted accuracy) over the batch.
+    """One training step: (inputs, targets, sample weights) -> (loss, weighted accuracy, clipped share) over the batch.
 
     `optimizer` must have been built for the model's trainable variables; targets are one-hot (n, classes), or indices
-    (n,) for a sparse loss. A gradient whose norm over all variables exceeds `clip_norm` is scaled down to that norm.
+    (n,) for a sparse loss. `parts` names the part of the model that each trainable variable belongs to. The gradient of
+    a part whose norm exceeds `clip_norm` is scaled down to that norm; the clipped share is that of such parts. A norm
+    over all variables would clip a model more, the more of its blocks are trained.
 
     Under TensorFlow it is traced once for batches of any size; Keras's own step is traced up to four times (with and
     without creating its variables, for a full batch and for the last one). For a model made in `training_scope`, each
@@ -46,18 +49,21 @@ class TrainingStep:
         optimizer: keras.optimizers.Optimizer,
         loss: keras.losses.Loss,
         clip_norm: float,
+        parts: Sequence[int | str],
     ) -> None:
         self.sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
         make_step = _torch_step if BACKEND == "torch" else _tensorflow_step
-        self.step = make_step(model, optimizer, loss, self.sparse, clip_norm)
+        self.step = make_step(model, optimizer, loss, self.sparse, clip_norm, parts)
 
-    def __call__(self, inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> tuple[float, float]:
+    def __call__(
+        self, inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray
+    ) -> tuple[float, float, float]:
         target_type = np.int64 if self.sparse else np.float32
         tensors = self.step(
             np.asarray(inputs, np.float32), np.asarray(targets, target_type), np.asarray(sample_weight, np.float32)
         )
-        loss, correct, total = (float(keras.ops.convert_to_numpy(t)) for t in tensors)
-        return loss, correct / total if total else 0.0
+        loss, correct, total, clipped = (float(keras.ops.convert_to_numpy(t)) for t in tensors)
+        return loss, correct / total if total else 0.0, clipped
 
 
 def _correct_and_total(targets: Any, logits: Any, weights: Any, sparse: bool) -> tuple[Any, Any]:
@@ -68,15 +74,21 @@ def _correct_and_total(targets: Any, logits: Any, weights: Any, sparse: bool) ->
     return keras.ops.sum(correct * weights), keras.ops.sum(weights)
 
 
-def _clipped(gradients: Sequence[Any], clip_norm: float) -> list[Any]:
-    """The gradients, scaled down together; Keras's optimizers would do it for each GPU's part separately."""
-    norm = keras.ops.sqrt(sum(keras.ops.sum(keras.ops.square(g)) for g in gradients))
-    scale = clip_norm / keras.ops.maximum(norm, clip_norm)
-    return [g * scale for g in gradients]
+def _clipped(gradients: Sequence[Any], parts: Sequence[int | str], clip_norm: float) -> tuple[list[Any], Any]:
+    """The gradients, scaled down part by part, and the share of the parts that are.
+
+    Keras's optimizers would do it for each GPU's part of the batch separately.
+    """
+    squares: dict[int | str, Any] = {}
+    for gradient, part in zip(gradients, parts, strict=True):
+        squares[part] = squares.get(part, 0.0) + keras.ops.sum(keras.ops.square(gradient))
+    scales = {part: clip_norm / keras.ops.maximum(keras.ops.sqrt(s), clip_norm) for part, s in squares.items()}
+    share = sum(keras.ops.cast(scale < 1, "float32") for scale in scales.values()) / max(len(scales), 1)
+    return [g * scales[part] for g, part in zip(gradients, parts, strict=True)], share
 
 
 def _torch_step(
-    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float
+    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float, parts: Sequence[int | str]
 ) -> Callable[..., Tensors]:
     variables = model.trainable_variables
 
@@ -86,14 +98,15 @@ def _torch_step(
         value = loss(targets, logits, sample_weight=weights)
         gradients = torch.autograd.grad(value, [v.value for v in variables])
         with torch.no_grad():
-            optimizer.apply(_clipped(gradients, clip_norm), variables)
-            return value.detach(), *_correct_and_total(targets, logits.detach(), weights, sparse)
+            gradients, clipped = _clipped(gradients, parts, clip_norm)
+            optimizer.apply(gradients, variables)
+            return value.detach(), *_correct_and_total(targets, logits.detach(), weights, sparse), clipped
 
     return torch_step
 
 
 def _tensorflow_step(
-    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float
+    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float, parts: Sequence[int | str]
 ) -> Callable[..., Tensors]:
     variables, strategy = model.trainable_variables, tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync  # one per GPU, or one in all
@@ -106,8 +119,9 @@ def _tensorflow_step(
         gradients = tape.gradient(value, [v.value for v in variables])
         if replicas > 1:
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        optimizer.apply(_clipped(gradients, clip_norm), variables)
-        return value, *_correct_and_total(targets, logits, weights, sparse)
+        gradients, clipped = _clipped(gradients, parts, clip_norm)
+        optimizer.apply(gradients, variables)
+        return value, *_correct_and_total(targets, logits, weights, sparse), clipped / replicas
 
     if replicas > 1:
         return _MirroredStep(replica_step, strategy)

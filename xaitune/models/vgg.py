@@ -1,5 +1,7 @@
 """VGG16 with named blocks, built as one flat graph: raw RGB 0..255 in, logits out."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from xaitune.config.choices import HEADS
@@ -17,13 +19,16 @@ def build_vgg16(
     *,
     image_size: tuple[int, int] = (224, 224),
     head: str = "gap",
+    head_blocks: Sequence[int] = tuple(BLOCKS),
     weights: str | Backbone = "imagenet",
     seed: int = 0,
 ) -> keras.Model:
     """VGG16 as one flat functional graph: raw RGB (n, h, w, 3) in 0..255 -> logits (n, num_classes).
 
     `head`: 'gap' is global average pooling on block5_conv3 (no block5_pool, as in Zhou et al. 2016) and a Dense;
-    'fc' is block5_pool, Flatten, Dense, Dropout, Dense. `weights`: see `load_backbone`. `seed` fixes the head's
+    'fc' is block5_pool, Flatten, Dense, Dropout, Dense; 'blocks' is the spatial mean and maximum of the last convolution
+    of each of `head_blocks` after its ReLU, standardised by a Normalization layer, and a Dense, and the network ends
+    with the last of these blocks. `weights`: see `load_backbone`. `seed` fixes the head's
     initial values, and the base's if `weights` is 'random'. Raises ConfigError and WeightsError.
 
     Examples:
@@ -38,19 +43,29 @@ def build_vgg16(
     base = load_backbone(weights) if isinstance(weights, str) else weights
     inputs = keras.Input((height, width, 3), name="image")
     x = keras.layers.Rescaling(**base.preprocessing, dtype="float32", name="preprocess")(inputs)
-    for block, names in BLOCKS.items():
+    last = max(head_blocks) if head == "blocks" else 5
+    pooled = []
+    for block, names in list(BLOCKS.items())[:last]:
         for i, name in enumerate(names):
-            initializer = keras.initializers.HeNormal(seed=seed * 100 + block * 10 + i)
+            initializer: keras.Initializer = keras.initializers.HeNormal(seed=seed * 100 + block * 10 + i)
+            if base.arrays:  # the weights follow: random ones would take half a second
+                initializer = keras.initializers.Zeros()
             channels = base.channels[block - 1]
             layer = keras.layers.Conv2D(
                 channels, 3, padding="same", activation="relu", kernel_initializer=initializer, name=name
             )
             x = layer(x)
-        if block < 5 or head == "fc":
+        if head == "blocks" and block in head_blocks:
+            pooled += [keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"block{block}_mean")(x)]
+            pooled += [keras.layers.GlobalMaxPooling2D(dtype="float32", name=f"block{block}_max")(x)]
+        if block < last or head == "fc":
             x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+    if pooled:
+        x = keras.layers.Concatenate(dtype="float32", name="pooled")(pooled)
     model = keras.Model(inputs, _head(x, head, num_classes, seed), name="vgg16")
     for name, pair in (base.arrays or {}).items():
-        model.get_layer(name).set_weights(pair)
+        if int(name[5]) <= last:
+            model.get_layer(name).set_weights(pair)
     return model
 
 
@@ -65,7 +80,9 @@ def _head(x: keras.KerasTensor, head: str, num_classes: int, seed: int) -> keras
             units, activation=activation, kernel_initializer=initializer, dtype="float32", name=name
         )
 
-    if head == "gap":
+    if head == "blocks":
+        x = keras.layers.Normalization(dtype="float32", name="standardise")(x)
+    elif head == "gap":
         x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)
     else:
         x = keras.layers.Flatten(dtype="float32", name="flatten")(x)

@@ -17,6 +17,12 @@ def train_command(through: int, optimizer: str, rate: float | None = None) -> st
     return f"xaitune train --freeze-through {through} --optimizer {optimizer}{option}"
 
 
+def head_command(head: Any) -> str:
+    """The command that fits a linear head on frozen features."""
+    option = "" if len(head["blocks"]) == 5 else " --head-blocks best"
+    return f"xaitune train --head blocks --freeze-through 5{option}"
+
+
 def _cell_command(cell: Any) -> str:
     rate = cell["learning_rate"] if cell.get("rates", 1) > 1 else None
     return train_command(cell["freeze_through"], cell["optimizer"], rate)
@@ -35,7 +41,7 @@ def verdict_section(
 ) -> dict[str, Any]:
     """The verdict as the page shows it: tone, headline, sentence, what to do (text and command), and its picture."""
     if check is not None:
-        return checked_section(check)
+        return checked_section(check, sweep)
     todo: list[tuple[str, str]] = []
     if sweep is not None and best_or_none(sweep) is None:
         headline, sentence = "No run of this sweep finished.", "Every run diverged, so there is nothing to compare."
@@ -44,6 +50,7 @@ def verdict_section(
         headline, sentence = _sweep_sentences(sweep)
         best = sweep.best
         todo.append(("Train the best cell:", _cell_command(best)))
+        _add_frozen(todo, sweep)
     else:
         headline, sentence = _run_sentences(result, run)
     if advice is not None:
@@ -61,7 +68,7 @@ def verdict_section(
     return shown | {"picture": None, "mcnemar": None}
 
 
-def checked_section(check: AdviceCheck) -> dict[str, Any]:
+def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any]:
     """`verdict_section` where the sweep has checked the advice."""
     advised, rival = frozen_name(check.advised), frozen_name(check.rival)
     todo: list[tuple[str, str]] = []
@@ -80,6 +87,7 @@ def checked_section(check: AdviceCheck) -> dict[str, Any]:
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
         text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
         todo.append((text, _cell_command(check.enough)))
+    _add_frozen(todo, sweep)
     ax = check.plot()
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
@@ -106,7 +114,15 @@ def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
     if sweep.enough is not None:
         enough = f"{sweep.enough['name']} ({duration_text(sweep.enough['seconds'])})"
         sentence += f" The cheapest cell that is shown to be within 1 point of all the others is {enough}."
-    return headline, sentence
+    return headline, " ".join(filter(None, [sentence, sweep.frozen_sentence()]))
+
+
+def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
+    """Put first what needs no training, where that is shown to be good enough."""
+    head = sweep.best_head if sweep is not None else None
+    if head is not None and head["verdict"] == "confirmed":
+        text = f"No block needs training. Fit a linear head on frozen features, in {duration_text(max(head['seconds'], 1))}:"
+        todo.insert(0, (text, head_command(head)))
 
 
 def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:

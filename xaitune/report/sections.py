@@ -11,7 +11,7 @@ import pandas as pd
 
 from xaitune._names import frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
-from xaitune.comparison.table import SweepTable
+from xaitune.comparison.table import SweepTable, head_name
 from xaitune.data.splits import SPLITS
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
@@ -113,6 +113,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         row = []
         for optimizer in optimizers:
             ended = runs.loc[(runs["freeze_through"] == depth) & (runs["optimizer"] == optimizer), "state"]
+            ended = ended[ended != "stopped"]  # at a learning rate that was not chosen
             states = ", ".join(dict.fromkeys(s.partition(":")[0] for s in ended)) or "not run"
             cell = cells.get((depth, optimizer), {"finished": False, "best": False})
             lost = int((ended != "finished").sum())
@@ -123,7 +124,10 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     if best is not None:
         pictures.append(picture(sweep.plot(), f"Test {metric_name(sweep.metric)} of every cell with its interval"))
         pictures.append(picture(sweep.plot_histories(), "Validation curves of all runs of the sweep"))
+    heads = [_head_row(head) for _, head in sweep.heads.iterrows()]
     return {
+        "heads": heads,
+        "frozen": sweep.frozen_sentence() if best is not None else "",
         "metric": metric_name(sweep.metric),
         "basis": f"{plural(sweep.images, 'test image')} in {plural(sweep.groups, 'group')}",
         "few": _few(sweep),
@@ -133,6 +137,17 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         "best": None if best is None else best.to_dict(),
         "runs": runs[["name", "seed", "state", "validation", "test", "seconds"]].to_dict("records"),
         "pictures": pictures,
+    }
+
+
+def _head_row(head: pd.Series) -> dict[str, Any]:
+    """A linear head on frozen features as the page shows it."""
+    return {
+        "name": head_name(head),
+        "test": f"{score_text(head['test'])} {interval_text(head['low'], head['high'])}",
+        "validation": score_text(head["validation"]),
+        "difference": f"{score_text(head['difference'])} {interval_text(head['diff_low'], head['diff_high'], '+')}",
+        "seconds": duration_text(max(head["seconds"], 1)),
     }
 
 
@@ -183,9 +198,10 @@ def _flat(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _rates_option(sweep: SweepTable) -> str:
-    if "rates" not in sweep.cells or sweep.cells["rates"].max() < 2:
+    rates = read_or_empty(sweep.path / "sweep.json").get("grid", {}).get("learning_rates")
+    if not rates:
         return ""
-    return f" --learning-rates {','.join(f'{r:g}' for r in sorted(sweep.runs['learning_rate'].dropna().unique()))}"
+    return f" --learning-rates {rates if rates == 'own' else ','.join(f'{rate:g}' for rate in rates)}"
 
 
 def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, Any]) -> dict[str, Any]:

@@ -55,21 +55,27 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
 
 
 def _bounds(
-    drawn: np.ndarray, value: float, left_out: np.ndarray, level: float, effective: float | None = None
+    drawn: np.ndarray,
+    value: float,
+    left_out: np.ndarray,
+    level: float,
+    independent: float | None = None,
+    factor: float | None = None,
 ) -> tuple[float, float]:
     """Bias-corrected and accelerated percentiles (BCa, Efron 1987) of resampled scores, which also suit scores near 0 or 1.
 
     `left_out` (G,) are the scores with each group left out. The normal quantiles are widened for few groups
-    (Hesterberg 2015, the expanded percentile interval), by the number of `effective` ones where their sizes differ.
+    (Hesterberg 2015, the expanded percentile interval); where their sizes differ, by the number of `independent` ones and
+    the `factor` of the variance.
     """
-    if (effective or len(left_out)) < resampling.MIN_GROUPS:
+    if (independent or len(left_out)) < resampling.MIN_GROUPS:
         return float(drawn.min()), float(drawn.max())
     below = ((drawn < value - _ROUNDING).mean() + (drawn <= value + _ROUNDING).mean()) / 2  # a tie counts half
     shift = norm.ppf(below) if 0 < below < 1 else 0.0
     gap = left_out.mean() - left_out
     spread = float((gap**2).sum())
     skew = float((gap**3).sum()) / (6 * spread**1.5) if spread > _ROUNDING**2 else 0.0
-    side = shift + np.array([-1, 1]) * resampling.reach(effective or len(left_out), level)
+    side = shift + np.array([-1, 1]) * resampling.reach(independent or len(left_out), level, factor)
     low, high = np.quantile(drawn, norm.cdf(shift + side / np.maximum(1 - skew * side, 1e-3)))
     return float(low), float(high)
 
@@ -103,7 +109,8 @@ def bootstrap_interval(
     drawn = resampling.resampled(true, predicted, groups, resampling.bootstrap_weights(count, draws, seed), metric)
     few = resampling.too_few(true, (predicted != true).any(axis=0), groups, metric)
     left_out = resampling.left_out(true, predicted, groups, metric)
-    low, high = _bounds(drawn, value, left_out, level, resampling.effective_groups(groups))
+    uneven = resampling.degrees_of_freedom(groups) + 1, resampling.variance_factor(groups)
+    low, high = _bounds(drawn, value, left_out, level, *uneven)
     return Interval(float(value), low, high, count, len(true), few)
 
 

@@ -106,15 +106,40 @@ def _classes(true: np.ndarray, predicted: np.ndarray) -> tuple[int, np.ndarray]:
     return classes, np.bincount(true, minlength=classes) > 0
 
 
-def reach(groups: float, level: float) -> float:
+def variance_factor(groups: np.ndarray) -> float:
+    """By how much the variance of a mean over groups exceeds that of its resamples: G / (G - 1) for G equal groups.
+
+    In general it is sum h^2 / sum h^2 (1 - 2 h + sum h^2) for groups with shares h of the images: a large group pulls the
+    mean towards itself, and so seems to vary less. Infinite for a single group.
+
+    Examples:
+        >>> variance_factor(np.array([0, 1, 2, 3])), round(variance_factor(np.array([0, 0, 0, 1, 2, 3])), 2)
+        (1.3333333333333333, 2.0)
+    """
+    shares = np.bincount(groups) / len(groups)
+    squares = shares**2
+    seen = float((squares * (1 - 2 * shares + squares.sum())).sum())
+    return float(squares.sum()) / seen if seen > 1e-12 else math.inf
+
+
+def degrees_of_freedom(groups: np.ndarray) -> float:
+    """Satterthwaite's degrees of freedom of a variance over groups, less 1 for the mean: (sum h^2)^2 / sum h^4 - 1.
+
+    For groups with shares h of the images; G - 1 for G equal groups.
+    """
+    squares = np.bincount(groups).astype(float) ** 2
+    return float(squares.sum() ** 2 / (squares**2).sum()) - 1
+
+
+def reach(groups: float, level: float, factor: float | None = None) -> float:
     """Half-width of an interval in standard errors of the resamples: Student's quantile, which is larger for few groups.
 
-    `groups`: how many, or how many effective ones where their sizes differ. Resamples of G groups vary too little, by
-    the factor sqrt((G - 1) / G), which is corrected here. Infinite for fewer than MIN_GROUPS.
+    `groups`: how many, or how many effective ones where their sizes differ; `factor`: see `variance_factor`, by default
+    that of equal groups. Infinite for fewer than MIN_GROUPS.
     """
     if groups < MIN_GROUPS:
         return math.inf
-    return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(groups / (groups - 1))
+    return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(factor or groups / (groups - 1))
 
 
 def too_few(true: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric: str) -> str:

@@ -1,7 +1,8 @@
 """A disk cache of frozen features: the outputs of Block k, which do not change while Block 1..k are frozen.
 
-An entry is a folder `<key>` with `<layer>.bin` (raw values) and `<layer>.json` (shape and dtype; written last, so that
-interrupted features are never used). The key stands for weights, images, image size, resizing and precision.
+An entry is a folder `<key>` with `<name>.bin` (raw values) and `<name>.json` (shape and dtype; written last, so that
+interrupted features are never used), whose names are those of `cut.cached_names`. The key stands for weights, images,
+image size, resizing and precision.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -23,24 +25,10 @@ from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS
 from xaitune.models.precision import with_precision
+from xaitune.training.cut import POOLED, cached_names, cached_output, suffix_inputs
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 BATCH = 64
-
-
-def cut_layer(model: keras.Model, through: int) -> str:
-    """The layer whose output is all that the rest of the model needs if Block 1..`through` (1..5) are frozen."""
-    if through < 5:
-        return f"block{through}_pool"
-    names = {layer.name for layer in model.layers}
-    return "gap" if "gap" in names else "block5_pool"
-
-
-def suffix_model(model: keras.Model, through: int) -> keras.Model:
-    """The part of the model after the frozen prefix. It shares the model's layers, so training it trains the model."""
-    if through == 0:
-        return model
-    return keras.Model(model.get_layer(cut_layer(model, through)).output, model.output)
 
 
 def prefix_digest(model: keras.Model) -> str:
@@ -78,30 +66,36 @@ class FeatureCache:
         depths: Sequence[int],
         precision: str,
         progress: Progress | None = None,
-    ) -> dict[int, np.ndarray | None]:
-        """Depth (1..5) -> read-only features (n, ...) of all images in order; missing ones are computed in one pass.
+    ) -> dict[int, Any]:
+        """Depth (1..5) -> read-only inputs (n, ...) of the model's suffix, of all images in order.
 
-        `model` is the float32 model. A depth whose features do not fit the limit or the disk is None. Raises RunError
-        if the folder cannot be written.
+        What is missing is computed in one pass. `model` is the float32 model. A depth whose features do not fit the limit
+        or the disk is None. Raises RunError if the folder cannot be written.
         """
         entry = self.folder / cache_key(model, data, precision)
         self.in_use.add(entry)
-        names = {k: cut_layer(model, k) for k in sorted(set(depths) - {0})}
+        names = {k: cached_names(model, k) for k in sorted(set(depths) - {0})}
         try:
             entry.mkdir(parents=True, exist_ok=True)
             with FileLock(entry / ".lock"):
-                missing = [k for k, name in names.items() if _open(entry / name) is None]
+                every = dict.fromkeys(name for k in names for name in names[k])
+                missing = [name for name in every if _open(entry / name) is None]
                 os.utime(entry)
                 if missing:
                     self._fill(entry, model, data, missing, precision, progress)
         except OSError as error:
             raise _files.disk_error(error, entry) from None
-        return {k: _open(entry / name) for k, name in names.items()}
+        features = {}
+        for k in names:
+            arrays = [array for array in map(_open, (entry / name for name in names[k])) if array is not None]
+            features[k] = suffix_inputs(model, k, arrays) if len(arrays) == len(names[k]) else None
+        return features
 
     def fits(self, model: keras.Model, through: int, images: int, precision: str) -> bool:
         """Whether features after Block `through` of this many more images fit the limit, next to the entries in use."""
-        layer = model.get_layer(cut_layer(model, through))
-        size = _bytes((images, *layer.output.shape[1:]), _dtype(layer, precision))
+        names = cached_names(model, through)
+        shapes = {name: (images, *cached_output(model, name).shape[1:]) for name in names}
+        size = sum(_bytes(shapes[name], _dtype(name, precision)) for name in names)
         return self._used(self.in_use) + size <= self.limit
 
     def _make_room(self, size: int) -> None:
@@ -132,20 +126,17 @@ class FeatureCache:
         entry: Path,
         model: keras.Model,
         data: ImageData,
-        depths: list[int],
+        names: list[str],
         precision: str,
         progress: Progress | None,
     ) -> None:
-        """Compute the features that fit, in one pass for all depths, and write them into the entry."""
-        layers = {k: model.get_layer(cut_layer(model, k)) for k in depths}
-        features = [
-            _Features(k, entry / layer.name, (len(data.files), *layer.output.shape[1:]), _dtype(layer, precision))
-            for k, layer in layers.items()
-        ]
+        """Compute the features of these names that fit, in one pass, and write them into the entry."""
+        shapes = {name: (len(data.files), *cached_output(model, name).shape[1:]) for name in names}
+        features = [_Features(entry / name, shapes[name], _dtype(name, precision)) for name in names]
         self._make_room(sum(_bytes(f.shape, DTYPES["float32"]) for f in features))
         room = min(self.limit - self._used(), shutil.disk_usage(entry).free * 0.9)
         fitting = []
-        for candidate in reversed(features):  # deep features are the smallest and save the most
+        for candidate in sorted(features, key=lambda f: f.size):  # deep features are the smallest and save the most
             if candidate.size <= room:
                 fitting.append(candidate)
                 room -= candidate.size
@@ -155,7 +146,7 @@ class FeatureCache:
             _reserve(f.stem.with_suffix(".bin"), f.size)
         files = [np.memmap(f.stem.with_suffix(".bin"), np.uint8, mode="r+", shape=(f.size,)) for f in fitting]
         arrays = [file.view(f.dtype).reshape(f.shape) for f, file in zip(fitting, files, strict=True)]
-        pass_through(model, data, [f.depth for f in fitting], precision, arrays, progress)
+        pass_through(model, data, [f.stem.name for f in fitting], precision, arrays, progress)
         for f, file in zip(fitting, files, strict=True):
             file.flush()
             _files.write_json(f.stem.with_suffix(".json"), {"shape": list(f.shape), "dtype": f.dtype.name})
@@ -163,9 +154,8 @@ class FeatureCache:
 
 @dataclasses.dataclass(frozen=True)
 class _Features:
-    """The features of one depth, to be written into a cache entry; `stem`: the path of their files without a suffix."""
+    """Features to be written into a cache entry; `stem`: the path of their files without a suffix, named after them."""
 
-    depth: int
     stem: Path
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -179,15 +169,15 @@ class _Features:
 def pass_through(
     model: keras.Model,
     data: ImageData,
-    depths: list[int],
+    names: Sequence[str],
     precision: str,
     into: list[np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Features after Block 1..k of all images, for each depth k, in one pass; written `into` arrays if they are given."""
+    """The features of these `cached_names` of all images, in one pass; written `into` arrays if they are given."""
     computing = with_precision(model, precision)
-    taps = keras.Model(computing.input, [computing.get_layer(cut_layer(model, k)).output for k in depths])
-    parts: list[list[np.ndarray]] = [[] for _ in depths]
+    taps = keras.Model(computing.input, [cached_output(computing, name) for name in names])
+    parts: list[list[np.ndarray]] = [[] for _ in names]
     for start in range(0, len(data), BATCH):
         rows = np.arange(start, min(start + BATCH, len(data)))
         outputs = taps.predict_on_batch(data.load(rows).astype(np.float32))
@@ -210,9 +200,9 @@ def _reserve(path: Path, size: int) -> None:
             file.truncate(size)
 
 
-def _dtype(layer: keras.layers.Layer, precision: str) -> np.dtype:
-    """The dtype of a layer's cached outputs: that of `precision`, but float32 for 'gap', which always computes in it."""
-    return DTYPES["float32" if layer.name == "gap" else precision]
+def _dtype(name: str, precision: str) -> np.dtype:
+    """The dtype of cached features: that of `precision`, but float32 for pooled ones, which are always computed in it."""
+    return DTYPES["float32" if name == POOLED else precision]
 
 
 def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:

@@ -17,9 +17,11 @@ from xaitune.models.predict import Predictor
 from xaitune.models.steps import TrainingStep
 from xaitune.stats.metrics import confusion, scores_from_confusion
 from xaitune.training.inputs import AugmentedImages, AugmentedViews
-from xaitune.training.schedule import block_factors, epoch_rates
+from xaitune.training.schedule import block_factors, epoch_rates, variable_parts
 
-CLIP_NORM = 3.0  # of the gradient over all variables: VGG16 has no batch normalisation; one bad batch could ruin it
+CLIP_NORM = (
+    3.0  # of the gradient of each block and of the head: without batch normalisation one bad batch could ruin it
+)
 PREDICT_BATCH = 64
 STAGES = ("head", "fine-tune", "final")
 
@@ -44,21 +46,18 @@ class Fit:
         loss_name, one_hot, loss_options = LOSSES[config.loss]
         if config.label_smoothing:
             loss_options = {**loss_options, "label_smoothing": config.label_smoothing}
-        factors = block_factors(model, config.block_rates if stage == "fine-tune" else None)
+        parts = variable_parts(model)
+        factors = block_factors(parts, config.block_rates if stage == "fine-tune" else None)
         optimizer_class = scaled_optimizer(getattr(keras.optimizers, optimizer_name), factors)
         self.optimizer = optimizer_class(learning_rate=rate, **optimizer_options)
         self.optimizer.build(model.trainable_variables)
         loss = getattr(keras.losses, loss_name)(from_logits=True, **loss_options)
-        self.step = TrainingStep(model, self.optimizer, loss, CLIP_NORM)
+        self.step = TrainingStep(model, self.optimizer, loss, CLIP_NORM, parts)
         self.predict = Predictor(model, PREDICT_BATCH)
         self.labels = data.labels
         self.targets = np.eye(self.num_classes, dtype=np.float32)[data.labels] if one_hot else data.labels
         self.train, self.validation = data.indices("train"), data.indices("validation")
-        self.sample_weight = np.ones(len(data.labels), np.float32)
-        if config.class_weight == "balanced":
-            counts = np.bincount(self.labels[self.train], minlength=self.num_classes)
-            class_weights = len(self.train) / (self.num_classes * np.maximum(counts, 1))
-            self.sample_weight = class_weights[self.labels].astype(np.float32)
+        self.sample_weight = image_weights(data, config)
 
     def optimizer_state(self) -> list[np.ndarray]:
         """The optimizer's variables."""
@@ -95,13 +94,13 @@ class Fit:
         return row | {"seconds": time.perf_counter() - start}
 
     def _train_epoch(self, epoch: int, batches: Sequence[np.ndarray], rates: np.ndarray) -> dict[str, float]:
-        """Train on all `batches` of rows; returns the loss and accuracy on the training images."""
+        """Train on all `batches` of rows; returns the loss and accuracy on the training images, and the clipped share."""
 
         def read_batch(step: int) -> np.ndarray:
             rows = batches[step]
             return self.augmented.read(rows, epoch, step) if self.augmented else _batch(self.inputs, rows)
 
-        sums = np.zeros(2)
+        sums = np.zeros(3)
         for step, inputs in enumerate(_read_ahead(read_batch, len(batches))):
             rows = batches[step]
             if step == 0 or rates[step] != rates[step - 1]:
@@ -109,18 +108,39 @@ class Fit:
             if self.augmented and self.augmented.prefix:
                 inputs = self.augmented.prefix(inputs)
             sums += len(rows) * np.array(self.step(inputs, self.targets[rows], self.sample_weight[rows]))
-        loss, accuracy = (sums / len(self.train)).tolist()
-        return {"train_loss": loss, "train_accuracy": accuracy}
+        loss, accuracy, clipped = (sums / len(self.train)).tolist()
+        return {"train_loss": loss, "train_accuracy": accuracy, "clipped": clipped}
 
     def _validate(self) -> dict[str, float]:
         """The loss (the mean of -log p of the true class) and every metric on the validation images."""
-        logits = logits_of(self.predict, self.inputs, self.validation)
-        true = self.labels[self.validation]
-        matrix = confusion(true, logits.argmax(axis=1), self.num_classes)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            loss = float(-np.log(np.maximum(softmax(logits, axis=1)[np.arange(len(true)), true], 1e-12)).mean())
-        scores = {f"val_{metric}": float(scores_from_confusion(matrix, metric)) for metric in METRICS}
-        return {"val_loss": loss, **scores}
+        return validation_scores(logits_of(self.predict, self.inputs, self.validation), self.labels[self.validation])
+
+
+def image_weights(data: ImageData, config: TrainConfig) -> np.ndarray:
+    """The weight of each image in the loss (images,): 1, or with class_weight 'balanced' that of its class."""
+    if config.class_weight != "balanced":
+        return np.ones(len(data.labels), np.float32)
+    counts = np.bincount(data.labels[data.indices("train")], minlength=len(data.class_names))
+    class_weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    return class_weights[data.labels].astype(np.float32)
+
+
+def mean_loss(logits: np.ndarray, true: np.ndarray) -> float:
+    """The mean of -log p of the true class, for logits (n, classes) and class numbers (n,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(-np.log(np.maximum(softmax(logits, axis=1)[np.arange(len(true)), true], 1e-12)).mean())
+
+
+def validation_scores(logits: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """The columns of the history about the validation images: the loss and every metric."""
+    matrix = confusion(true, logits.argmax(axis=1), logits.shape[1])
+    scores = {f"val_{metric}": float(scores_from_confusion(matrix, metric)) for metric in METRICS}
+    return {"val_loss": mean_loss(logits, true), **scores}
+
+
+def train_scores(logits: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """The columns of the history about the training images, for a head that is not trained step by step."""
+    return {"train_loss": mean_loss(logits, true), "train_accuracy": float((logits.argmax(axis=1) == true).mean())}
 
 
 def _reseed_dropout(model: keras.Model, key: list[int]) -> None:

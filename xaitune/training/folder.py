@@ -50,8 +50,15 @@ def run_name(config: TrainConfig, *, with_rate: bool = False) -> str:
         >>> run_name(TrainConfig(freeze_through=3, optimizer="nag")), run_name(TrainConfig(), with_rate=True)
         ('freeze3-nag-seed0', 'freeze3-nag-lr0.001-seed0')
     """
+    if is_linear(config):
+        return "frozen-all-blocks" if config.head_blocks == "all" else "frozen-best-block"
     rate = f"-lr{config.rate:g}" if with_rate else ""
     return f"freeze{config.freeze_through}-{config.optimizer}{rate}-seed{config.seed}"
+
+
+def is_linear(config: TrainConfig) -> bool:
+    """Whether a run is a linear head on frozen features, which is fitted at once."""
+    return config.head == "blocks" and config.freeze_through == 5
 
 
 def run_identity(config: TrainConfig, data_config: DataConfig, fingerprint: str, weights: str) -> dict[str, Any]:
@@ -132,7 +139,7 @@ def start_folder(path: Path, kind: str, contents: dict[str, Any], *, overwrite: 
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run folder's run has ended (finished or diverged)."""
+    """Whether a run folder's run has ended (finished, diverged or stopped)."""
     return (path / RESULT).is_file()
 
 

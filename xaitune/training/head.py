@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from xaitune.config.fields import identity_of
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
-from xaitune.models.blocks import freeze_blocks
+from xaitune.models.blocks import BLOCKS, freeze_blocks
 from xaitune.models.precision import with_precision
-from xaitune.training.features import FeatureCache, cache_key, pass_through, suffix_model
-from xaitune.training.fit import Fit
+from xaitune.training.cut import cached_names, pooled_columns, suffix_inputs, suffix_model
+from xaitune.training.features import FeatureCache, cache_key, pass_through
+from xaitune.training.fit import Fit, image_weights, train_scores, validation_scores
+from xaitune.training.linear import fit_linear_head
 
 HEAD_LOGIT_STEP = 0.5  # about how far one step of Adam may move a logit
 
@@ -32,21 +35,19 @@ def trained_head(
 ) -> dict[str, Any]:
     """Stage (a): the head trained alone on the frozen base; cached, and shared by all cells with the same seed.
 
-    Returns {'weights': {layer: arrays}, 'history': rows}. It is trained by Adam for `head_epochs` epochs at the rate of
-    `head_rate`. `report` is called with a text after each epoch.
+    Returns {'weights': {layer: arrays}, 'history': rows}, and for the head 'blocks' also 'blocks' (those whose features
+    it takes), 'penalty' and 'score' (see `LinearHead`). The head 'blocks' is fitted in closed form; the others are
+    trained by Adam for `head_epochs` epochs at the rate of `head_rate`. `report` is called with a text after each epoch.
     """
     key = json.dumps(identity_of(config, "head") | {"data": data.fingerprint}, sort_keys=True)
     entry = cache.folder / cache_key(model, data, precision)
     file = entry / f"head-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
-    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     entry.mkdir(parents=True, exist_ok=True)
     with FileLock(str(file) + ".lock"):
-        if file.is_file():
-            return _read_head(file, names)
-        whole, history = _train_head(model, data, config, precision, cache, report)
-        weights = {n: whole.get_layer(n).get_weights() for n in names}
-        _write_head(file, weights, history)
-    return {"weights": weights, "history": history}
+        if not file.is_file():
+            make = _fit_head if config.head == "blocks" else _train_head
+            _write_head(file, make(model, data, config, precision, cache, report))
+        return _read_head(file)
 
 
 def _train_head(
@@ -56,11 +57,9 @@ def _train_head(
     precision: str,
     cache: FeatureCache,
     report: Callable[[str], None] | None,
-) -> tuple[keras.Model, list[dict[str, Any]]]:
-    """A copy of the model in `precision` with the trained head, and the history."""
-    features = cache.get(model, data, [5], precision)[5]
-    if features is None:  # no room on disk; features after Block 5 fit into memory
-        features = pass_through(model, data, [5], precision)[0]
+) -> dict[str, Any]:
+    """The head trained by Adam, as `trained_head` returns it."""
+    features = block5_features(model, data, precision, cache)
     freeze_blocks(model, 5)
     whole = with_precision(model, precision)
     rate = head_rate(features[data.indices("train")])
@@ -70,19 +69,68 @@ def _train_head(
         history.append(fit.epoch(epoch))
         if report:
             report(f"head {epoch + 1}/{config.head_epochs}")
-    return whole, history
+    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    return {"weights": {n: whole.get_layer(n).get_weights() for n in names}, "history": history}
 
 
-def _read_head(file: Path, names: Sequence[str]) -> dict[str, Any]:
+def _fit_head(
+    model: keras.Model,
+    data: ImageData,
+    config: TrainConfig,
+    precision: str,
+    cache: FeatureCache,
+    report: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """The linear head on the features of all blocks, or of the best one alone, as `trained_head` returns it."""
+    start = time.perf_counter()
+    features = np.asarray(block5_features(model, data, precision, cache), np.float32)
+    channels = [model.get_layer(f"block{block}_mean").output.shape[-1] for block in BLOCKS]
+    columns: dict[tuple[int, ...], slice] = {(block,): pooled_columns(channels, block) for block in BLOCKS}
+    if config.head_blocks == "all":
+        columns = {tuple(BLOCKS): slice(None)}
+    train, num_classes = data.indices("train"), len(data.class_names)
+    labels, groups = data.labels[train], np.array(data.groups)[train]
+    weights = image_weights(data, config)[train]
+    fitted = {
+        blocks: fit_linear_head(
+            features[train, part], labels, groups, num_classes, metric=config.metric, sample_weight=weights
+        )
+        for blocks, part in columns.items()
+    }
+    blocks = max(fitted, key=lambda b: np.nan_to_num(fitted[b].score, nan=-1.0))
+    head = fitted[blocks]
+    logits = (features[:, columns[blocks]] - head.mean) / np.sqrt(head.variance) @ head.kernel + head.bias
+    row = {"stage": "head", "epoch": 1, **train_scores(logits[train], labels), "clipped": 0.0}
+    row |= validation_scores(logits[data.indices("validation")], data.labels[data.indices("validation")])
+    row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - start}
+    if report:
+        report("linear head")
+    layers = {"standardise": [head.mean, head.variance, np.zeros((), np.int32)], "logits": [head.kernel, head.bias]}
+    about = {"blocks": list(blocks), "penalty": head.penalty, "score": head.score}
+    return {"weights": layers, "history": [row], **about}
+
+
+def block5_features(model: keras.Model, data: ImageData, precision: str, cache: FeatureCache) -> np.ndarray:
+    """The inputs of the model's head if all blocks are frozen, for all images in order."""
+    features = cache.get(model, data, [5], precision)[5]
+    if features is None:  # no room on disk; features after Block 5 fit into memory
+        features = suffix_inputs(model, 5, pass_through(model, data, cached_names(model, 5), precision))
+    return features
+
+
+def _read_head(file: Path) -> dict[str, Any]:
     with np.load(file, allow_pickle=False) as archive:
-        weights = {n: [archive[f"{n}/0"], archive[f"{n}/1"]] for n in names}
-        return {"weights": weights, "history": json.loads(archive["history"].tobytes())}
+        weights: dict[str, list[np.ndarray]] = {}
+        for key in sorted(k for k in archive.files if k != "head"):
+            weights.setdefault(key.partition("/")[0], []).append(archive[key])
+        return {"weights": weights, **json.loads(archive["head"].tobytes())}
 
 
-def _write_head(file: Path, weights: dict[str, list[np.ndarray]], history: list[dict[str, Any]]) -> None:
-    arrays = {f"{n}/{i}": a for n, pair in weights.items() for i, a in enumerate(pair)}
+def _write_head(file: Path, head: dict[str, Any]) -> None:
+    arrays = {f"{n}/{i}": a for n, layer in head["weights"].items() for i, a in enumerate(layer)}
+    rest = json.dumps({key: value for key, value in head.items() if key != "weights"})
     with _files.writing(file) as part, part.open("wb") as out:
-        np.savez(out, history=np.frombuffer(json.dumps(history).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+        np.savez(out, head=np.frombuffer(rest.encode(), np.uint8), **arrays)
 
 
 def head_rate(features: np.ndarray) -> float:

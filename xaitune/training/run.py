@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from xaitune._files import read_json
+from xaitune._files import read_json, write_json
 from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.plots import charts
+from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import CONFIG, RESULT, is_finished
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Run:
     """One finished training.
 
     `history`: one row per epoch. `metrics`: split -> figures, as `stats.classification_metrics` returns them.
-    `predictions`: file, group, split, true, predicted and a probability per class. `state`: 'finished' or 'diverged'.
+    `predictions`: file, group, split, true, predicted and a probability per class. `state`: 'finished', 'diverged', or 'stopped'
+    where a sweep chose another learning rate after a few epochs.
     `model` is loaded from `path` on first use, in float32.
     """
 
@@ -114,6 +116,13 @@ def read_predictions(path: Path) -> pd.DataFrame:
 def read_history(path: Path) -> pd.DataFrame:
     """The history.csv of a run folder: one row per epoch."""
     return pd.read_csv(path / "history.csv")
+
+
+def stop_run(path: Path) -> None:
+    """End a paused run, whose learning rate a sweep did not choose: it has a history and no model."""
+    seconds = float(read_history(path)["seconds"].sum())
+    write_json(path / RESULT, {"state": "stopped", "metrics": {}, "seconds": seconds})
+    Checkpoint(path).remove()
 
 
 def load_run(path: str | Path) -> Run:

@@ -1,6 +1,7 @@
 """Learning rates per step (schedule and warm-up) and per block."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,11 +39,16 @@ def cuts_rate(config: TrainConfig, epoch: int, wait: int) -> bool:
     return config.schedule == "plateau" and epoch >= config.warmup_epochs and wait > 0 and wait % PLATEAU_EPOCHS == 0
 
 
-def block_factors(model: keras.Model, block_rates: str | None) -> tuple[float, ...]:
-    """The learning-rate multiplier of each trainable variable of a model, in their order."""
-    factors = parse_block_rates(block_rates)
-    by_variable: dict[int, float] = {}
+def variable_parts(model: keras.Model) -> tuple[int | str, ...]:
+    """The part of the model, a block's number or 'head', that each trainable variable belongs to, in their order."""
+    parts: dict[int, int | str] = {}
     for layer in model.layers:
-        block: int | str = int(layer.name[5]) if layer.name.startswith("block") else "head"
-        by_variable |= {id(variable): factors.get(block, 1.0) for variable in layer.trainable_variables}
-    return tuple(by_variable[id(variable)] for variable in model.trainable_variables)
+        part: int | str = int(layer.name[5]) if layer.name.startswith("block") else "head"
+        parts |= {id(variable): part for variable in layer.trainable_variables}
+    return tuple(parts[id(variable)] for variable in model.trainable_variables)
+
+
+def block_factors(parts: Sequence[int | str], block_rates: str | None) -> tuple[float, ...]:
+    """The learning-rate multiplier of each of these parts of the model, 1 unless `block_rates` names it."""
+    factors = parse_block_rates(block_rates)
+    return tuple(factors.get(part, 1.0) for part in parts)

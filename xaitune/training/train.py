@@ -14,7 +14,7 @@ from xaitune._progress import Notes, Progress
 from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
-from xaitune.models.blocks import freeze_blocks
+from xaitune.models.blocks import BLOCKS, freeze_blocks
 from xaitune.models.precision import describe, resolve_precision, with_precision
 from xaitune.models.predict import Predictor
 from xaitune.models.steps import training_scope
@@ -23,18 +23,20 @@ from xaitune.models.weights import Backbone, load_backbone
 from xaitune.stats.metrics import classification_metrics
 from xaitune.training.augment import Augmenter, View
 from xaitune.training.checkpoint import Checkpoint
-from xaitune.training.features import FeatureCache, cut_layer, suffix_model
+from xaitune.training.cut import cut_output, pooled_columns, suffix_model
+from xaitune.training.features import FeatureCache
 from xaitune.training.fit import PREDICT_BATCH, STAGES, Fit, logits_of
 from xaitune.training.folder import (
     RESULT,
     choose_folder,
     is_finished,
+    is_linear,
     locked,
     run_identity,
     run_name,
     start_folder,
 )
-from xaitune.training.head import trained_head
+from xaitune.training.head import block5_features, trained_head
 from xaitune.training.inputs import AugmentedImages, AugmentedViews, ImagesOnDisk, all_images
 from xaitune.training.run import Run, load_run, prediction_table
 from xaitune.training.schedule import cuts_rate
@@ -68,6 +70,29 @@ def train_model(
         >>> run = train_model(data, freeze_through=3, epochs=10)  # doctest: +SKIP
     """
     config = replace_fields(config or TrainConfig(), options)
+    shared: dict[str, Any] = {"name": name, "runs_dir": runs_dir, "overwrite": overwrite, "notes": notes}
+    run = train_until(data, config, cache_dir=cache_dir, cache_gb=cache_gb, progress=progress, **shared)
+    assert run is not None  # nothing pauses it
+    return run
+
+
+def train_until(
+    data: ImageData,
+    config: TrainConfig,
+    pause: int | None = None,
+    *,
+    name: str | None = None,
+    runs_dir: str | Path = "runs",
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    cache_gb: float = 20.0,
+    progress: Progress | None = None,
+    notes: Notes | None = None,
+) -> Run | None:
+    """`train_model`, which pauses after `pause` epochs of fine-tuning and then returns None.
+
+    The folder of a paused run holds its history so far, and a later call continues it.
+    """
     data.require_trainable()
     data.require_classes(config.classes_to_augment, "augment_classes")
     backbone = load_backbone(config.weights)
@@ -88,8 +113,8 @@ def train_model(
                 notes(f"{folder} is finished already; it is not trained again.")
             return load_run(folder)
         cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
-        _Training(data, config, backbone, folder, cache, progress).run()
-    return load_run(folder)
+        _Training(data, config, backbone, folder, cache, progress, pause).run()
+        return load_run(folder) if is_finished(folder) else None
 
 
 class _Stage(NamedTuple):
@@ -112,6 +137,10 @@ class _StageState:
     cuts: int = 0  # of the rate, by the plateau schedule
 
 
+class _Paused(Exception):
+    """Training has reached the epoch after which it pauses."""
+
+
 class _Training:
     """The state of one training while it runs."""
 
@@ -123,28 +152,38 @@ class _Training:
         folder: Path,
         cache: FeatureCache,
         progress: Progress | None,
+        pause: int | None,
     ) -> None:
         self.data, self.config, self.folder, self.cache, self.progress = data, config, folder, cache, progress
+        self.pause = pause  # the number of epochs of fine-tuning after which training pauses
         self.precision, self.precision_reason = resolve_precision(config.precision)
         self.backbone = backbone
-        self.model = build_vgg16(
-            len(data.class_names), image_size=data.image_size, head=config.head, weights=backbone, seed=config.seed
-        )
+        self.model = self._build(tuple(BLOCKS))
+        self.head_inputs: np.ndarray | None = None  # of a linear head on the features of one block
+        self.linear_head: dict[str, Any] = {}
         self.checkpoint = Checkpoint(folder)
         self.history: list[dict[str, Any]] = []
-        self.score = -1.0  # on validation, of the stage before: a final stage that brings no gain changes nothing
-        self.total = config.head_epochs + config.epochs + config.final_epochs
+        self.score = -1.0  # on validation, of the stage before: a stage that brings no gain changes nothing
+        head_epochs = 1 if config.head == "blocks" else config.head_epochs
+        self.total = head_epochs + (0 if is_linear(config) else config.epochs) + config.final_epochs
         self.images: np.ndarray | ImagesOnDisk | None = None
 
     def run(self) -> None:
-        """Train all stages and write the run's files."""
+        """Train all stages and write the run's files, or those of a paused run."""
         self._train_head()
+        if not self._stages():
+            self._finish(*self._linear_predictor())
+            return
         fit, inputs = None, None
         for stage in self._stages():
             (whole, part), inputs = self._prepare(stage.through)
             augmented = self._augmented(whole, part, stage) if self.config.augmentation else None
-            with training_scope():
-                fit = self._fit(part, inputs, stage, augmented)
+            try:
+                with training_scope():
+                    fit = self._fit(part, inputs, stage, augmented)
+            except _Paused:
+                self._write_history()
+                return
             if fit is None:
                 break
             self.model.set_weights(whole.get_weights())
@@ -152,13 +191,43 @@ class _Training:
 
     def _train_head(self) -> None:
         head = trained_head(self.model, self.data, self.config, self.precision, self.cache, self._report)
+        self.linear_head = {key: head[key] for key in ("blocks", "penalty", "score") if key in head}
+        if self.config.head_blocks == "best":
+            (block,) = head["blocks"]
+            features = block5_features(self.model, self.data, self.precision, self.cache)
+            self.head_inputs = features[:, pooled_columns(self.backbone.channels, block)]
+            self.model = self._build((block,))
         for layer, arrays in head["weights"].items():
             self.model.get_layer(layer).set_weights(arrays)
+            if layer == "standardise":
+                self.model.get_layer(layer).finalize_state()
         self.history += head["history"]
+        if self.history:  # the head alone is a candidate like any epoch after it
+            self.score = self.history[-1][f"val_{self.config.metric}"]
+
+    def _build(self, head_blocks: tuple[int, ...]) -> keras.Model:
+        return build_vgg16(
+            len(self.data.class_names),
+            image_size=self.data.image_size,
+            head=self.config.head,
+            head_blocks=head_blocks,
+            weights=self.backbone,
+            seed=self.config.seed,
+        )
+
+    def _linear_predictor(self) -> tuple[Predictor, Any]:
+        """The predictor of a linear head on frozen features, and its inputs."""
+        inputs = self.head_inputs
+        if inputs is None:
+            freeze_blocks(self.model, 5)
+            inputs = block5_features(self.model, self.data, self.precision, self.cache)
+        return Predictor(suffix_model(self.model, 5), PREDICT_BATCH), inputs
 
     def _stages(self) -> list[_Stage]:
         config = self.config
         stages = [_Stage("fine-tune", config.epochs, config.freeze_through, config.rate)]
+        if is_linear(config):
+            stages = []  # the head has been fitted, and nothing else is trained
         if config.final_epochs:
             stages.append(_Stage("final", config.final_epochs, 0, config.rate / FINAL_RATE_DIVISOR))
         return stages
@@ -177,7 +246,7 @@ class _Training:
             self.images = all_images(self.data)
         return self.images
 
-    def _features(self, data: Any, through: int) -> np.ndarray | None:
+    def _features(self, data: Any, through: int) -> Any:
         def report_images(done: int, total: int, what: str) -> None:
             self._report(f"{what}: {done} of {total} images")
 
@@ -192,14 +261,13 @@ class _Training:
             features = self._view_features(views, stage.through)
             if features:
                 return AugmentedViews(features, train, None)
-            cut = whole.get_layer(cut_layer(whole, stage.through)).output
-            prefix = Predictor(keras.Model(whole.input, cut), PREDICT_BATCH)
+            prefix = Predictor(keras.Model(whole.input, cut_output(whole, stage.through)), PREDICT_BATCH)
         if views:
             return AugmentedViews(views, train, prefix)
         key = [self.config.seed, STAGES.index(stage.name)]
         return AugmentedImages(self._all_images(), Augmenter(self.data, self.config), key, prefix)
 
-    def _view_features(self, views: list[View], through: int) -> list[np.ndarray]:
+    def _view_features(self, views: list[View], through: int) -> list[Any]:
         """The frozen features of all views, or an empty list if they do not all fit into the cache."""
         images = len(views) * len(self.data.indices("train"))
         if not self.cache.fits(self.model, through, images, self.precision):
@@ -225,6 +293,8 @@ class _Training:
             if values["stage"] == stage.name:
                 state = self._resume(fit, values, arrays)
         while state.epoch < stage.epochs and state.wait < self.config.patience:
+            if state.epoch == self.pause and stage.name == "fine-tune":
+                raise _Paused
             if not self._train_epoch(fit, stage, state):
                 return None
         fit.restore(state.best)
@@ -273,16 +343,20 @@ class _Training:
 
     def _finish(self, predict: Callable[[np.ndarray], np.ndarray] | None, inputs: Any) -> None:
         """Write the run's files, result.json last. Without `predict`, or if a prediction is not finite, it has diverged."""
-        _files.write_csv(self.folder / "history.csv", pd.DataFrame(self.history))
+        self._write_history()
         state, metrics = "diverged", {}
         if predict is not None:
             probabilities = softmax(logits_of(predict, inputs, np.arange(len(self.data.files))), axis=1)
             if np.isfinite(probabilities).all():  # also on images outside the validation split
                 state, metrics = "finished", self._write_predictions_and_model(probabilities)
-        _files.write_json(self.folder / "metadata.json", self._metadata())
         seconds = sum(row["seconds"] for row in self.history)
         _files.write_json(self.folder / RESULT, {"state": state, "metrics": metrics, "seconds": seconds})
         self.checkpoint.remove()
+
+    def _write_history(self) -> None:
+        """Write history.csv and metadata.json."""
+        _files.write_csv(self.folder / "history.csv", pd.DataFrame(self.history))
+        _files.write_json(self.folder / "metadata.json", self._metadata())
 
     def _write_predictions_and_model(self, probabilities: np.ndarray) -> dict[str, Any]:
         """Write predictions.csv and model.keras; returns the metrics of each split."""
@@ -306,4 +380,5 @@ class _Training:
             "skipped": [list(s) for s in self.data.skipped],
             "git_commit": _machine.git_commit(),
             "ended": _machine.now(),
+            **({"linear_head": self.linear_head} if self.linear_head else {}),
         }

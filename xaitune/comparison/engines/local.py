@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from xaitune._machine import usable_cores
-from xaitune.comparison.engines.task import End, OnEnd, OnStep, Task, event_from_json
+from xaitune.comparison.engines.task import End, OnEnd, OnStep, Task, event_from_json, in_order
 from xaitune.errors import RunError
 
 GROWTH = 1.5  # a worker is replaced when its memory exceeds this multiple of its memory after its first run
@@ -159,8 +159,8 @@ def graphics_cards() -> list[str]:
     return [card.strip() for card in listed.replace("\n", ",").split(",") if card.strip()]
 
 
-def run_local(first: list[Task], tasks: list[Task], workers: int, on_step: OnStep, on_end: OnEnd) -> None:
-    """Do the tasks of `first` one after another in one worker, then `tasks` in parallel in `workers` processes.
+def run_local(tasks: list[Task], workers: int, on_step: OnStep, on_end: OnEnd) -> None:
+    """Do `tasks`, and those that `on_end` returns, in parallel in `workers` processes.
 
     `on_step` is called with the steps of each task, from any thread; `on_end` with the end of each, in the caller's
     thread. A task whose process dies is tried once more in a new one; if it fails again it ends as 'failed', and the
@@ -170,11 +170,14 @@ def run_local(first: list[Task], tasks: list[Task], workers: int, on_step: OnSte
     pool = _WorkerPool(max(usable_cores() // workers, 1))
     threads = ThreadPoolExecutor(workers)
     try:
-        for task in first:
-            on_end(task, pool.do(task, on_step))
-        pending = {threads.submit(pool.do, task, on_step): task for task in tasks}
-        for future in as_completed(pending):
-            on_end(pending[future], future.result())
+        todo = list(tasks)
+        pending: dict[Future[End], Task] = {}
+        while todo or pending:
+            while todo and len(pending) < workers:
+                task = todo.pop(0)
+                pending[threads.submit(pool.do, task, on_step)] = task
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                todo = in_order([*on_end(pending.pop(future), future.result()), *todo])
     finally:
         pool.stop()
         threads.shutdown(wait=True, cancel_futures=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xaitune._progress import Notes
-from xaitune.comparison.engines.task import End, OnEnd, OnStep, Step, Task
+from xaitune.comparison.engines.task import End, OnEnd, OnStep, Step, Task, in_order
 from xaitune.comparison.engines.worker import Images, do_task
 from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.config.settings import replace_fields
@@ -49,7 +49,6 @@ def _ray_task(task: Task, board: Any) -> End:
 
 
 def run_ray(
-    first: list[Task],
     tasks: list[Task],
     workers: int | None,
     on_step: OnStep,
@@ -60,7 +59,7 @@ def run_ray(
     gpus: float | None = None,
     notes: Notes | None = None,
 ) -> None:
-    """`run_local` on Ray: the tasks of `first` one after another, then `tasks`, at most `workers` of them in parallel.
+    """`run_local` on Ray: does `tasks` and those that `on_end` returns, at most `workers` of them in parallel.
 
     `address` is that of a running cluster. None means RAY_ADDRESS, else the cluster that runs on this machine, else a
     new one here that ends with the call. Each task takes `cpus` (also its number of threads; by default 2, or 1 if no
@@ -87,16 +86,15 @@ def run_ray(
             max_calls=TASKS_PER_PROCESS,
             runtime_env={"env_vars": environment},
         )(_ray_task)
-        for batch, parallel in (*(([task], 1) for task in first), (tasks, workers or len(tasks))):
-            todo = list(batch)
-            while todo or pending:
-                while todo and len(pending) < parallel:
-                    task = todo.pop(0)
-                    pending[remote.remote(_with_absolute_paths(task), board)] = task
-                ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
-                _pass_on_steps(ray, board, pending, on_step)
-                for reference in ended:
-                    on_end(pending.pop(reference), _end_of(ray, reference))
+        todo = list(tasks)
+        while todo or pending:
+            while todo and (workers is None or len(pending) < workers):
+                task = todo.pop(0)
+                pending[remote.remote(_with_absolute_paths(task), board)] = task
+            ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
+            _pass_on_steps(ray, board, pending, on_step)
+            for reference in ended:
+                todo = in_order([*on_end(pending.pop(reference), _end_of(ray, reference)), *todo])
     finally:
         for reference in pending:
             with contextlib.suppress(Exception):

@@ -4,7 +4,7 @@ All three cross process boundaries as plain JSON values.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from xaitune.config.settings import DataConfig, TrainConfig
 class Task:
     """One run to train, named after its folder; or, with `depths`, the frozen features of a data set to compute.
 
-    `fingerprint`: that of the images when the sweep began. `runs_dir`: the sweep's folder.
+    `fingerprint`: that of the images when the sweep began. `runs_dir`: the sweep's folder. `pause`: the number of epochs
+    of fine-tuning after which the run pauses, to be continued by another task; None trains it to its end.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Task:
     cache_dir: str
     cache_gb: float
     depths: tuple[int, ...] = ()
+    pause: int | None = None
 
     @property
     def is_run(self) -> bool:
@@ -54,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class End:
-    """How a task ended: `state` is 'finished', 'diverged', or 'failed' with its `error`.
+    """How a task ended: `state` is 'finished', 'diverged', 'paused', or 'failed' with its `error`.
 
     `memory`: bytes that the worker holds afterwards.
     """
@@ -66,7 +68,12 @@ class End:
 
 Event = Step | End
 OnStep = Callable[[Task, Step], None]
-OnEnd = Callable[[Task, End], None]
+OnEnd = Callable[[Task, End], Iterable[Task]]  # returns the tasks that can be done now
+
+
+def in_order(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks seed by seed, otherwise in their order, so that the first results of all cells come early."""
+    return sorted(tasks, key=lambda task: task.train.seed)
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def own_memory() -> int:
 def _train_or_cache(task: Task, images: Images, progress: Progress) -> End:
     """Train the task's run, or compute its frozen features."""
     from xaitune.data.dataset import ImageData
-    from xaitune.training.train import train_model
+    from xaitune.training.train import train_until
 
     if task.data not in images:
         images.clear()
@@ -92,16 +92,17 @@ def _train_or_cache(task: Task, images: Images, progress: Progress) -> End:
     if not task.is_run:
         _compute_features(task, data, progress)
         return End("finished")
-    run = train_model(
+    run = train_until(
         data,
         task.train,
+        task.pause,
         name=task.name,
         runs_dir=task.runs_dir,
         cache_dir=task.cache_dir,
         cache_gb=task.cache_gb,
         progress=progress,
     )
-    return End(run.state)
+    return End(run.state if run else "paused")
 
 
 def _compute_features(task: Task, data: Any, progress: Progress) -> None:

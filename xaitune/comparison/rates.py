@@ -1,0 +1,105 @@
+"""The choice of a cell's learning rate: its first seed tries each of them for a few epochs, and the best one goes on."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xaitune._files import read_json
+from xaitune.config.settings import TrainConfig
+from xaitune.training.folder import CONFIG, is_finished, run_name
+from xaitune.training.run import read_history, stop_run
+
+TRIAL_EPOCHS = 3  # of fine-tuning, after which the rates are compared
+
+
+def cells_of(runs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
+    """The runs of each cell (a depth and an optimizer), in the order of `grid.grid_runs`."""
+    cells: dict[tuple[int, str], list[TrainConfig]] = {}
+    for run in runs:
+        cells.setdefault((run.freeze_through, run.optimizer), []).append(run)
+    return list(cells.values())
+
+
+def runs_to_do(cell: Sequence[TrainConfig], folder: Path | None) -> list[tuple[TrainConfig, int | None]]:
+    """The runs of one cell that can be trained now, each with the number of epochs after which it pauses, or None.
+
+    As long as the cell has to choose its learning rate, these are the trials of its first seed, which pause after
+    TRIAL_EPOCHS; then its missing runs at the chosen rate. Reads the sweep's `folder`, None for a new sweep, and writes
+    nothing.
+    """
+    first = _first_seed(cell)
+    chosen = first[0].rate if len(first) == 1 else chosen_rate(cell, folder)
+    if chosen is None:
+        return [(run, TRIAL_EPOCHS) for run in first if trial_score(run, folder) is None]
+    return [(run, None) for run in cell if run.rate == chosen and not has_ended(run, folder)]
+
+
+def expected_runs(cell: Sequence[TrainConfig], folder: Path | None) -> list[TrainConfig]:
+    """The runs of a cell that are still to be trained, for an estimate: those of rates not chosen have TRIAL_EPOCHS."""
+    due = runs_to_do(cell, folder)
+    trials = [run for run, pause in due if pause]
+    if not trials:
+        return [run for run, _ in due]
+    short = [dataclasses.replace(run, epochs=min(TRIAL_EPOCHS, run.epochs), warmup_epochs=0) for run in trials[1:]]
+    return short + [run for run in cell if run.rate == cell[0].rate]
+
+
+def chosen_rate(cell: Sequence[TrainConfig], folder: Path | None) -> float | None:
+    """The rate with the best trial of the cell's first seed, the lowest of equally good ones; None before all have ended."""
+    scores = {run.rate: trial_score(run, folder) for run in sorted(_first_seed(cell), key=lambda run: run.rate)}
+    known = {rate: score for rate, score in scores.items() if score is not None}
+    return max(known, key=lambda rate: known[rate]) if len(known) == len(scores) else None
+
+
+def stop_others(cell: Sequence[TrainConfig], folder: Path) -> None:
+    """End the paused trials of the rates that were not chosen, if the cell has chosen one."""
+    chosen = chosen_rate(cell, folder)
+    for run in _first_seed(cell):
+        path = run_folder(run, folder)
+        if chosen is not None and run.rate != chosen and path and not is_finished(path):
+            stop_run(path)
+
+
+def trial_score(run: TrainConfig, folder: Path | None) -> float | None:
+    """The best validation score of a run's first TRIAL_EPOCHS epochs of fine-tuning; None before it has done them.
+
+    Minus infinity for a run that diverged in them.
+    """
+    path = run_folder(run, folder)
+    if path is None or not (path / "history.csv").is_file():
+        return None
+    rows = read_history(path)
+    rows = rows[rows["stage"] == "fine-tune"]
+    scores = rows[f"val_{run.metric}"][np.isfinite(rows["val_loss"])].head(TRIAL_EPOCHS)
+    finite = len(scores) == min(TRIAL_EPOCHS, len(rows))
+    return float(scores.max()) if finite and len(scores) else -np.inf
+
+
+def has_ended(run: TrainConfig, folder: Path | None) -> bool:
+    """Whether a run has ended in a sweep's folder."""
+    path = run_folder(run, folder)
+    return path is not None and is_finished(path)
+
+
+def run_folder(run: TrainConfig, folder: Path | None) -> Path | None:
+    """The folder of a run inside the sweep's, under its name with or without the learning rate; None where it has none."""
+    if folder is None:
+        return None
+    for with_rate in (True, False):
+        path = folder / run_name(run, with_rate=with_rate)
+        if (path / CONFIG).is_file() and read_json(path / CONFIG)["identity"].get("learning_rate") == run.rate:
+            return path
+    return None
+
+
+def count_done(cell: Sequence[TrainConfig], folder: Path | None) -> int:
+    """How many seeds of a cell have ended at its learning rate; 0 as long as it has to choose that."""
+    first = _first_seed(cell)
+    chosen = first[0].rate if len(first) == 1 else chosen_rate(cell, folder)
+    return sum(run.rate == chosen and has_ended(run, folder) for run in cell)
+
+
+def _first_seed(cell: Sequence[TrainConfig]) -> list[TrainConfig]:
+    return [run for run in cell if run.seed == cell[0].seed]

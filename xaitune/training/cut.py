@@ -1,0 +1,118 @@
+"""Where a model is cut: what the frozen prefix hands on, and the part after it that is trained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from xaitune.models.backend import keras
+from xaitune.models.blocks import BLOCKS, has_blocks_head
+
+POOLED = "pooled"  # the mean and the maximum over space of each block's last convolution, (n, 2 * all channels)
+
+
+def cut_layer(model: keras.Model, through: int) -> str:
+    """The layer whose output the rest of the model needs if Block 1..`through` (1..5) are frozen.
+
+    A head on the features of all blocks needs those of the frozen blocks too; see `cut_output`.
+    """
+    if through < 5:
+        return f"block{through}_pool"
+    names = {layer.name for layer in model.layers}
+    return next(name for name in (POOLED, "gap", "block5_pool") if name in names)
+
+
+def cut_output(model: keras.Model, through: int) -> Any:
+    """All that the rest of the model needs, as one tensor: the output of `cut_layer`.
+
+    With a head on the features of all blocks and `through` < 5 it is that output made flat, followed by the features of
+    the frozen blocks.
+    """
+    output = model.get_layer(cut_layer(model, through)).output
+    if not (through < 5 and has_blocks_head(model)):
+        return output
+    parts = [model.get_layer(name).output for name in _pooling_layers(through)]
+    return keras.ops.concatenate([keras.ops.reshape(keras.ops.cast(output, "float32"), (-1, _size(output))), *parts], 1)
+
+
+def suffix_model(model: keras.Model, through: int) -> keras.Model:
+    """The part of the model after the frozen prefix. It shares the model's layers, so training it trains the model."""
+    if through == 0:
+        return model
+    cut = model.get_layer(cut_layer(model, through)).output
+    if not (through < 5 and has_blocks_head(model)):
+        return keras.Model(cut, model.output)
+    parts = [model.get_layer(name).output for name in _pooling_layers(through)]
+    rest = keras.Model([cut, *parts], model.output)
+    packed = keras.Input((_size(cut) + sum(part.shape[-1] for part in parts),))
+    ends = np.cumsum([_size(cut), *(part.shape[-1] for part in parts)])
+    columns = [packed[:, start:end] for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
+    maps = keras.ops.reshape(packed[:, : _size(cut)], (-1, *cut.shape[1:]))
+    return keras.Model(packed, rest.call([maps, *columns]))
+
+
+def cached_names(model: keras.Model, through: int) -> tuple[str, ...]:
+    """The names of the cached features that the rest of the model needs."""
+    if through < 5:
+        return (cut_layer(model, through), *([POOLED] if has_blocks_head(model) else []))
+    # The pooled features come along: a sweep fits linear heads on them.
+    return (POOLED,) if cut_layer(model, through) != "block5_pool" else ("block5_pool", POOLED)
+
+
+def cached_output(model: keras.Model, name: str) -> Any:
+    """The tensor of the model that is cached under this name."""
+    if name != POOLED:
+        return model.get_layer(name).output
+    if has_blocks_head(model):
+        return model.get_layer(POOLED).output
+    outputs = [model.get_layer(names[-1]).output for names in BLOCKS.values()]
+    kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+    return keras.ops.concatenate([kind(dtype="float32")(x) for x in outputs for kind in kinds], axis=1)
+
+
+def suffix_inputs(model: keras.Model, through: int, cached: Sequence[np.ndarray]) -> Any:
+    """The inputs of `suffix_model` for all images, from the arrays of `cached_names`."""
+    if through < 5:
+        return Packed(cached[0], cached[1][:, : _pooled_width(model, through)]) if has_blocks_head(model) else cached[0]
+    if cut_layer(model, 5) == "gap":
+        width = model.get_layer("gap").output.shape[-1]
+        return cached[0][:, -2 * width : -width]  # the means of Block 5, whose maxima follow
+    return cached[0]
+
+
+def pooled_columns(channels: Sequence[int], block: int) -> slice:
+    """The columns of a block's features (its means, then its maxima) among the pooled features of all blocks.
+
+    Examples:
+        >>> pooled_columns((64, 128, 256, 512, 512), 2)
+        slice(128, 384, None)
+    """
+    first = 2 * sum(channels[: block - 1])
+    return slice(first, first + 2 * channels[block - 1])
+
+
+class Packed:
+    """Maps (n, h, w, c) and vectors (n, d), indexed by rows: the maps made flat, followed by the vectors."""
+
+    def __init__(self, maps: np.ndarray, vectors: np.ndarray) -> None:
+        self.maps, self.vectors = maps, vectors
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        maps = np.asarray(self.maps[rows], np.float32)
+        return np.concatenate([maps.reshape(len(maps), -1), self.vectors[rows]], axis=1)
+
+
+def _pooling_layers(through: int) -> list[str]:
+    """The pooling layers of the first blocks, in the order of their features."""
+    return [f"block{block}_{kind}" for block in range(1, through + 1) for kind in ("mean", "max")]
+
+
+def _pooled_width(model: keras.Model, through: int) -> int:
+    return sum(model.get_layer(name).output.shape[-1] for name in _pooling_layers(through))
+
+
+def _size(tensor: Any) -> int:
+    return int(np.prod(tensor.shape[1:]))
