@@ -113,7 +113,7 @@ sweep_freeze(data, train=train, runs_dir={str(tmp_path)!r}, cache_dir={str(cache
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        wait_for(lambda: list(tmp_path.glob("sweep/*/checkpoint/state.npz")) or parent.poll() is not None)
+        wait_for(lambda: list(tmp_path.glob("sweep/freeze*/config.json")) or parent.poll() is not None)
         workers = workers_of(parent.pid)
         parent.kill()
         parent.wait()

@@ -69,7 +69,7 @@ def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
     channels = load_backbone(config.train.weights).channels
     rate = training_rate(config.train.precision)
     cells = cells_of(grid_runs(config.sweep, config.train))
-    runs = [run for cell in cells for run in expected_runs(cell, None)]
+    runs = [run for cell in cells for run in expected_runs(cell, None)] * (config.sweep.folds or 1)
     sizes: list[tuple[int, int]] = sorted({(s, s) for s in SIZES} | {data.image_size})
     table = {
         "image size": [f"{h}x{w}" + (" (chosen)" if (h, w) == data.image_size else "") for h, w in sizes],

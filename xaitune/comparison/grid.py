@@ -64,8 +64,11 @@ def frozen_runs(base: TrainConfig) -> list[TrainConfig]:
     return [replace_fields(base, {**defaults, **head, "head_blocks": blocks}) for blocks in HEAD_BLOCKS]
 
 
-def sweep_identity(data: ImageData, base: TrainConfig, digest: str) -> dict[str, Any]:
-    """What distinguishes one sweep from another: its data and base configuration. The grid is left out, so it may grow."""
+def sweep_identity(data: ImageData, base: TrainConfig, digest: str, folds: int | None) -> dict[str, Any]:
+    """What distinguishes one sweep from another: its data, folds and base configuration.
+
+    The grid is left out, so it may grow.
+    """
     identity = run_identity(base, data.config, data.fingerprint, digest)
     identity["learning_rate"] = base.learning_rate
-    return {k: v for k, v in identity.items() if k not in GRID_FIELDS}
+    return {k: v for k, v in identity.items() if k not in GRID_FIELDS} | {"folds": folds}

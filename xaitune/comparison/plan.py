@@ -7,7 +7,7 @@ from typing import Any
 from xaitune._progress import Notes
 from xaitune.comparison.grid import base_config, frozen_runs, grid_runs, sweep_identity
 from xaitune.comparison.rates import cells_of, count_done, expected_runs, has_ended, run_folder
-from xaitune.config.settings import SweepConfig, TrainConfig
+from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
 from xaitune.training.folder import choose_folder, run_name
@@ -16,6 +16,8 @@ from xaitune.training.folder import choose_folder, run_name
 @dataclass(frozen=True)
 class SweepPlan:
     """What a sweep will do. `plan_sweep` makes it; `cost.plan_cost` estimates its cost and `run_sweep` carries it out.
+
+    A sweep over folds has only `folds`: the data and the plan of each.
 
     `base`: the training that all cells share. `weights` and `channels`: the digest and the widths of the pretrained
     base. `cells`: the runs of each cell of the grid, each seed with each learning rate. `frozen`: the linear heads on
@@ -30,6 +32,7 @@ class SweepPlan:
     channels: tuple[int, ...]
     cells: tuple[list[TrainConfig], ...]
     frozen: tuple[TrainConfig, ...]
+    folds: tuple[tuple[ImageData, "SweepPlan"], ...] = ()
 
     def run_name(self, run: TrainConfig) -> str:
         """The name of a run's folder inside the sweep's folder."""
@@ -40,19 +43,21 @@ class SweepPlan:
     @property
     def total(self) -> int:
         """How many runs the sweep has: one for each cell and seed, and one for each linear head on frozen features."""
-        return len(self.cells) * self.config.seeds + len(self.frozen)
+        return sum(p.total for _, p in self.folds) + len(self.cells) * self.config.seeds + len(self.frozen)
 
     @property
     def done(self) -> int:
         """How many of them have ended."""
         heads = sum(has_ended(run, self.folder) for run in self.frozen)
-        return heads + sum(count_done(cell, self.folder) for cell in self.cells)
+        parts = sum(part.done for _, part in self.folds)
+        return parts + heads + sum(count_done(cell, self.folder) for cell in self.cells)
 
     @property
     def expected(self) -> list[TrainConfig]:
         """The runs that are still to be trained, for an estimate: a rate that will not be chosen has TRIAL_EPOCHS."""
         heads = [run for run in self.frozen if not has_ended(run, self.folder)]
-        return heads + [run for cell in self.cells for run in expected_runs(cell, self.folder)]
+        parts = [run for _, part in self.folds for run in part.expected]
+        return parts + heads + [run for cell in self.cells for run in expected_runs(cell, self.folder)]
 
 
 def plan_sweep(
@@ -71,10 +76,17 @@ def plan_sweep(
     data.require_trainable()
     data.require_classes(base.classes_to_augment, "augment_classes")
     backbone = load_backbone(base.weights)
-    identity = sweep_identity(data, base, backbone.digest)
+    identity = sweep_identity(data, base, backbone.digest, config.folds)
     folder, note = choose_folder(Path(runs_dir), "sweep", name, identity, overwrite=False)
     if note and notes:
         notes(note)
+    if config.folds:
+        one = replace_fields(config, {"folds": None})
+        folds = []
+        for number in range(1, config.folds + 1):
+            part = ImageData.from_config(replace_fields(data.config, {"fold": f"{number}/{config.folds}"}))
+            folds.append((part, plan_sweep(part, one, base, name=f"fold{number}", runs_dir=folder)))
+        return SweepPlan(folder, config, base, identity, backbone.digest, backbone.channels, (), (), tuple(folds))
     cells = tuple(cells_of(grid_runs(config, base)))
     if not cells:
         raise ConfigError("freeze_through must have a depth below 5 with head blocks: at 5 nothing is left to train.")

@@ -94,6 +94,10 @@ def run_sweep(
             Checkpoint(file.parent).remove()  # left by a run that was killed as it finished
         if notes and plan.done:
             notes(f"{plan.done} of {plan.total} runs are already finished.")
+        if plan.folds:
+            return _run_folds(
+                plan, cache_dir=cache_dir, cache_gb=cache_gb, progress=progress, run_progress=run_progress
+            )
         monitor = _Monitor(plan, data, progress, run_progress)
         queue = _Queue(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor)
         if plan.expected:
@@ -110,6 +114,23 @@ def run_sweep(
         mixed = " and ".join(sorted(precisions))
         notes(f"The runs were computed in different precisions ({mixed}). Set --precision if your machines differ.")
     write_csv(folder / "sweep.csv", table.to_dataframe())
+    return table
+
+
+def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> SweepTable:
+    """Sweep on one fold after another; the table of all."""
+    for number, (data, part) in enumerate(plan.folds):
+        shown = None
+        if progress:
+
+            def shown(done: int, total: int, what: str, number: int = number) -> None:
+                text = f"fold {number + 1} of {len(plan.folds)}: {what}"
+                progress(SHARES * number + SHARES * done // max(total, 1), SHARES * len(plan.folds), text)
+
+        run_sweep(part, data, progress=shown, **options)
+    write_json(plan.folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": {}})
+    table = load_sweep(plan.folder)
+    write_csv(plan.folder / "sweep.csv", table.to_dataframe())
     return table
 
 

@@ -15,6 +15,7 @@ from xaitune.errors import DataError, ModelError, RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import PairedScores
 from xaitune.stats.intervals import bootstrap_interval
+from xaitune.stats.metrics import confusion, scores_from_confusion
 from xaitune.training.folder import CONFIG, RESULT, folder_kind, is_linear
 from xaitune.training.run import Run, load_run, read_history, read_predictions
 
@@ -33,7 +34,8 @@ class SweepTable:
     against every other complete cell. If a cell tried several learning rates (`rates` is their number), its row
     describes the one that is best on validation (`learning_rate`). `heads`: one row per linear head on frozen features,
     which trains no block: its scores, its difference from the best cell, and the `verdict` on whether that loses anything
-    (one of VERDICTS; see `frozen_sentence`).
+    (one of VERDICTS; see `frozen_sentence`). In a sweep over folds a row of `runs` stands for one run in each fold,
+    `parts`: its test score is that of all their test images together, and its validation score their mean.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class SweepTable:
     groups: int
     images: int
     heads: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    parts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def best_head(self) -> pd.Series | None:
@@ -72,12 +75,17 @@ class SweepTable:
         return text + (f", too little data to rely on: only {head['diff_few']}." if head["diff_few"] else ".")
 
     def predictions(self, name: str) -> pd.DataFrame:
-        """The predictions of the run `name`: file, group, split, true, predicted and a probability per class."""
-        return read_predictions(self.path / name)
+        """The predictions of the run `name`: file, group, split, true, predicted and a probability per class.
+
+        In a sweep over folds those of the test images alone, each from the fold that tests it.
+        """
+        if name not in self.parts:
+            return read_predictions(self.path / name)
+        return pd.concat([test_rows(read_predictions(self.path / part)) for part in self.parts[name]])
 
     def history(self, name: str) -> pd.DataFrame:
-        """The history of the run `name`: one row per epoch."""
-        return read_history(self.path / name)
+        """The history of the run `name`, in a sweep over folds that of the first fold: one row per epoch."""
+        return read_history(self.path / self.parts.get(name, (name,))[0])
 
     @property
     def complete(self) -> pd.DataFrame:
@@ -169,6 +177,8 @@ def load_sweep(path: str | Path) -> SweepTable:
     if folder_kind(folder) != "sweep":
         raise RunError(f"{folder} is not a sweep's folder.")
     identity = read_json(folder / CONFIG)["identity"]
+    if identity.get("folds"):
+        return _load_folds(folder, identity)
     every = [load_run(p.parent) for p in sorted(folder.glob(f"*/{RESULT}"))]
     runs = [run for run in every if not is_linear(run.config)]
     linear = [run for run in every if is_linear(run.config) and run.state == "finished"]
@@ -194,8 +204,80 @@ def load_sweep(path: str | Path) -> SweepTable:
         weights=identity["weights"],
         groups=len(np.unique(test["groups"])),
         images=len(test["true"]),
-        heads=_heads(linear, cells, table, test, metric),
+        heads=_heads([_head_row(run) for run in linear], cells, table, test, metric),
     )
+
+
+def _load_folds(folder: Path, identity: dict[str, Any]) -> SweepTable:
+    """`load_sweep` for a sweep over folds. Raises RunError unless every fold has a finished run."""
+    places = [folder / f"fold{number}" for number in range(1, identity["folds"] + 1)]
+    if lacking := [place.name for place in places if not list(place.glob(f"*/{RESULT}"))]:
+        raise RunError(f"{folder} lacks {', '.join(lacking)}. Run 'xaitune sweep-freeze' again to continue.")
+    folds = [load_sweep(place) for place in places]
+    names, metric = folds[0].class_names, folds[0].metric
+    number = {name: i for i, name in enumerate(names)}
+    rows: list[dict[str, Any]] = []
+    parts: dict[str, tuple[str, ...]] = {}
+    predicted: dict[str, np.ndarray] = {}
+    tests: list[pd.DataFrame] = []
+
+    def pool(name: str, runs: list[pd.Series]) -> dict[str, Any]:
+        """One row for the runs of the folds, whose test images are put together."""
+        parts[name] = tuple(f"{fold.path.name}/{run['name']}" for fold, run in zip(folds, runs, strict=True))
+        together = pd.concat([test_rows(f.predictions(run["name"])) for f, run in zip(folds, runs, strict=True)])
+        tests[:] = [together]
+        true, answers = (together[column].map(number).to_numpy(np.int64) for column in ("true", "predicted"))
+        predicted[name] = answers
+        matrix = confusion(true, answers, len(names))
+        means = {key: float(np.mean([run[key] for run in runs])) for key in ("validation", "train")}
+        sums = {key: sum(run[key] for run in runs) for key in ("epochs", "seconds")}
+        scores = {
+            "test": float(scores_from_confusion(matrix, metric)),
+            "test_accuracy": float((true == answers).mean()),
+        }
+        return {"name": name, "state": "finished", "precision": runs[0]["precision"], **means, **sums, **scores}
+
+    for depth, optimizer in folds[0].cells[["freeze_through", "optimizer"]].itertuples(index=False):
+        if not all(((f.cells["freeze_through"] == depth) & (f.cells["optimizer"] == optimizer)).any() for f in folds):
+            continue
+        runs = [fold.cell_runs(depth, optimizer).set_index("seed") for fold in folds]
+        rate = pd.concat([part["learning_rate"] for part in runs]).mode()[0]  # each fold chooses its own
+        for seed in sorted(set.intersection(*(set(part.index) for part in runs))):
+            about = {"freeze_through": int(depth), "optimizer": optimizer, "seed": int(seed), "learning_rate": rate}
+            row = pool(f"freeze{depth}-{optimizer}-seed{seed}", [part.loc[seed] for part in runs])
+            rows.append(row | about)
+    table = pd.DataFrame(rows)
+    heads = []
+    for name in folds[0].heads["name"] if len(folds[0].heads) else ():
+        found = [fold.heads[fold.heads["name"] == name] for fold in folds]
+        if all(len(head) for head in found):
+            row = pool(name, [head.iloc[0] for head in found])
+            chosen = sorted({tuple(head.iloc[0]["blocks"]) for head in found})
+            blocks = list(chosen[0]) if len(chosen) == 1 else []  # [] where the folds chose different ones
+            heads.append(row | {"freeze_through": 5, "blocks": blocks, "penalty": found[0].iloc[0]["penalty"]})
+    if not rows:
+        raise RunError(f"{folder} has no cell that is finished in every fold. Run 'xaitune sweep-freeze' again.")
+    groups, true = tests[0]["group"].to_numpy(str), tests[0]["true"].map(number).to_numpy(np.int64)
+    test = {"true": true, "groups": groups, "predicted": predicted}
+    cells = _cells(table, test, metric)
+    return SweepTable(
+        path=folder,
+        metric=metric,
+        runs=table,
+        cells=cells,
+        class_names=names,
+        fingerprint=identity["fingerprint"],
+        weights=identity["weights"],
+        groups=len(np.unique(groups)),
+        images=len(groups),
+        heads=_heads(heads, cells, table, test, metric),
+        parts=parts,
+    )
+
+
+def test_rows(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the test images."""
+    return predictions[predictions["split"] == "test"]
 
 
 def _row(run: Any) -> dict[str, Any]:
@@ -281,25 +363,23 @@ def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFra
 
 
 def _heads(
-    linear: list[Any], cells: pd.DataFrame, table: pd.DataFrame, test: dict[str, Any], metric: str
+    heads: list[dict[str, Any]], cells: pd.DataFrame, table: pd.DataFrame, test: dict[str, Any], metric: str
 ) -> pd.DataFrame:
     """`SweepTable.heads`."""
     best, rows = best_cell(cells), []
     same = (table["freeze_through"] == best["freeze_through"]) & (table["optimizer"] == best["optimizer"])
     part = _best_rate(table[same & (table["state"] == "finished")])
     trained = np.stack([test["predicted"][name] for name in part["name"]])
-    for run in linear:
-        predicted = test["predicted"][run.name]
+    for head in heads:
+        predicted = test["predicted"][head["name"]]
         interval = bootstrap_interval(test["true"], predicted[None], test["groups"], metric)
         scores = PairedScores(test["true"], test["groups"], metric)
         scores.add("head", np.repeat(predicted[None], len(trained), axis=0))  # no seed changes it
         scores.add("cell", trained)
         gap = scores.difference("head", "cell")
         rows.append(
-            {key: value for key, value in _row(run).items() if key not in ("optimizer", "seed", "learning_rate")}
+            head
             | {
-                "blocks": run.metadata["linear_head"]["blocks"],
-                "penalty": run.metadata["linear_head"]["penalty"],
                 "low": interval.low,
                 "high": interval.high,
                 "few": interval.few,
@@ -313,8 +393,16 @@ def _heads(
     return pd.DataFrame(rows)
 
 
+def _head_row(run: Run) -> dict[str, Any]:
+    """What is known of one linear head, before it is compared."""
+    row = {key: value for key, value in _row(run).items() if key not in ("optimizer", "seed", "learning_rate")}
+    return row | {key: run.metadata["linear_head"][key] for key in ("blocks", "penalty")}
+
+
 def head_name(head: pd.Series) -> str:
-    """The blocks whose features a linear head takes: 'all five blocks', or 'Block 3 alone'."""
+    """The blocks whose features a linear head takes: 'all five blocks', 'Block 3 alone', or 'one block' for several folds."""
+    if not head["blocks"]:
+        return "one block"
     return "all five blocks" if len(head["blocks"]) == 5 else f"Block {head['blocks'][0]} alone"
 
 
@@ -351,7 +439,9 @@ def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | N
     sweeps = []
     for file in Path(runs_dir).glob(f"*/{CONFIG}"):
         folder = file.parent
-        if folder_kind(folder) != "sweep" or not list(folder.glob(f"*/{RESULT}")):
+        if folder_kind(folder) != "sweep" or not (
+            list(folder.glob(f"*/{RESULT}")) or list(folder.glob(f"*/*/{RESULT}"))
+        ):
             continue
         if fingerprint in (None, read_json(file)["identity"]["fingerprint"]):
             sweeps.append((file.stat().st_mtime, folder))
@@ -362,4 +452,5 @@ def best_run(sweep: SweepTable) -> Run:
     """Of the best cell's runs, the one that is best on validation."""
     cell = sweep.best
     part = sweep.cell_runs(cell["freeze_through"], cell["optimizer"])
-    return load_run(sweep.path / str(part.loc[part["validation"].idxmax(), "name"]))
+    name = str(part.loc[part["validation"].idxmax(), "name"])
+    return load_run(sweep.path / sweep.parts.get(name, (name,))[0])

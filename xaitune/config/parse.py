@@ -95,6 +95,19 @@ def parse_fill(value: Any) -> Any:
     return colour if len(colour) == 3 else colour[0]
 
 
+def parse_fold(value: Any) -> str | None:
+    """'K/N', fold K of N, from '2/5'; None stays. N is at least 3, since a fold is for testing and another for validation.
+
+    Raises ConfigError.
+    """
+    if value is None:
+        return None
+    number, _, folds = str(value).partition("/")
+    if not (number.isdigit() and folds.isdigit() and int(folds) >= 3 and 1 <= int(number) <= int(folds)):
+        raise ConfigError(f"fold must be K/N with N at least 3 and K in 1..N, such as 2/5. Received: fold={value!r}.")
+    return f"{int(number)}/{int(folds)}"
+
+
 def parse_rates(value: Any) -> tuple[float, ...] | str | None:
     """Learning rates, unique and in the order given, from 0.01, '1e-2,1e-3' or [0.01, 0.001]; None and 'own' stay.
 

@@ -21,7 +21,7 @@ from xaitune.config.choices import (
     SCHEDULES,
 )
 from xaitune.config.fields import check_fields, setting, settings_of
-from xaitune.config.parse import parse_block_rates, parse_image_size, parse_rates, parse_split
+from xaitune.config.parse import parse_block_rates, parse_fold, parse_image_size, parse_rates, parse_split
 from xaitune.config.rules import (
     Choice,
     Depth,
@@ -46,7 +46,8 @@ class DataConfig:
 
     `path`: class folders, ready-made splits, or a CSV. `masks`: a folder that mirrors the class folders.
     `groups`: a CSV `file,group`, or a regular expression on the file name whose first group names the thing
-    photographed. `image_size`: (height, width) in pixels. `split`: shares of train, validation and test.
+    photographed. `image_size`: (height, width) in pixels. `split`: shares of train, validation and test. `fold`, such as
+    '2/5', divides the images into so many folds instead, of which this one is for testing and the next for validation.
 
     >>> DataConfig("images", image_size="96x128").image_size
     (96, 128)
@@ -76,6 +77,13 @@ class DataConfig:
         Choice(RESIZE),
         "Stretch images to the input size, or pad them to keep their aspect ratio.",
         panel="Data",
+    )
+    fold: str | None = setting(
+        None,
+        Parsed(parse_fold, "K/N"),
+        "Test on fold K of N, such as 2/5, validate on the next one, and train on the rest.",
+        panel="Data",
+        otherwise="the split",
     )
 
     def __post_init__(self) -> None:
@@ -297,6 +305,13 @@ class SweepConfig:
         panel="Comparison",
     )
     seeds: int = setting(3, Whole(1), "Random seeds per cell, numbered from 0.", panel="Comparison")
+    folds: int | None = setting(
+        None,
+        Whole(3, optional=True),
+        "Folds of a cross-validation over groups, in which every image is tested once: for data with few groups.",
+        panel="Comparison",
+        otherwise="one test split",
+    )
     engine: str = setting(
         "local",
         Choice(ENGINES),

@@ -265,7 +265,8 @@ def _load(config: DataConfig, is_csv: bool) -> ImageData:
     files = tuple(listing.files[i] for i in readable)
     labels = np.array([listing.classes.index(listing.classes_of[i]) for i in readable], dtype=np.int64)
     group_names = np.array([groups[i] for i in readable], dtype=str)
-    split = assign_splits(labels, group_names, [listing.splits[i] for i in readable], config.split, config.split_seed)
+    given = [listing.splits[i] for i in readable]
+    split = assign_splits(labels, group_names, given, config.split, config.split_seed, config.fold)
     for array in (labels, group_names, split):
         array.flags.writeable = False
     scans = [scanned[i] for i in readable]

@@ -10,14 +10,28 @@ SPLITS = ("train", "validation", "test")
 
 
 def assign_splits(
-    labels: np.ndarray, groups: np.ndarray, given: Sequence[str], shares: Sequence[float], seed: int
+    labels: np.ndarray,
+    groups: np.ndarray,
+    given: Sequence[str],
+    shares: Sequence[float],
+    seed: int,
+    fold: str | None = None,
 ) -> np.ndarray:
     """'train', 'validation' or 'test' for every image; `given` has these names, or '' for every image.
 
     Given splits stay as they are; a split without any image is filled from train, in proportion to `shares` and without
-    dividing a group. Raises DataError if splits are given but no image is for training.
+    dividing a group. With a `fold` 'K/N', fold K of N is for testing and the next one for validation. Raises DataError
+    if splits are given but no image is for training, or splits and a fold.
     """
     splits = np.array(given, dtype="U10")
+    if fold is not None:
+        if (splits != "").any():
+            raise DataError(
+                "Folds divide all images anew, but these have given splits. Leave out the fold or the splits."
+            )
+        number, folds = (int(part) for part in fold.split("/"))
+        after = (split_groups(labels, groups, np.full(folds, 1 / folds), seed) - (number - 1)) % folds
+        return np.where(after == 0, "test", np.where(after == 1, "validation", "train"))
     pool = splits == ""
     missing = [s for s in SPLITS if not (splits == s).any()]
     if not pool.any():

@@ -11,6 +11,7 @@ from xaitune._progress import Notes, Progress
 from xaitune.advise.advice import find_advice, load_advice
 from xaitune.advise.check import can_check, check_advice
 from xaitune.comparison.table import best_run, find_sweep, load_sweep
+from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError, XaituneError
 from xaitune.explain.api import explain_images
@@ -38,12 +39,15 @@ def report_on(
     say(f"Report on {folder}")
     table = load_sweep(folder) if folder_kind(folder) == "sweep" else None
     run = best_run(table) if table is not None else load_run(folder)
-    data = _data(run, say)
+    tested = _data(run.data_config, run.fingerprint, say)
     if progress:
         progress(1, 3, "heatmaps")
-    heatmaps = _heatmaps(run, data) if data is not None else None
-    weights = str(run.metadata["weights_digest"])
-    place = find_advice(folder.parent if table is not None else runs_dir, run.fingerprint, weights)
+    heatmaps = _heatmaps(run, tested) if tested is not None else None
+    data, weights = tested, str(run.metadata["weights_digest"])
+    if table is not None and tested is not None and table.parts:  # the split of the advice, not that of a fold
+        data = _data(replace_fields(run.data_config, {"fold": None}), table.fingerprint, say)
+    fingerprint = run.fingerprint if table is None else table.fingerprint
+    place = find_advice(folder.parent if table is not None else runs_dir, fingerprint, weights)
     advice = load_advice(place) if place else None
     check = None
     if advice is not None and table is not None:
@@ -63,15 +67,15 @@ def report_on(
     )
 
 
-def _data(run: Run, say: Notes) -> ImageData | None:
-    """The run's images, where they still are what they were."""
+def _data(config: DataConfig, fingerprint: str, say: Notes) -> ImageData | None:
+    """The images, where they still are what they were."""
     try:
-        data = ImageData.from_config(run.data_config)
+        data = ImageData.from_config(config)
     except XaituneError as error:
         say(f"Without pictures: {error}")
         return None
-    if data.fingerprint != run.fingerprint:
-        say(f"Without pictures: the images in {run.data_config.path} have changed since the training.")
+    if data.fingerprint != fingerprint:
+        say(f"Without pictures: the images in {config.path} have changed since the training.")
         return None
     return data
 
@@ -107,7 +111,8 @@ def _about_advice(folder: Path) -> dict[str, Any]:
 def _about_sweep(folder: Path) -> dict[str, Any]:
     check = folder / "check.json"
     verdict = read_json(check)["verdict"] if check.is_file() else ""
-    return {"state": f"{len(list(folder.glob(f'*/{RESULT}')))} runs", "about": verdict}
+    ended = [*folder.glob(f"*/{RESULT}"), *folder.glob(f"*/*/{RESULT}")]
+    return {"state": f"{len(ended)} runs", "about": verdict}
 
 
 def _about_run(folder: Path) -> dict[str, Any]:

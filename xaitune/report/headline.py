@@ -118,11 +118,19 @@ def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
 
 
 def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
-    """Put first what needs no training, where that is shown to be good enough."""
+    """Put first what needs no training, where that is shown to be good enough; last, where it may be."""
     head = sweep.best_head if sweep is not None else None
-    if head is not None and head["verdict"] == "confirmed":
-        text = f"No block needs training. Fit a linear head on frozen features, in {duration_text(max(head['seconds'], 1))}:"
-        todo.insert(0, (text, head_command(head)))
+    if head is None or head["verdict"] == "contradicted":
+        return
+    seconds = duration_text(max(head["seconds"], 1))
+    if head["verdict"] == "confirmed":
+        todo.insert(
+            0, (f"No block needs training. Fit a linear head on frozen features, in {seconds}:", head_command(head))
+        )
+    else:
+        todo.append(
+            (f"Perhaps as good, and fitted in {seconds}: a linear head on frozen features:", head_command(head))
+        )
 
 
 def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import ml_dtypes
 import numpy as np
@@ -41,11 +42,11 @@ def prefix_digest(model: keras.Model) -> str:
     return digest.hexdigest()[:12]
 
 
-def cache_key(model: keras.Model, data: ImageData, precision: str) -> str:
-    """The name of a cache entry, made of everything that its values depend on."""
+def cache_key(model: keras.Model, data: ImageData, precision: str, digest: str | None = None) -> str:
+    """The name of a cache entry, made of everything that its values depend on; `digest`: that of the model's prefix."""
     size = "x".join(str(side) for side in data.image_size)
     pixels = hashlib.sha256("".join(data.digests).encode()).hexdigest()[:12]  # not of the split: all splits share them
-    return f"{prefix_digest(model)}-{pixels}-{size}-{data.config.resize}-{precision}"
+    return f"{digest or prefix_digest(model)}-{pixels}-{size}-{data.config.resize}-{precision}"
 
 
 class FeatureCache:
@@ -57,6 +58,7 @@ class FeatureCache:
     def __init__(self, folder: Path, limit_gb: float = 20.0) -> None:
         self.folder = Path(folder)
         self.limit = limit_gb * 1e9
+        self.digests: WeakKeyDictionary[keras.Model, str] = WeakKeyDictionary()  # 59 MB to read, so each once
         self.in_use: set[Path] = set()  # entries requested here: none is removed to make room for another
 
     def get(
@@ -72,7 +74,7 @@ class FeatureCache:
         What is missing is computed in one pass. `model` is the float32 model. A depth whose features do not fit the limit
         or the disk is None. Raises RunError if the folder cannot be written.
         """
-        entry = self.folder / cache_key(model, data, precision)
+        entry = self.entry(model, data, precision)
         self.in_use.add(entry)
         names = {k: cached_names(model, k) for k in sorted(set(depths) - {0})}
         try:
@@ -90,6 +92,12 @@ class FeatureCache:
             arrays = [array for array in map(_open, (entry / name for name in names[k])) if array is not None]
             features[k] = suffix_inputs(model, k, arrays) if len(arrays) == len(names[k]) else None
         return features
+
+    def entry(self, model: keras.Model, data: ImageData, precision: str) -> Path:
+        """The folder of a model's features. Its base must not have changed since the first call with this model."""
+        if model not in self.digests:
+            self.digests[model] = prefix_digest(model)
+        return self.folder / cache_key(model, data, precision, self.digests[model])
 
     def fits(self, model: keras.Model, through: int, images: int, precision: str) -> bool:
         """Whether features after Block `through` of this many more images fit the limit, next to the entries in use."""

@@ -16,9 +16,8 @@ from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks
-from xaitune.models.precision import with_precision
 from xaitune.training.cut import cached_names, pooled_columns, suffix_inputs, suffix_model
-from xaitune.training.features import FeatureCache, cache_key, pass_through
+from xaitune.training.features import FeatureCache, pass_through
 from xaitune.training.fit import Fit, image_weights, train_scores, validation_scores
 from xaitune.training.linear import fit_linear_head
 
@@ -40,7 +39,7 @@ def trained_head(
     trained by Adam for `head_epochs` epochs at the rate of `head_rate`. `report` is called with a text after each epoch.
     """
     key = json.dumps(identity_of(config, "head") | {"data": data.fingerprint}, sort_keys=True)
-    entry = cache.folder / cache_key(model, data, precision)
+    entry = cache.entry(model, data, precision)
     file = entry / f"head-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     entry.mkdir(parents=True, exist_ok=True)
     with FileLock(str(file) + ".lock"):
@@ -61,16 +60,15 @@ def _train_head(
     """The head trained by Adam, as `trained_head` returns it."""
     features = block5_features(model, data, precision, cache)
     freeze_blocks(model, 5)
-    whole = with_precision(model, precision)
     rate = head_rate(features[data.indices("train")])
-    fit = Fit(suffix_model(whole, 5), features, data, config, "head", "adam", rate)
+    fit = Fit(suffix_model(model, 5), features, data, config, "head", "adam", rate)  # a head computes in float32
     history = []
     for epoch in range(config.head_epochs):
         history.append(fit.epoch(epoch))
         if report:
             report(f"head {epoch + 1}/{config.head_epochs}")
     names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    return {"weights": {n: whole.get_layer(n).get_weights() for n in names}, "history": history}
+    return {"weights": {n: model.get_layer(n).get_weights() for n in names}, "history": history}
 
 
 def _fit_head(

@@ -1,6 +1,7 @@
 """Training of one model: the head alone, then Block k+1..5 with it, resumable after every complete epoch."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks
-from xaitune.models.precision import describe, resolve_precision, with_precision
+from xaitune.models.precision import copy_layers, describe, resolve_precision, with_precision
 from xaitune.models.predict import Predictor
 from xaitune.models.steps import training_scope
 from xaitune.models.vgg import build_vgg16
@@ -41,6 +42,7 @@ from xaitune.training.inputs import AugmentedImages, AugmentedViews, ImagesOnDis
 from xaitune.training.run import Run, load_run, prediction_table
 from xaitune.training.schedule import cuts_rate
 
+SAVE_SECONDS = 10.0  # a kill loses at most the epoch in progress, or this long where epochs are shorter
 FINAL_RATE_DIVISOR = 100  # of the fine-tuning rate, in the final stage
 Augmented = AugmentedImages | AugmentedViews
 
@@ -161,6 +163,7 @@ class _Training:
         self.model = self._build(tuple(BLOCKS))
         self.head_inputs: np.ndarray | None = None  # of a linear head on the features of one block
         self.linear_head: dict[str, Any] = {}
+        self.saved = time.monotonic()  # when the last checkpoint was written, or training began
         self.checkpoint = Checkpoint(folder)
         self.history: list[dict[str, Any]] = []
         self.score = -1.0  # on validation, of the stage before: a stage that brings no gain changes nothing
@@ -176,8 +179,8 @@ class _Training:
             return
         fit, inputs = None, None
         for stage in self._stages():
-            (whole, part), inputs = self._prepare(stage.through)
-            augmented = self._augmented(whole, part, stage) if self.config.augmentation else None
+            part, inputs = self._prepare(stage.through)
+            augmented = self._augmented(stage, inputs) if self.config.augmentation else None
             try:
                 with training_scope():
                     fit = self._fit(part, inputs, stage, augmented)
@@ -186,7 +189,7 @@ class _Training:
                 return
             if fit is None:
                 break
-            self.model.set_weights(whole.get_weights())
+            copy_layers(part.layers, self.model.layers)
         self._finish(fit.predict if fit else None, inputs)
 
     def _train_head(self) -> None:
@@ -232,14 +235,15 @@ class _Training:
             stages.append(_Stage("final", config.final_epochs, 0, config.rate / FINAL_RATE_DIVISOR))
         return stages
 
-    def _prepare(self, through: int) -> tuple[tuple[keras.Model, keras.Model], Any]:
-        """((the whole model in its precision, the part of it to train), the inputs of that part)."""
+    def _prepare(self, through: int) -> tuple[keras.Model, Any]:
+        """(the part of the model to train, in its precision; the inputs of that part)."""
         freeze_blocks(self.model, through)
         features = self._features(self.data, through) if through else None
-        with training_scope():
-            whole = with_precision(self.model, self.precision)
-            part = whole if features is None else suffix_model(whole, through)
-        return (whole, part), self._all_images() if features is None else features
+        part = self.model if features is None else suffix_model(self.model, through)
+        with training_scope() as mirrored:
+            if self.precision != "float32" or mirrored is not None:
+                part = with_precision(part, self.precision)
+        return part, self._all_images() if features is None else features
 
     def _all_images(self) -> np.ndarray | ImagesOnDisk:
         if self.images is None:
@@ -252,15 +256,16 @@ class _Training:
 
         return self.cache.get(self.model, data, [through], self.precision, report_images)[through]
 
-    def _augmented(self, whole: keras.Model, part: keras.Model, stage: _Stage) -> Augmented:
+    def _augmented(self, stage: _Stage, inputs: Any) -> Augmented:
         """The augmented inputs of the part to train: from cached views, or drawn anew in each step."""
         train = self.data.indices("train")
         views = [View(self.data, self.config, view) for view in range(self.config.augmented_views)]
         prefix = None
-        if part is not whole:
+        if stage.through and inputs is not self.images:
             features = self._view_features(views, stage.through)
             if features:
                 return AugmentedViews(features, train, None)
+            whole = with_precision(self.model, self.precision)
             prefix = Predictor(keras.Model(whole.input, cut_output(whole, stage.through)), PREDICT_BATCH)
         if views:
             return AugmentedViews(views, train, prefix)
@@ -294,6 +299,7 @@ class _Training:
                 state = self._resume(fit, values, arrays)
         while state.epoch < stage.epochs and state.wait < self.config.patience:
             if state.epoch == self.pause and stage.name == "fine-tune":
+                self._save_checkpoint(fit, stage, state)
                 raise _Paused
             if not self._train_epoch(fit, stage, state):
                 return None
@@ -325,7 +331,8 @@ class _Training:
             state.best, state.best_score, state.wait = fit.trained_weights(), score, 0
         state.cuts += cuts_rate(self.config, state.epoch, state.wait)
         state.epoch += 1
-        self._save_checkpoint(fit, stage, state)
+        if time.monotonic() - self.saved >= SAVE_SECONDS:
+            self._save_checkpoint(fit, stage, state)
         self._report(f"{stage.name} {state.epoch}/{stage.epochs}, {self.config.metric} {state.best_score:.3f}")
         return True
 
@@ -340,6 +347,7 @@ class _Training:
         }
         arrays = {"weights": fit.trained_weights(), "optimizer": fit.optimizer_state(), "best": state.best}
         self.checkpoint.save(values, arrays)
+        self.saved = time.monotonic()
 
     def _finish(self, predict: Callable[[np.ndarray], np.ndarray] | None, inputs: Any) -> None:
         """Write the run's files, result.json last. Without `predict`, or if a prediction is not finite, it has diverged."""

@@ -95,6 +95,7 @@ def explain_superpixels(
         class_interval=tuple(f.interval for f in fits),
         class_score=np.array(scores),
         class_stability=np.stack([f.stability for f in fits]),
+        class_learnt=np.stack([f.learnt for f in fits]),
         samples=np.array(samples),
         resize=classifier.resize,
         precision="float32" if exact else resolve_precision(precision)[0],

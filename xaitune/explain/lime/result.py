@@ -25,8 +25,9 @@ class Superpixels:
     weight of each superpixel; `class_interval`: n arrays (classes, m, 2), 95 % intervals over resampled masks;
     `class_score`: (n, classes) weighted R^2; `class_stability`: (n, classes, 2) the Spearman correlation of the weights
     and the Jaccard index of the five most positive superpixels that two independent runs are expected to reach. With
-    more than 20 classes the unlikely ones have NaN intervals and stability. `samples`: (n,) masked images predicted.
-    `precision`: that of the model's computation.
+    more than 20 classes the unlikely ones have NaN intervals and stability. `class_learnt`: (n, classes) the leave-one-out
+    R^2 of the emulator on which weights and stability rest (see `lime.fit`); below LEARNT they rest on the regression
+    alone; NaN without an emulator. `samples`: (n,) masked images predicted. `precision`: that of the model's computation.
     """
 
     images: np.ndarray
@@ -43,6 +44,7 @@ class Superpixels:
     method: str = "lime"
     resize: str = "stretch"
     precision: str = "float32"
+    class_learnt: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         arrays = (self.images, self.classes, self.probabilities, self.class_score, self.class_stability, self.samples)
@@ -73,6 +75,13 @@ class Superpixels:
     def stability(self) -> np.ndarray:
         """(n, 2) the expected Spearman and top-5 Jaccard of two independent runs, for the explained class."""
         return self.class_stability[np.arange(len(self)), self.classes]
+
+    @property
+    def learnt(self) -> np.ndarray:
+        """(n,) the leave-one-out R^2 of the emulator for the explained class; NaN without one."""
+        if self.class_learnt is None:
+            return np.full(len(self), np.nan)
+        return self.class_learnt[np.arange(len(self)), self.classes]
 
     @property
     def weights(self) -> tuple[np.ndarray, ...]:
@@ -124,16 +133,24 @@ class Superpixels:
         caption = (
             f"lime: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f}, R² = {self.score[image]:.2f}, "
             f"{len(self.weights[image])} superpixels, {self.samples[image]} samples, "
-            f"stability {self.stability[image, 0]:.2f})\npositive share: {shares}"
+            f"stability {self.stability[image, 0]:.2f}{self._learnt_text(image)})\npositive share: {shares}"
         )
         return panels(pictures, titles, caption=caption, ax=ax)
+
+    def _learnt_text(self, image: int) -> str:
+        """How well the emulator predicts the answers, for the caption; '' without one."""
+        learnt = self.learnt[image]
+        return "" if np.isnan(learnt) else f", emulator R² = {learnt:.2f}"
 
     def plot_shares(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
         """Each class's share of the positive superpixel weight, as bars."""
         return charts.shares(self.share(image), explained=self.explained(image), ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per superpixel: file, class, its id, weight, interval and share of the pixels; R^2, samples, stability."""
+        """One row per superpixel: file, class, its id, weight, interval and share of the pixels.
+
+        Also the R^2 of the linear model and of the emulator, the samples, and the stability.
+        """
         rows = []
         for i, file in enumerate(self.files):
             weights = self.weights[i]
@@ -149,6 +166,7 @@ class Superpixels:
                 "samples": self.samples[i],
                 "spearman": self.stability[i, 0],
                 "top5_jaccard": self.stability[i, 1],
+                "emulator_r2": self.learnt[i],
             }
             rows.append(pd.DataFrame(frame))
         return pd.concat(rows, ignore_index=True)
