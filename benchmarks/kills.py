@@ -295,6 +295,7 @@ def measure(args: argparse.Namespace, kinds: list[str], work: Path) -> list[dict
     epochs = ["--epochs", str(args.epochs)]
     subprocess.run(command("advise", work / "data", *epochs, "--runs-dir", str(work / "runs")), check=True)
     grid = ["--freeze-through", args.depths, "--optimizers", args.optimizers, "--workers=2", "--seeds=1"]
+    grid += ["--learning-rates", "own"]
     call = command("sweep-freeze", work / "data", *epochs, *grid)
     first = Sweep(work / "undisturbed", call, work / "runs/advice")
     if first.run():

@@ -174,7 +174,7 @@ def say_sweep(ui: Ui, table: Any) -> None:
     """Print a sweep's cells as the table frozen blocks x optimizer, and what is to be known of it."""
     import pandas as pd
 
-    from xaitune.comparison.table import head_name
+    from xaitune.comparison.cells import head_name
 
     cells, best = table.cells.copy(), table.best["name"]
     cells["shown"] = [

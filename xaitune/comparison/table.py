@@ -1,4 +1,4 @@
-"""The table of a sweep: its runs, its cells with intervals, and the best cell, read from its folder."""
+"""The table of a sweep, read from its folder: its runs, its cells, and the linear heads beside them."""
 
 import dataclasses
 from pathlib import Path
@@ -9,13 +9,13 @@ import pandas as pd
 
 from xaitune._files import read_json
 from xaitune._names import duration, metric_name
-from xaitune.comparison.verdict import MARGIN, verdict_of
+from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name, head_table
+from xaitune.comparison.folds import pool_folds, test_rows
+from xaitune.comparison.verdict import MARGIN
 from xaitune.config.choices import OPTIMIZERS
 from xaitune.errors import DataError, ModelError, RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import PairedScores
-from xaitune.stats.intervals import bootstrap_interval
-from xaitune.stats.metrics import confusion, scores_from_confusion
 from xaitune.training.folder import CONFIG, RESULT, folder_kind, is_linear
 from xaitune.training.run import Run, load_run, read_history, read_predictions
 
@@ -193,7 +193,7 @@ def load_sweep(path: str | Path) -> SweepTable:
     failures = read_json(folder / "sweep.json")["failures"] if (folder / "sweep.json").is_file() else {}
     failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
     test = _test_arrays([*finished, *linear])
-    cells = _cells(table, test, metric)
+    cells = cell_table(table, test, metric)
     return SweepTable(
         path=folder,
         metric=metric,
@@ -202,9 +202,9 @@ def load_sweep(path: str | Path) -> SweepTable:
         class_names=finished[0].class_names,
         fingerprint=identity["fingerprint"],
         weights=identity["weights"],
-        groups=len(np.unique(test["groups"])),
-        images=len(test["true"]),
-        heads=_heads([_head_row(run) for run in linear], cells, table, test, metric),
+        groups=len(np.unique(test.groups)),
+        images=len(test.true),
+        heads=head_table([_head_row(run) for run in linear], cells, table, test, metric),
     )
 
 
@@ -214,70 +214,24 @@ def _load_folds(folder: Path, identity: dict[str, Any]) -> SweepTable:
     if lacking := [place.name for place in places if not list(place.glob(f"*/{RESULT}"))]:
         raise RunError(f"{folder} lacks {', '.join(lacking)}. Run 'xaitune sweep-freeze' again to continue.")
     folds = [load_sweep(place) for place in places]
-    names, metric = folds[0].class_names, folds[0].metric
-    number = {name: i for i, name in enumerate(names)}
-    rows: list[dict[str, Any]] = []
-    parts: dict[str, tuple[str, ...]] = {}
-    predicted: dict[str, np.ndarray] = {}
-    tests: list[pd.DataFrame] = []
-
-    def pool(name: str, runs: list[pd.Series]) -> dict[str, Any]:
-        """One row for the runs of the folds, whose test images are put together."""
-        parts[name] = tuple(f"{fold.path.name}/{run['name']}" for fold, run in zip(folds, runs, strict=True))
-        together = pd.concat([test_rows(f.predictions(run["name"])) for f, run in zip(folds, runs, strict=True)])
-        tests[:] = [together]
-        true, answers = (together[column].map(number).to_numpy(np.int64) for column in ("true", "predicted"))
-        predicted[name] = answers
-        matrix = confusion(true, answers, len(names))
-        means = {key: float(np.mean([run[key] for run in runs])) for key in ("validation", "train")}
-        sums = {key: sum(run[key] for run in runs) for key in ("epochs", "seconds")}
-        scores = {
-            "test": float(scores_from_confusion(matrix, metric)),
-            "test_accuracy": float((true == answers).mean()),
-        }
-        return {"name": name, "state": "finished", "precision": runs[0]["precision"], **means, **sums, **scores}
-
-    for depth, optimizer in folds[0].cells[["freeze_through", "optimizer"]].itertuples(index=False):
-        if not all(((f.cells["freeze_through"] == depth) & (f.cells["optimizer"] == optimizer)).any() for f in folds):
-            continue
-        runs = [fold.cell_runs(depth, optimizer).set_index("seed") for fold in folds]
-        rate = pd.concat([part["learning_rate"] for part in runs]).mode()[0]  # each fold chooses its own
-        for seed in sorted(set.intersection(*(set(part.index) for part in runs))):
-            about = {"freeze_through": int(depth), "optimizer": optimizer, "seed": int(seed), "learning_rate": rate}
-            row = pool(f"freeze{depth}-{optimizer}-seed{seed}", [part.loc[seed] for part in runs])
-            rows.append(row | about)
-    table = pd.DataFrame(rows)
-    heads = []
-    for name in folds[0].heads["name"] if len(folds[0].heads) else ():
-        found = [fold.heads[fold.heads["name"] == name] for fold in folds]
-        if all(len(head) for head in found):
-            row = pool(name, [head.iloc[0] for head in found])
-            chosen = sorted({tuple(head.iloc[0]["blocks"]) for head in found})
-            blocks = list(chosen[0]) if len(chosen) == 1 else []  # [] where the folds chose different ones
-            heads.append(row | {"freeze_through": 5, "blocks": blocks, "penalty": found[0].iloc[0]["penalty"]})
-    if not rows:
+    pooled, metric = pool_folds(folds), folds[0].metric
+    if not pooled.runs:
         raise RunError(f"{folder} has no cell that is finished in every fold. Run 'xaitune sweep-freeze' again.")
-    groups, true = tests[0]["group"].to_numpy(str), tests[0]["true"].map(number).to_numpy(np.int64)
-    test = {"true": true, "groups": groups, "predicted": predicted}
-    cells = _cells(table, test, metric)
+    table = pd.DataFrame(pooled.runs)
+    cells = cell_table(table, pooled.test, metric)
     return SweepTable(
         path=folder,
         metric=metric,
         runs=table,
         cells=cells,
-        class_names=names,
+        class_names=folds[0].class_names,
         fingerprint=identity["fingerprint"],
         weights=identity["weights"],
-        groups=len(np.unique(groups)),
-        images=len(groups),
-        heads=_heads(heads, cells, table, test, metric),
-        parts=parts,
+        groups=len(np.unique(pooled.test.groups)),
+        images=len(pooled.test.groups),
+        heads=head_table(pooled.heads, cells, table, pooled.test, metric),
+        parts=pooled.parts,
     )
-
-
-def test_rows(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the test images."""
-    return predictions[predictions["split"] == "test"]
 
 
 def _row(run: Any) -> dict[str, Any]:
@@ -299,8 +253,8 @@ def _row(run: Any) -> dict[str, Any]:
     }
 
 
-def _test_arrays(finished: list[Any]) -> dict[str, Any]:
-    """True class numbers and groups of the test images, and the predicted class numbers by run name."""
+def _test_arrays(finished: list[Any]) -> Tests:
+    """The test images of the runs. Raises DataError unless all have the same."""
     number = {name: i for i, name in enumerate(finished[0].class_names)}
     reference = finished[0].predictions.query("split == 'test'")
     predicted = {}
@@ -312,126 +266,13 @@ def _test_arrays(finished: list[Any]) -> dict[str, Any]:
             )
         predicted[run.name] = rows["predicted"].map(number).to_numpy(np.int64)
     true = reference["true"].map(number).to_numpy(np.int64)
-    return {"true": true, "groups": reference["group"].to_numpy(str), "predicted": predicted}
-
-
-def _cells(table: pd.DataFrame, test: dict[str, Any], metric: str) -> pd.DataFrame:
-    """One row per cell, with its interval and its difference from the cell that is best on validation."""
-    rows, predicted = [], {}
-    for (depth, optimizer), tried in table.groupby(["freeze_through", "optimizer"], sort=False):
-        part = _best_rate(tried[tried["state"] == "finished"])
-        if part.empty:
-            continue
-        name = f"freeze{depth}-{optimizer}"
-        predicted[name] = np.stack([test["predicted"][n] for n in part["name"]])
-        interval = bootstrap_interval(test["true"], predicted[name], test["groups"], metric)
-        rows.append(
-            {
-                "name": name,
-                "freeze_through": int(depth),
-                "optimizer": optimizer,
-                "learning_rate": part["learning_rate"].iloc[0],
-                "rates": tried["learning_rate"].nunique(),
-                "seeds": len(part),
-                "validation": part["validation"].mean(),
-                "test": part["test"].mean(),
-                "low": interval.low,
-                "high": interval.high,
-                "few": interval.few,
-                "scores": part["test"].tolist(),
-                "train": part["train"].mean(),
-                "seconds": part["seconds"].mean(),
-            }
-        )
-    cells = pd.DataFrame(rows)
-    best, complete = best_cell(cells)["name"], complete_cells(cells)["name"].tolist()
-    scores = PairedScores(test["true"], test["groups"], metric)
-    for name in complete:
-        scores.add(name, predicted[name])
-    lowest = {name: min(scores.lower_bounds(name).values(), default=np.nan) for name in complete}
-    for name in set(cells["name"]) - set(complete):
-        scores.add(name, predicted[name])
-    gaps = [scores.difference(name, best) for name in cells["name"]]
-    return cells.assign(
-        difference=[gap.difference for gap in gaps],
-        diff_low=[gap.low for gap in gaps],
-        diff_high=[gap.high for gap in gaps],
-        diff_few=[gap.few for gap in gaps],
-        equals=[gap.high >= 0 for gap in gaps],
-        lowest=[lowest.get(name, np.nan) for name in cells["name"]],
-    )
-
-
-def _heads(
-    heads: list[dict[str, Any]], cells: pd.DataFrame, table: pd.DataFrame, test: dict[str, Any], metric: str
-) -> pd.DataFrame:
-    """`SweepTable.heads`."""
-    best, rows = best_cell(cells), []
-    same = (table["freeze_through"] == best["freeze_through"]) & (table["optimizer"] == best["optimizer"])
-    part = _best_rate(table[same & (table["state"] == "finished")])
-    trained = np.stack([test["predicted"][name] for name in part["name"]])
-    for head in heads:
-        predicted = test["predicted"][head["name"]]
-        interval = bootstrap_interval(test["true"], predicted[None], test["groups"], metric)
-        scores = PairedScores(test["true"], test["groups"], metric)
-        scores.add("head", np.repeat(predicted[None], len(trained), axis=0))  # no seed changes it
-        scores.add("cell", trained)
-        gap = scores.difference("head", "cell")
-        rows.append(
-            head
-            | {
-                "low": interval.low,
-                "high": interval.high,
-                "few": interval.few,
-                "difference": gap.difference,
-                "diff_low": gap.low,
-                "diff_high": gap.high,
-                "diff_few": gap.few,
-                "verdict": verdict_of(gap.low, gap.high, reliable=gap.reliable),
-            }
-        )
-    return pd.DataFrame(rows)
+    return Tests(true, reference["group"].to_numpy(str), predicted)
 
 
 def _head_row(run: Run) -> dict[str, Any]:
     """What is known of one linear head, before it is compared."""
     row = {key: value for key, value in _row(run).items() if key not in ("optimizer", "seed", "learning_rate")}
     return row | {key: run.metadata["linear_head"][key] for key in ("blocks", "penalty")}
-
-
-def head_name(head: pd.Series) -> str:
-    """The blocks whose features a linear head takes: 'all five blocks', 'Block 3 alone', or 'one block' for several folds."""
-    if not head["blocks"]:
-        return "one block"
-    return "all five blocks" if len(head["blocks"]) == 5 else f"Block {head['blocks'][0]} alone"
-
-
-def complete_cells(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells whose seeds are all finished. Only these can be best: one lucky seed must not beat the mean of several."""
-    return cells[cells["seeds"] == cells["seeds"].max()]
-
-
-def best_cell(cells: pd.DataFrame) -> pd.Series:
-    """The complete cell with the best validation score (mean over its seeds). Test scores are not used.
-
-    Examples:
-        >>> cells = {"name": ["freeze3-nag", "freeze4-nag"], "seeds": [3, 1], "validation": [0.8, 0.9]}
-        >>> best_cell(pd.DataFrame(cells))["name"]
-        'freeze3-nag'
-    """
-    complete = complete_cells(cells)
-    return complete.loc[complete["validation"].idxmax()]
-
-
-def _best_rate(part: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a cell at its best learning rate: among the rates with the most seeds, the best mean validation score.
-
-    Test scores are not used. Of equally good rates the lowest is taken.
-    """
-    rates = part.groupby("learning_rate")["validation"].agg(["count", "mean"])
-    if rates.empty:
-        return part
-    return part[part["learning_rate"] == rates[rates["count"] == rates["count"].max()]["mean"].idxmax()]
 
 
 def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | None:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from xaitune._names import frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
-from xaitune.comparison.table import SweepTable, head_name
+from xaitune.comparison.cells import head_name
+from xaitune.comparison.table import SweepTable
 from xaitune.data.splits import SPLITS
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels

@@ -1,0 +1,132 @@
+"""From the runs of a sweep to its cells and its linear heads: means over seeds, intervals, differences from the best cell."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from xaitune.comparison.verdict import verdict_of
+from xaitune.stats.comparisons import PairedScores
+from xaitune.stats.intervals import bootstrap_interval
+
+
+class Tests(NamedTuple):
+    """True class numbers (n,) and groups (n,) of the test images, and the predicted class numbers (n,) by run name."""
+
+    true: np.ndarray
+    groups: np.ndarray
+    predicted: dict[str, np.ndarray]
+
+
+def cell_table(table: pd.DataFrame, test: Tests, metric: str) -> pd.DataFrame:
+    """One row per cell, with its interval and its difference from the cell that is best on validation."""
+    rows, predicted = [], {}
+    for (depth, optimizer), tried in table.groupby(["freeze_through", "optimizer"], sort=False):
+        part = best_rate(tried[tried["state"] == "finished"])
+        if part.empty:
+            continue
+        name = f"freeze{depth}-{optimizer}"
+        predicted[name] = np.stack([test.predicted[n] for n in part["name"]])
+        interval = bootstrap_interval(test.true, predicted[name], test.groups, metric)
+        rows.append(
+            {
+                "name": name,
+                "freeze_through": int(depth),
+                "optimizer": optimizer,
+                "learning_rate": part["learning_rate"].iloc[0],
+                "rates": tried["learning_rate"].nunique(),
+                "seeds": len(part),
+                "validation": part["validation"].mean(),
+                "test": part["test"].mean(),
+                "low": interval.low,
+                "high": interval.high,
+                "few": interval.few,
+                "scores": part["test"].tolist(),
+                "train": part["train"].mean(),
+                "seconds": part["seconds"].mean(),
+            }
+        )
+    cells = pd.DataFrame(rows)
+    best, complete = best_cell(cells)["name"], complete_cells(cells)["name"].tolist()
+    scores = PairedScores(test.true, test.groups, metric)
+    for name in complete:
+        scores.add(name, predicted[name])
+    lowest = {name: min(scores.lower_bounds(name).values(), default=np.nan) for name in complete}
+    for name in set(cells["name"]) - set(complete):
+        scores.add(name, predicted[name])
+    gaps = [scores.difference(name, best) for name in cells["name"]]
+    return cells.assign(
+        difference=[gap.difference for gap in gaps],
+        diff_low=[gap.low for gap in gaps],
+        diff_high=[gap.high for gap in gaps],
+        diff_few=[gap.few for gap in gaps],
+        equals=[gap.high >= 0 for gap in gaps],
+        lowest=[lowest.get(name, np.nan) for name in cells["name"]],
+    )
+
+
+def head_table(
+    heads: Sequence[dict[str, Any]], cells: pd.DataFrame, table: pd.DataFrame, test: Tests, metric: str
+) -> pd.DataFrame:
+    """`SweepTable.heads`, from what is known of each head before it is compared."""
+    best, rows = best_cell(cells), []
+    same = (table["freeze_through"] == best["freeze_through"]) & (table["optimizer"] == best["optimizer"])
+    part = best_rate(table[same & (table["state"] == "finished")])
+    trained = np.stack([test.predicted[name] for name in part["name"]])
+    for head in heads:
+        predicted = test.predicted[head["name"]]
+        interval = bootstrap_interval(test.true, predicted[None], test.groups, metric)
+        scores = PairedScores(test.true, test.groups, metric)
+        scores.add("head", np.repeat(predicted[None], len(trained), axis=0))  # no seed changes it
+        scores.add("cell", trained)
+        gap = scores.difference("head", "cell")
+        rows.append(
+            head
+            | {
+                "low": interval.low,
+                "high": interval.high,
+                "few": interval.few,
+                "difference": gap.difference,
+                "diff_low": gap.low,
+                "diff_high": gap.high,
+                "diff_few": gap.few,
+                "verdict": verdict_of(gap.low, gap.high, reliable=gap.reliable),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def head_name(head: pd.Series) -> str:
+    """The blocks whose features a linear head takes: 'all five blocks', 'Block 3 alone', or 'one block' for several folds."""
+    if not head["blocks"]:
+        return "one block"
+    return "all five blocks" if len(head["blocks"]) == 5 else f"Block {head['blocks'][0]} alone"
+
+
+def complete_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose seeds are all finished. Only these can be best: one lucky seed must not beat the mean of several."""
+    return cells[cells["seeds"] == cells["seeds"].max()]
+
+
+def best_cell(cells: pd.DataFrame) -> pd.Series:
+    """The complete cell with the best validation score (mean over its seeds). Test scores are not used.
+
+    Examples:
+        >>> cells = {"name": ["freeze3-nag", "freeze4-nag"], "seeds": [3, 1], "validation": [0.8, 0.9]}
+        >>> best_cell(pd.DataFrame(cells))["name"]
+        'freeze3-nag'
+    """
+    complete = complete_cells(cells)
+    return complete.loc[complete["validation"].idxmax()]
+
+
+def best_rate(part: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a cell at its best learning rate: among the rates with the most seeds, the best mean validation score.
+
+    Test scores are not used. Of equally good rates the lowest is taken.
+    """
+    rates = part.groupby("learning_rate")["validation"].agg(["count", "mean"])
+    if rates.empty:
+        return part
+    return part[part["learning_rate"] == rates[rates["count"] == rates["count"].max()]["mean"].idxmax()]
