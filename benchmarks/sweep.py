@@ -6,7 +6,9 @@ Both train with Block 1..k frozen for k = 1..5 with SGD, momentum and NAG: first
 same epochs on the same images at 96x96. The plain loop runs in float32 in one process and computes the frozen layers again
 in each epoch; xaitune runs in float32 and in the precision that --precision auto chooses. The number of images that fit the
 time is estimated from the rate of timed matrix products, and printed. The floor is the time of the multiply-adds alone, at
-the rate of a large matrix product in the same precision.
+the rate of a large matrix product in the same precision. The fixed cost of a run is what it takes beside the multiply-adds:
+the same 15 runs once more on the same images at FIXED_SIZE with a single epoch, from the first run's beginning to the last
+one's end, less the floor of that, divided by 15.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from xaitune.models.blocks import freeze_blocks, multiply_adds
 from xaitune.models.precision import processor_name, resolve_precision
 from xaitune.stats.intervals import bootstrap_interval
 
-SIZE = (96, 96)
+SIZE, FIXED_SIZE = (96, 96), (32, 32)
 DEPTHS, OPTIMIZERS = (5, 4, 3, 2, 1), ("sgd", "momentum", "nag")
 HEAD_EPOCHS, EPOCHS, BATCH = 1, 3, 32
 MIN_GROUPS = 4  # of each class; a split needs 3
@@ -70,6 +72,10 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
         floor = least_seconds(sizes, rates[f"rate {'float32' if name == 'plain' else name}"])
         row = {"what": "plain Keras loop, float32" if name == "plain" else f"xaitune, {name}", "wall s": seconds}
         row |= {"plain / this": plain["wall"] / seconds, "floor s": floor, "this / floor": seconds / floor}
+        if name != "plain":
+            fixed = child(args, f"fixed {name}", folder)
+            few = macs(*sizes.values(), size=FIXED_SIZE, epochs=1)[0] / rates[f"rate {name}"]
+            row |= {"fixed cost of a run, s": (fixed["elapsed"] - few) / len(fixed["cells"])}
         row |= {"epoch of Block 1-5, s": result["epoch"], "plain epoch / this": plain["epoch"] / result["epoch"]}
         row |= {"peak memory, MiB": result["peak"]}
         scores = [cell["f1"] for cell in result["cells"]]
@@ -105,19 +111,21 @@ def child(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     return {"wall": wall, "peak": usage.ru_maxrss >> 10, **json.loads(lines[-1])}
 
 
-def macs(train: int, validation: int, test: int) -> tuple[float, float]:
+def macs(
+    train: int, validation: int, test: int, size: tuple[int, int] = SIZE, epochs: int = EPOCHS
+) -> tuple[float, float]:
     """Multiply-adds of all trainings: with every frozen prefix computed once, and with prefixes computed each time."""
-    blocks = multiply_adds(SIZE)
+    blocks = multiply_adds(size)
     whole = sum(blocks.values())
     everything = train + validation + test
     once, anew = whole * everything, 0.0
     for depth in DEPTHS:
         rest = sum(value for block, value in blocks.items() if block > depth)
         # Forward, backward to the inputs and to the weights; then all images once for the predictions.
-        steps = EPOCHS * (3 * train + validation) + everything
+        steps = epochs * (3 * train + validation) + everything
         once += len(OPTIMIZERS) * rest * steps
         frozen = whole - rest
-        anew += len(OPTIMIZERS) * (rest * steps + frozen * (EPOCHS * (train + validation) + everything))
+        anew += len(OPTIMIZERS) * (rest * steps + frozen * (epochs * (train + validation) + everything))
         anew += len(OPTIMIZERS) * whole * HEAD_EPOCHS * (train + validation)
     return once, anew
 
@@ -160,6 +168,9 @@ def run_part(args: argparse.Namespace) -> None:
         result = measured_rates()
     elif args.part == "plain":
         result = plain_loop(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args.weights)
+    elif args.part.startswith("fixed"):
+        data = ImageData.from_csv(folder / "images.csv", image_size=FIXED_SIZE)
+        result = own_sweep(data, args, folder, epochs=1)
     else:
         result = own_sweep(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args, folder)
     print(json.dumps(result))
@@ -182,25 +193,28 @@ def measured_rates() -> dict[str, Any]:
     return rates
 
 
-def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """xaitune's sweep in the precision `args.part`."""
+def own_sweep(data: ImageData, args: argparse.Namespace, folder: Path, epochs: int = EPOCHS) -> dict[str, Any]:
+    """xaitune's sweep in the precision that `args.part` ends with."""
     from xaitune.comparison.sweep import sweep_freeze
     from xaitune.config.settings import SweepConfig, TrainConfig
     from xaitune.training.run import load_run
 
-    options: dict[str, Any] = {"head_epochs": HEAD_EPOCHS, "epochs": EPOCHS, "patience": EPOCHS, "batch_size": BATCH}
-    train = TrainConfig(weights=args.weights, precision=args.part, **options)
-    config = SweepConfig(freeze_through=DEPTHS, optimizers=OPTIMIZERS, seeds=1)
+    options: dict[str, Any] = {"head_epochs": HEAD_EPOCHS, "epochs": epochs, "patience": epochs, "batch_size": BATCH}
+    train = TrainConfig(weights=args.weights, precision=args.part.split()[-1], **options)
+    config = SweepConfig(freeze_through=DEPTHS, optimizers=OPTIMIZERS, seeds=1, learning_rates="own")
     sweep_freeze(data, config, train=train, runs_dir=folder / args.part)
-    runs = [load_run(path.parent) for path in sorted((folder / args.part / "sweep").glob("*/result.json"))]
-    cells, epochs = [], []
+    folders = sorted(path.parent for path in (folder / args.part / "sweep").glob("freeze*/result.json"))
+    begun = [(path / "config.json").stat().st_mtime for path in folders]
+    elapsed = max((path / "result.json").stat().st_mtime for path in folders) - min(begun)
+    runs = [load_run(path) for path in folders]
+    cells, times = [], []
     for run in runs:
         test = run.predictions[run.predictions["split"] == "test"]
         true, predicted = (test[c].map(run.class_names.index).to_numpy() for c in ("true", "predicted"))
         cells.append(scored(run.config.freeze_through, run.config.optimizer, true, predicted, test["group"].to_numpy()))
         if run.config.freeze_through == 5:
-            epochs += list(run.history.query("stage == 'fine-tune'")["seconds"])
-    return {"cells": cells, "epoch": float(np.median(epochs))}
+            times += list(run.history.query("stage == 'fine-tune'")["seconds"])
+    return {"cells": cells, "epoch": float(np.median(times)), "elapsed": elapsed}
 
 
 def scored(freeze: int, optimizer: str, true: np.ndarray, predicted: np.ndarray, groups: np.ndarray) -> dict[str, Any]:

@@ -71,17 +71,18 @@ class AdviceCheck:
 
     def sentence(self) -> str:
         """The verdict, what it rests on, and what is good enough, in a few plain sentences."""
-        parts = [self._answer(), self._basis()]
-        if self.difference.few:
-            parts.append(f"There is too little data to rely on the interval: only {self.difference.few}.")
-        if self.verdict == "cannot tell" and self.test_images_needed:
-            parts.append(
-                f"If the depths were equal, it would take on the order of {self.test_images_needed:,} test images to show it."
-            )
-        if not self.advice_made_first:
-            parts.append("Note: the advice was made after the sweep began, so this is not a blind test.")
-        parts.append(self._enough_sentence())
-        return " ".join(filter(None, [*parts, self.frozen]))
+        return " ".join(text for _, text in self.paragraphs)
+
+    @property
+    def paragraphs(self) -> tuple[tuple[str, str], ...]:
+        """(heading, text) of the answer and of what there is to know about it; the answer has no heading."""
+        parts = [
+            ("", self._answer()),
+            ("How sure that is", self._basis()),
+            ("Where training time matters", self._enough_sentence()),
+            ("Without training", self.frozen),
+        ]
+        return tuple((heading, text) for heading, text in parts if text)
 
     def _answer(self) -> str:
         """The verdict and the difference that it rests on."""
@@ -111,13 +112,22 @@ class AdviceCheck:
         )
 
     def _basis(self) -> str:
-        """How many images, groups and seeds; what one seed can say."""
+        """How many images, groups and seeds there are, and what they can say."""
         d = self.difference
         text = (
             f"Measured on {_names.plural(d.images, 'test image')} in {_names.plural(d.groups, 'group')}, with "
             f"{_names.plural(d.seeds, 'seed')}"
         )
-        return text + (": this is about these trained models, not about other trainings." if d.seeds == 1 else ".")
+        parts = [text + (": this is about these trained models, not about other trainings." if d.seeds == 1 else ".")]
+        if d.few:
+            parts.append(f"There is too little data to rely on the interval: only {d.few}.")
+        if self.verdict == "cannot tell" and self.test_images_needed:
+            parts.append(
+                f"If the depths were equal, it would take on the order of {self.test_images_needed:,} test images to show it."
+            )
+        if not self.advice_made_first:
+            parts.append("Note: the advice was made after the sweep began, so this is not a blind test.")
+        return " ".join(parts)
 
     def _enough_sentence(self) -> str:
         """Which cell to take where training time matters."""

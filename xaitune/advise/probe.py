@@ -16,7 +16,7 @@ from xaitune.models.backend import keras
 from xaitune.models.precision import resolve_precision
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import is_finished
-from xaitune.training.head import trained_head
+from xaitune.training.head import set_head, trained_head
 from xaitune.training.run import load_run
 
 BLOCK_NUMBERS = (1, 2, 3, 4, 5)
@@ -87,8 +87,7 @@ class Probe:
         config = replace_fields(self.config, {"seed": seed})
         precision, _ = resolve_precision(config.precision)
         head = trained_head(self.classifier.model, self.data, config, precision, self.cache, report)
-        for layer, arrays in head["weights"].items():
-            self.classifier.model.get_layer(layer).set_weights(arrays)
+        set_head(self.classifier.model, head)
 
 
 def _base_weights(classifier: Classifier) -> str:

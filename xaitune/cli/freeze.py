@@ -137,7 +137,8 @@ def sweep_freeze(
     job.ui.say(f"The sweep took {duration(time.monotonic() - start)}")
     wrote, verdict = _say_verdict(job.ui, advice, table)
     failed = table.runs[table.runs["state"].str.startswith("failed")]["name"].tolist()
-    job.ui.finish(wrote, "xaitune report", cells=table.cells.to_dict("records"), failed=failed, **verdict)
+    records = {"cells": table.cells.to_dict("records"), "heads": table.heads.to_dict("records")}
+    job.ui.finish(wrote, "xaitune report", **records, failed=failed, **verdict)
     if failed:
         raise RunError(
             f"{len(failed)} of the runs failed: {', '.join(failed)}. Run the same command again to try them."
@@ -162,12 +163,20 @@ def _say_verdict(ui: Ui, advice: Any, table: Any) -> tuple[list[Path], dict[str,
 
     wrote = [table.path / "sweep.csv"]
     if not can_check(advice, table):
-        ui.say(table.frozen_sentence())
-        return wrote, {"verdict": None, "sentence": ""}
+        sentence = table.frozen_sentence()
+        if sentence:
+            ui.say(sentence)
+        return wrote, {"verdict": None, "sentence": sentence}
     check = check_advice(advice, table)
     save_check(check, table.path)
-    ui.say(check.sentence())
+    _say_check(ui, check)
     return [*wrote, table.path / "check.json"], {"verdict": check.verdict, "sentence": check.sentence()}
+
+
+def _say_check(ui: Ui, check: Any) -> None:
+    """Print the verdict, paragraph by paragraph."""
+    for heading, text in check.paragraphs:
+        ui.say(f"{heading}: {text}" if heading else text)
 
 
 def say_sweep(ui: Ui, table: Any) -> None:
@@ -236,7 +245,7 @@ def check_again(
     check = check_advice(advice, table)
     save_check(check, folder)
     say_sweep(job.ui, table)
-    job.ui.say(check.sentence())
+    _say_check(job.ui, check)
     job.ui.finish([folder / "check.json"], "xaitune report", verdict=check.verdict, sentence=check.sentence())
 
 

@@ -19,8 +19,10 @@ class Tests(NamedTuple):
     predicted: dict[str, np.ndarray]
 
 
-def cell_table(table: pd.DataFrame, test: Tests, metric: str) -> pd.DataFrame:
-    """One row per cell, with its interval and its difference from the cell that is best on validation."""
+def cell_table(
+    table: pd.DataFrame, heads: Sequence[dict[str, Any]], test: Tests, metric: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(`SweepTable.cells` of the runs in `table`, `SweepTable.heads` of what is known of each head)."""
     rows, predicted = [], {}
     for (depth, optimizer), tried in table.groupby(["freeze_through", "optimizer"], sort=False):
         part = best_rate(tried[tried["state"] == "finished"])
@@ -35,7 +37,7 @@ def cell_table(table: pd.DataFrame, test: Tests, metric: str) -> pd.DataFrame:
                 "freeze_through": int(depth),
                 "optimizer": optimizer,
                 "learning_rate": part["learning_rate"].iloc[0],
-                "rates": tried["learning_rate"].nunique(),
+                "rates": int(tried["rates"].max()) if "rates" in tried else tried["learning_rate"].nunique(),
                 "seeds": len(part),
                 "validation": part["validation"].mean(),
                 "test": part["test"].mean(),
@@ -53,10 +55,11 @@ def cell_table(table: pd.DataFrame, test: Tests, metric: str) -> pd.DataFrame:
     for name in complete:
         scores.add(name, predicted[name])
     lowest = {name: min(scores.lower_bounds(name).values(), default=np.nan) for name in complete}
+    compared = pd.DataFrame([_compared(head, best, scores, test) for head in heads])
     for name in set(cells["name"]) - set(complete):
         scores.add(name, predicted[name])
     gaps = [scores.difference(name, best) for name in cells["name"]]
-    return cells.assign(
+    cells = cells.assign(
         difference=[gap.difference for gap in gaps],
         diff_low=[gap.low for gap in gaps],
         diff_high=[gap.high for gap in gaps],
@@ -64,37 +67,27 @@ def cell_table(table: pd.DataFrame, test: Tests, metric: str) -> pd.DataFrame:
         equals=[gap.high >= 0 for gap in gaps],
         lowest=[lowest.get(name, np.nan) for name in cells["name"]],
     )
+    return cells, compared
 
 
-def head_table(
-    heads: Sequence[dict[str, Any]], cells: pd.DataFrame, table: pd.DataFrame, test: Tests, metric: str
-) -> pd.DataFrame:
-    """`SweepTable.heads`, from what is known of each head before it is compared."""
-    best, rows = best_cell(cells), []
-    same = (table["freeze_through"] == best["freeze_through"]) & (table["optimizer"] == best["optimizer"])
-    part = best_rate(table[same & (table["state"] == "finished")])
-    trained = np.stack([test.predicted[name] for name in part["name"]])
-    for head in heads:
-        predicted = test.predicted[head["name"]]
-        interval = bootstrap_interval(test.true, predicted[None], test.groups, metric)
-        scores = PairedScores(test.true, test.groups, metric)
-        scores.add("head", np.repeat(predicted[None], len(trained), axis=0))  # no seed changes it
-        scores.add("cell", trained)
-        gap = scores.difference("head", "cell")
-        rows.append(
-            head
-            | {
-                "low": interval.low,
-                "high": interval.high,
-                "few": interval.few,
-                "difference": gap.difference,
-                "diff_low": gap.low,
-                "diff_high": gap.high,
-                "diff_few": gap.few,
-                "verdict": verdict_of(gap.low, gap.high, reliable=gap.reliable),
-            }
-        )
-    return pd.DataFrame(rows)
+def _compared(head: dict[str, Any], best: str, scores: PairedScores, test: Tests) -> dict[str, Any]:
+    """A row of `SweepTable.heads`: a linear head against the complete cells that `scores` has."""
+    predicted = test.predicted[head["name"]]
+    interval = bootstrap_interval(test.true, predicted[None], test.groups, scores.metric)
+    seeds = len(scores.models[best].seeds)
+    scores.add(head["name"], np.repeat(predicted[None], seeds, axis=0))  # no seed changes it
+    gap, bounds = scores.difference(head["name"], best), scores.lower_bounds(head["name"])
+    scores.remove(head["name"])
+    return head | {
+        "low": interval.low,
+        "high": interval.high,
+        "few": interval.few,
+        "difference": gap.difference,
+        "diff_low": gap.low,
+        "diff_high": gap.high,
+        "diff_few": gap.few,
+        "verdict": verdict_of(min(bounds.values()), gap.high, reliable=gap.reliable),
+    }
 
 
 def head_name(head: pd.Series) -> str:

@@ -89,7 +89,7 @@ def _disk_bytes(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, i
     """Bytes of the cached features and the saved models."""
     depths = {run.freeze_through for run in runs} & {1, 2, 3, 4}
     itemsize = 2 if resolve_precision(runs[0].precision)[0] == "bfloat16" else 4
-    copies = runs[0].augmented_views * len({run.seed for run in runs})  # per training image; each seed has its own
+    copies = sum({run.seed: run.augmented_views for run in runs}.values())  # per training image; each seed has its own
     cached = len(data) + copies * len(data.indices("train"))
     features = sum((size[0] >> k) * (size[1] >> k) * channels[k - 1] * itemsize * cached for k in depths)
     models = len(runs) * sum(9 * i * o for i, o in convolution_shapes(channels)) * 4

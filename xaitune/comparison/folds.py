@@ -34,6 +34,7 @@ def pool_folds(folds: Sequence[Any]) -> Pooled:
         rate = pd.concat([part["learning_rate"] for part in runs]).mode()[0]
         for seed in sorted(set.intersection(*(set(part.index) for part in runs))):
             about = {"freeze_through": int(depth), "optimizer": optimizer, "seed": int(seed), "learning_rate": rate}
+            about["rates"] = max(int(cell["rates"].iloc[0]) for cell in found)
             row = pool.row(f"freeze{depth}-{optimizer}-seed{seed}", [part.loc[seed] for part in runs])
             pool.runs.append(row | about)
     for name in folds[0].heads["name"] if len(folds[0].heads) else ():
@@ -72,6 +73,7 @@ class _Pool:
             "name": name,
             "state": "finished",
             "precision": runs[0]["precision"],
+            "clipping": runs[0]["clipping"],
             "validation": float(np.mean([run["validation"] for run in runs])),
             "train": float(np.mean([run["train"] for run in runs])),
             "epochs": sum(run["epochs"] for run in runs),

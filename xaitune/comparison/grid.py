@@ -6,6 +6,7 @@ from xaitune._progress import Notes
 from xaitune.config.choices import HEAD_BLOCKS, OPTIMIZERS
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
+from xaitune.errors import ConfigError
 from xaitune.training.folder import is_linear, run_identity
 
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
@@ -28,14 +29,15 @@ def base_config(base: TrainConfig, config: SweepConfig, notes: Notes | None = No
 def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
     """The runs that a sweep may need, seed by seed and the cheapest depth first, so that first results come early.
 
-    Each seed is listed with each learning rate; `rates.runs_to_do` says which of them are trained.
+    Each seed is listed with each learning rate; `rates.runs_to_do` says which of them are trained. Raises ConfigError if
+    nothing is left to train.
 
     Examples:
         >>> runs = grid_runs(SweepConfig(freeze_through="3-4", optimizers="nag", seeds=1), TrainConfig())
         >>> [(run.freeze_through, run.optimizer, run.rate, run.seed) for run in runs]
         [(4, 'nag', 0.001, 0), (4, 'nag', 0.003, 0), (3, 'nag', 0.001, 0), (3, 'nag', 0.003, 0)]
     """
-    return [
+    runs = [
         replace_fields(base, {"freeze_through": depth, "optimizer": optimizer, "learning_rate": rate, "seed": seed})
         for seed in range(config.seeds)
         for depth in sorted(config.freeze_through, reverse=True)
@@ -43,6 +45,9 @@ def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
         for optimizer in config.optimizers
         for rate in cell_rates(config, base, optimizer)
     ]
+    if not runs:
+        raise ConfigError("freeze_through must have a depth below 5 with head blocks: at 5 nothing is left to train.")
+    return runs
 
 
 def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[float | None, ...]:
@@ -71,4 +76,4 @@ def sweep_identity(data: ImageData, base: TrainConfig, digest: str, folds: int |
     """
     identity = run_identity(base, data.config, data.fingerprint, digest)
     identity["learning_rate"] = base.learning_rate
-    return {k: v for k, v in identity.items() if k not in GRID_FIELDS} | {"folds": folds}
+    return {k: v for k, v in identity.items() if k not in GRID_FIELDS} | ({"folds": folds} if folds else {})

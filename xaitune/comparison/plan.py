@@ -9,7 +9,6 @@ from xaitune.comparison.grid import base_config, frozen_runs, grid_runs, sweep_i
 from xaitune.comparison.rates import cells_of, count_done, expected_runs, has_ended, run_folder
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.errors import ConfigError
 from xaitune.training.folder import choose_folder, run_name
 
 
@@ -88,8 +87,6 @@ def plan_sweep(
             folds.append((part, plan_sweep(part, one, base, name=f"fold{number}", runs_dir=folder)))
         return SweepPlan(folder, config, base, identity, backbone.digest, backbone.channels, (), (), tuple(folds))
     cells = tuple(cells_of(grid_runs(config, base)))
-    if not cells:
-        raise ConfigError("freeze_through must have a depth below 5 with head blocks: at 5 nothing is left to train.")
     return SweepPlan(
         folder, config, base, identity, backbone.digest, backbone.channels, cells, tuple(frozen_runs(base))
     )

@@ -8,10 +8,10 @@ import numpy as np
 
 from xaitune._files import read_json
 from xaitune.config.settings import TrainConfig
-from xaitune.training.folder import CONFIG, is_finished, run_name
+from xaitune.training.folder import CONFIG, RESULT, is_finished, is_stopped, run_name
 from xaitune.training.run import read_history, stop_run
 
-TRIAL_EPOCHS = 3  # of fine-tuning, after which the rates are compared
+TRIAL_EPOCHS = 3  # of fine-tuning at the full rate, after which the rates are compared
 
 
 def cells_of(runs: Sequence[TrainConfig]) -> list[list[TrainConfig]]:
@@ -26,23 +26,23 @@ def runs_to_do(cell: Sequence[TrainConfig], folder: Path | None) -> list[tuple[T
     """The runs of one cell that can be trained now, each with the number of epochs after which it pauses, or None.
 
     As long as the cell has to choose its learning rate, these are the trials of its first seed, which pause after
-    TRIAL_EPOCHS; then its missing runs at the chosen rate. Reads the sweep's `folder`, None for a new sweep, and writes
+    `trial_epochs`; then its missing runs at the chosen rate. Reads the sweep's `folder`, None for a new sweep, and writes
     nothing.
     """
     first = _first_seed(cell)
     chosen = first[0].rate if len(first) == 1 else chosen_rate(cell, folder)
     if chosen is None:
-        return [(run, TRIAL_EPOCHS) for run in first if trial_score(run, folder) is None]
+        return [(run, trial_epochs(run)) for run in first if trial_score(run, folder) is None]
     return [(run, None) for run in cell if run.rate == chosen and not has_ended(run, folder)]
 
 
 def expected_runs(cell: Sequence[TrainConfig], folder: Path | None) -> list[TrainConfig]:
-    """The runs of a cell that are still to be trained, for an estimate: those of rates not chosen have TRIAL_EPOCHS."""
+    """The runs of a cell that are still to be trained, for an estimate: those of rates not chosen as short as trials."""
     due = runs_to_do(cell, folder)
     trials = [run for run, pause in due if pause]
     if not trials:
         return [run for run, _ in due]
-    short = [dataclasses.replace(run, epochs=min(TRIAL_EPOCHS, run.epochs), warmup_epochs=0) for run in trials[1:]]
+    short = [dataclasses.replace(run, epochs=min(trial_epochs(run), run.epochs), warmup_epochs=0) for run in trials[1:]]
     return short + [run for run in cell if run.rate == cell[0].rate]
 
 
@@ -63,24 +63,29 @@ def stop_others(cell: Sequence[TrainConfig], folder: Path) -> None:
 
 
 def trial_score(run: TrainConfig, folder: Path | None) -> float | None:
-    """The best validation score of a run's first TRIAL_EPOCHS epochs of fine-tuning; None before it has done them.
+    """The best validation score of a run's trial, its first `trial_epochs`; None before it has done them.
 
-    Minus infinity for a run that diverged in them.
+    Minus infinity for a run that has diverged.
     """
     path = run_folder(run, folder)
     if path is None or not (path / "history.csv").is_file():
         return None
+    if is_finished(path) and read_json(path / RESULT)["state"] == "diverged":
+        return -np.inf
     rows = read_history(path)
-    rows = rows[rows["stage"] == "fine-tune"]
-    scores = rows[f"val_{run.metric}"][np.isfinite(rows["val_loss"])].head(TRIAL_EPOCHS)
-    finite = len(scores) == min(TRIAL_EPOCHS, len(rows))
-    return float(scores.max()) if finite and len(scores) else -np.inf
+    scores = rows[rows["stage"] == "fine-tune"][f"val_{run.metric}"].head(trial_epochs(run))
+    return float(scores.max()) if len(scores) else -np.inf
+
+
+def trial_epochs(run: TrainConfig) -> int:
+    """How many epochs of fine-tuning a trial has: TRIAL_EPOCHS at the full rate."""
+    return run.warmup_epochs + TRIAL_EPOCHS
 
 
 def has_ended(run: TrainConfig, folder: Path | None) -> bool:
-    """Whether a run has ended in a sweep's folder."""
+    """Whether a run has ended in a sweep's folder, other than by `stop_others`."""
     path = run_folder(run, folder)
-    return path is not None and is_finished(path)
+    return path is not None and is_finished(path) and not is_stopped(path)
 
 
 def run_folder(run: TrainConfig, folder: Path | None) -> Path | None:

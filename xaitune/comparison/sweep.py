@@ -1,6 +1,7 @@
 """The sweep: an engine trains the missing runs of the grid, and a table compares all of them."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from xaitune.training.folder import RESULT, locked, start_folder
 # `progress` counts these shares of the estimated cost and not runs, since runs of different depths take very different
 # times.
 SHARES = 1000
+VISIBLE_SECONDS = 60
 FEATURES = "frozen features"  # name of the task that computes them
 
 
@@ -95,9 +97,8 @@ def run_sweep(
         if notes and plan.done:
             notes(f"{plan.done} of {plan.total} runs are already finished.")
         if plan.folds:
-            return _run_folds(
-                plan, cache_dir=cache_dir, cache_gb=cache_gb, progress=progress, run_progress=run_progress
-            )
+            options = {"cache_dir": cache_dir, "cache_gb": cache_gb, "run_progress": run_progress, "notes": notes}
+            return _run_folds(plan, progress, **options)
         monitor = _Monitor(plan, data, progress, run_progress)
         queue = _Queue(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor)
         if plan.expected:
@@ -105,7 +106,7 @@ def run_sweep(
             monitor.finish()
         failures = monitor.failures
         write_json(folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
-    if failures and not list(folder.glob(f"*/{RESULT}")):
+    if failures and not list(folder.glob(f"freeze*/{RESULT}")):
         first, error = next(iter(failures.items()))
         raise RunError(f"No run of the sweep finished. {first}: {error}")
     table = load_sweep(folder)
@@ -113,12 +114,18 @@ def run_sweep(
     if notes and len(precisions) > 1:
         mixed = " and ".join(sorted(precisions))
         notes(f"The runs were computed in different precisions ({mixed}). Set --precision if your machines differ.")
+    if notes and table.runs["clipping"].nunique() > 1:
+        notes(
+            "Some runs were trained by an earlier version, which clipped the gradient of all blocks together. "
+            "Start a new sweep with another --name to compare like with like."
+        )
     write_csv(folder / "sweep.csv", table.to_dataframe())
     return table
 
 
 def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> SweepTable:
     """Sweep on one fold after another; the table of all."""
+    failures: dict[str, str] = {}
     for number, (data, part) in enumerate(plan.folds):
         shown = None
         if progress:
@@ -128,7 +135,9 @@ def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> Sw
                 progress(SHARES * number + SHARES * done // max(total, 1), SHARES * len(plan.folds), text)
 
         run_sweep(part, data, progress=shown, **options)
-    write_json(plan.folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": {}})
+        own = read_json(part.folder / "sweep.json")["failures"]
+        failures |= {f"{part.folder.name}/{name}": error for name, error in own.items()}
+    write_json(plan.folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
     table = load_sweep(plan.folder)
     write_csv(plan.folder / "sweep.csv", table.to_dataframe())
     return table
@@ -159,6 +168,8 @@ class _Queue:
     def on_end(self, task: Task, end: End) -> list[Task]:
         """Record the end of a task, and return the tasks that can be done now."""
         self.monitor.on_end(task, end)
+        if task.is_run and end.state != "failed":
+            _wait_for(Path(task.runs_dir) / task.name / (RESULT if end.state != "paused" else "history.csv"))
         if not task.is_run:
             heads = [self._task(run, None) for run in self.plan.frozen if not has_ended(run, self.plan.folder)]
             return heads + [new for cell in self.plan.cells for new in self._due(cell)]
@@ -175,6 +186,13 @@ class _Queue:
 
     def _task(self, run: TrainConfig, pause: int | None) -> Task:
         return dataclasses.replace(self.features, name=self.plan.run_name(run), train=run, depths=(), pause=pause)
+
+
+def _wait_for(file: Path) -> None:
+    """Wait until a file that another machine has written can be seen here; a network file system may need seconds."""
+    end = time.monotonic() + VISIBLE_SECONDS
+    while not file.is_file() and time.monotonic() < end:
+        time.sleep(0.5)
 
 
 class _Monitor:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from xaitune._files import read_json
 from xaitune._names import duration, metric_name
-from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name, head_table
+from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name
 from xaitune.comparison.folds import pool_folds, test_rows
 from xaitune.comparison.verdict import MARGIN
 from xaitune.config.choices import OPTIMIZERS
@@ -56,7 +56,10 @@ class SweepTable:
         return self.heads.loc[self.heads["validation"].idxmax()] if len(self.heads) else None
 
     def frozen_sentence(self) -> str:
-        """Whether any block needs training, in a sentence; '' in a sweep without linear heads on frozen features."""
+        """Whether any block needs training, in a sentence; '' in a sweep without linear heads on frozen features.
+
+        None does if the head is within MARGIN of every complete cell; training pays if it is worse than the best cell.
+        """
         head = self.best_head
         if head is None:
             return ""
@@ -183,7 +186,7 @@ def load_sweep(path: str | Path) -> SweepTable:
     runs = [run for run in every if not is_linear(run.config)]
     linear = [run for run in every if is_linear(run.config) and run.state == "finished"]
     finished = [r for r in runs if r.state == "finished"]
-    if not finished and runs:
+    if not finished and runs and all(run.state == "diverged" for run in runs):
         raise RunError(f"All {len(runs)} runs in {folder} diverged. Sweep again with a lower --learning-rate.")
     if not finished:
         raise RunError(f"{folder} has no finished run yet. Run 'xaitune sweep-freeze' again to continue.")
@@ -193,7 +196,7 @@ def load_sweep(path: str | Path) -> SweepTable:
     failures = read_json(folder / "sweep.json")["failures"] if (folder / "sweep.json").is_file() else {}
     failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
     test = _test_arrays([*finished, *linear])
-    cells = cell_table(table, test, metric)
+    cells, heads = cell_table(table, [_head_row(run) for run in linear], test, metric)
     return SweepTable(
         path=folder,
         metric=metric,
@@ -204,7 +207,7 @@ def load_sweep(path: str | Path) -> SweepTable:
         weights=identity["weights"],
         groups=len(np.unique(test.groups)),
         images=len(test.true),
-        heads=head_table([_head_row(run) for run in linear], cells, table, test, metric),
+        heads=heads,
     )
 
 
@@ -218,20 +221,26 @@ def _load_folds(folder: Path, identity: dict[str, Any]) -> SweepTable:
     if not pooled.runs:
         raise RunError(f"{folder} has no cell that is finished in every fold. Run 'xaitune sweep-freeze' again.")
     table = pd.DataFrame(pooled.runs)
-    cells = cell_table(table, pooled.test, metric)
+    cells, heads = cell_table(table, pooled.heads, pooled.test, metric)
     return SweepTable(
         path=folder,
         metric=metric,
-        runs=table,
+        runs=pd.concat([table, *(_not_finished(fold) for fold in folds)], ignore_index=True),
         cells=cells,
         class_names=folds[0].class_names,
         fingerprint=identity["fingerprint"],
         weights=identity["weights"],
         groups=len(np.unique(pooled.test.groups)),
         images=len(pooled.test.groups),
-        heads=head_table(pooled.heads, cells, table, pooled.test, metric),
+        heads=heads,
         parts=pooled.parts,
     )
+
+
+def _not_finished(fold: SweepTable) -> pd.DataFrame:
+    """The runs of a fold that failed or diverged, with the fold in their names."""
+    runs = fold.runs[~fold.runs["state"].isin(["finished", "stopped"])]
+    return runs.assign(name=[f"{fold.path.name}/{name}" for name in runs["name"]])
 
 
 def _row(run: Any) -> dict[str, Any]:
@@ -250,6 +259,7 @@ def _row(run: Any) -> dict[str, Any]:
         "seconds": float(run.history["seconds"].sum()),
         "learning_rate": run.config.rate,
         "precision": run.metadata["precision"],
+        "clipping": run.metadata.get("clipping", "all variables together"),
     }
 
 

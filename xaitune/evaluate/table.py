@@ -17,7 +17,7 @@ from xaitune._progress import Progress
 from xaitune.data.resize import map_to_image, resize_mask
 from xaitune.errors import InputError
 from xaitune.evaluate.road import fill_linear
-from xaitune.explain.cam import CamMapper
+from xaitune.explain.cam import cam_mapper
 from xaitune.explain.classifier import Classifier, open_classifier
 from xaitune.explain.gradcam import BlockMapper, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps, unit_view
@@ -178,11 +178,11 @@ class ModelScores:
     def __init__(self, classifier: Classifier, explanation: Explanation, steps: int) -> None:
         self.size, self.steps = classifier.image_size, steps
         self.predict, self.rng = Probabilities(classifier), np.random.default_rng(0)
-        self.mapper: CamMapper | BlockMapper | None = None
+        self.mapper: Any = None
         if isinstance(explanation, BlockHeatmaps):  # superpixels would cost thousands of calls per image
             model, _ = model_for_maps(classifier.model, explanation.precision)
             cam = explanation.method == "cam"
-            self.mapper = CamMapper(model) if cam else BlockMapper(model, explanation.blocks, explanation.rule)
+            self.mapper = cam_mapper(model) if cam else BlockMapper(model, explanation.blocks, explanation.rule)
 
     def __call__(self, images: np.ndarray, maps: np.ndarray, classes: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
         areas = evaluate.deletion_insertion(self.predict, images, maps, classes, steps=self.steps, fill=FILL)
@@ -196,9 +196,7 @@ class ModelScores:
             calls += 2 * len(images)
         return scores, calls
 
-    def _stability(
-        self, mapper: CamMapper | BlockMapper, images: np.ndarray, maps: np.ndarray, classes: np.ndarray
-    ) -> np.ndarray:
+    def _stability(self, mapper: Any, images: np.ndarray, maps: np.ndarray, classes: np.ndarray) -> np.ndarray:
         def explain_changed(changed: np.ndarray) -> np.ndarray:
             return unit_maps(mapper(changed, classes)[0], self.size)
 

@@ -39,7 +39,7 @@ def verdict_section(
     check: AdviceCheck | None,
     run: dict,
 ) -> dict[str, Any]:
-    """The verdict as the page shows it: tone, headline, sentence, what to do (text and command), and its picture."""
+    """The verdict as the page shows it: tone, headline, what to do (text and command), paragraphs, and picture."""
     if check is not None:
         return checked_section(check, sweep)
     todo: list[tuple[str, str]] = []
@@ -64,7 +64,7 @@ def verdict_section(
         todo.append(("Make the advice that the sweep can check:", "xaitune advise"))
     else:
         todo.append(("Check the advice against the sweep:", "xaitune check-advice"))
-    shown = {"tone": "open", "headline": headline, "sentence": sentence, "todo": todo}
+    shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence)], "todo": todo}
     return shown | {"picture": None, "mcnemar": None}
 
 
@@ -82,7 +82,7 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
         tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or {rival} is better."
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
-            text = f"Until then train the cell that is best on validation, {best['name']}:"
+            text = f"For now, train the cell that is best on validation, {best['name']}:"
             todo.append((text, _cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
         text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
@@ -97,7 +97,7 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
     )
     if not d.reliable:
         caption += f" Not reliable: only {d.few}."
-    shown = {"tone": tone, "headline": headline, "sentence": check.sentence(), "todo": todo}
+    shown = {"tone": tone, "headline": headline, "paragraphs": check.paragraphs, "todo": todo}
     names = {"advised": advised, "rival": rival, "rows": check.mcnemar}
     return shown | {"picture": picture(ax, alt, caption), "mcnemar": names if check.mcnemar else None}
 

@@ -128,6 +128,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     heads = [_head_row(head) for _, head in sweep.heads.iterrows()]
     return {
         "heads": heads,
+        "folds": len(next(iter(sweep.parts.values()), ())),
         "frozen": sweep.frozen_sentence() if best is not None else "",
         "metric": metric_name(sweep.metric),
         "basis": f"{plural(sweep.images, 'test image')} in {plural(sweep.groups, 'group')}",
@@ -198,11 +199,12 @@ def _flat(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, between.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _rates_option(sweep: SweepTable) -> str:
-    rates = read_or_empty(sweep.path / "sweep.json").get("grid", {}).get("learning_rates")
-    if not rates:
-        return ""
-    return f" --learning-rates {rates if rates == 'own' else ','.join(f'{rate:g}' for rate in rates)}"
+def _grid_options(sweep: SweepTable) -> str:
+    """The other options of the sweep's command."""
+    grid = read_or_empty(sweep.path / "sweep.json").get("grid", {})
+    rates, folds = grid.get("learning_rates"), grid.get("folds")
+    shown = rates if rates == "own" else ",".join(f"{rate:g}" for rate in rates or ())
+    return (f" --learning-rates {shown}" if rates else "") + (f" --folds {folds}" if folds else "")
 
 
 def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, Any]) -> dict[str, Any]:
@@ -213,14 +215,15 @@ def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict
             train_command(result.config.freeze_through, result.config.optimizer) + f" --seed {result.config.seed}"
         ]
     else:
-        config = read_or_empty(result.path / run["name"] / "config.json") if run["name"] else {}
+        place = result.path / result.parts.get(run["name"], (run["name"],))[0]
+        config = read_or_empty(place / "config.json") if run["name"] else {}
         train, data, commands = config.get("train", {}), config.get("data", {}), []
     if sweep is not None:
         runs = _all_runs(sweep)
         depths, names = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
         commands.append(
             f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(names)} "
-            f"--seeds {runs['seed'].nunique()}" + _rates_option(sweep)
+            f"--seeds {runs['seed'].nunique()}" + _grid_options(sweep)
         )
     made = {"fingerprint": result.fingerprint, **run["metadata"]}
     of = f" (of {run['name']})" if run["name"] else ""

@@ -100,6 +100,11 @@ class PairedScores:
         self.models[name] = _Resampled(np.array(each), drawn, (predicted == true).mean(axis=0))
         self._typical_seed_variance = None
 
+    def remove(self, name: Any) -> None:
+        """Take a model out, so that no other is compared with it."""
+        del self.models[name]
+        self._typical_seed_variance = None
+
     def difference(self, a: Any, b: Any, level: float = 0.95) -> Difference:
         """Score of a minus score of b, with its interval for this one pair."""
         resampling.check_level(level)

@@ -10,6 +10,7 @@ from scipy.stats import binomtest, norm
 from xaitune.errors import InputError
 from xaitune.stats import resampling
 
+FEWEST = 5  # independent groups that an interval is widened for, however uneven the groups are
 _ROUNDING = 1e-9  # scores closer than this count as equal
 
 
@@ -109,7 +110,9 @@ def bootstrap_interval(
     drawn = resampling.resampled(true, predicted, groups, resampling.bootstrap_weights(count, draws, seed), metric)
     few = resampling.too_few(true, (predicted != true).any(axis=0), groups, metric)
     left_out = resampling.left_out(true, predicted, groups, metric)
-    uneven = resampling.degrees_of_freedom(groups) + 1, resampling.variance_factor(groups)
+    # The degrees of freedom assume that a group's images are fully alike; one large group must not leave none of them.
+    independent = max(resampling.degrees_of_freedom(groups) + 1, min(resampling.effective_groups(groups), FEWEST))
+    uneven = independent, resampling.variance_factor(groups)
     low, high = _bounds(drawn, value, left_out, level, *uneven)
     return Interval(float(value), low, high, count, len(true), few)
 

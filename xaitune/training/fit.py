@@ -22,6 +22,7 @@ from xaitune.training.schedule import block_factors, epoch_rates, variable_parts
 CLIP_NORM = (
     3.0  # of the gradient of each block and of the head: without batch normalisation one bad batch could ruin it
 )
+CLIPPING = "each block"  # recorded with a run: before, one norm over all variables was clipped
 PREDICT_BATCH = 64
 STAGES = ("head", "fine-tune", "final")
 

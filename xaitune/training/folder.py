@@ -57,8 +57,8 @@ def run_name(config: TrainConfig, *, with_rate: bool = False) -> str:
 
 
 def is_linear(config: TrainConfig) -> bool:
-    """Whether a run is a linear head on frozen features, which is fitted at once."""
-    return config.head == "blocks" and config.freeze_through == 5
+    """Whether a run is a linear head on frozen features, which is fitted at once, and nothing else is trained."""
+    return config.head == "blocks" and config.freeze_through == 5 and not config.final_epochs
 
 
 def run_identity(config: TrainConfig, data_config: DataConfig, fingerprint: str, weights: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def identity_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Where two identities differ, such as 'epochs 20 -> 5, seed 0 -> 1'; '' if they are equal."""
     defaults = later_defaults(TrainConfig)
     old, new = defaults | old, defaults | new
-    return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in new if old.get(k) != new[k])
+    return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k))
 
 
 def choose_folder(
@@ -141,6 +141,11 @@ def start_folder(path: Path, kind: str, contents: dict[str, Any], *, overwrite: 
 def is_finished(path: Path) -> bool:
     """Whether a run folder's run has ended (finished, diverged or stopped)."""
     return (path / RESULT).is_file()
+
+
+def is_stopped(path: Path) -> bool:
+    """Whether a run has ended because a sweep chose another learning rate."""
+    return is_finished(path) and read_json(path / RESULT)["state"] == "stopped"
 
 
 def find_runs(runs_dir: str | Path, fingerprint: str | None = None) -> list[Path]:

@@ -38,7 +38,10 @@ def trained_head(
     it takes), 'penalty' and 'score' (see `LinearHead`). The head 'blocks' is fitted in closed form; the others are
     trained by Adam for `head_epochs` epochs at the rate of `head_rate`. `report` is called with a text after each epoch.
     """
-    key = json.dumps(identity_of(config, "head") | {"data": data.fingerprint}, sort_keys=True)
+    about = identity_of(config, "head") | {"data": data.fingerprint}
+    if config.head == "blocks":  # nothing about it is random, and the metric chooses its penalty
+        about |= {"metric": config.metric, "seed": 0}
+    key = json.dumps(about, sort_keys=True)
     entry = cache.entry(model, data, precision)
     file = entry / f"head-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     entry.mkdir(parents=True, exist_ok=True)
@@ -106,6 +109,15 @@ def _fit_head(
     layers = {"standardise": [head.mean, head.variance, np.zeros((), np.int32)], "logits": [head.kernel, head.bias]}
     about = {"blocks": list(blocks), "penalty": head.penalty, "score": head.score}
     return {"weights": layers, "history": [row], **about}
+
+
+def set_head(model: keras.Model, head: dict[str, Any]) -> None:
+    """Give a model the weights of a head from `trained_head`."""
+    for name, arrays in head["weights"].items():
+        layer = model.get_layer(name)
+        layer.set_weights(arrays)
+        if hasattr(layer, "finalize_state"):  # Normalization computes with values derived from its weights
+            layer.finalize_state()
 
 
 def block5_features(model: keras.Model, data: ImageData, precision: str, cache: FeatureCache) -> np.ndarray:

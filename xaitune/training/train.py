@@ -26,18 +26,19 @@ from xaitune.training.augment import Augmenter, View
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.cut import cut_output, pooled_columns, suffix_model
 from xaitune.training.features import FeatureCache
-from xaitune.training.fit import PREDICT_BATCH, STAGES, Fit, logits_of
+from xaitune.training.fit import CLIPPING, PREDICT_BATCH, STAGES, Fit, logits_of
 from xaitune.training.folder import (
     RESULT,
     choose_folder,
     is_finished,
     is_linear,
+    is_stopped,
     locked,
     run_identity,
     run_name,
     start_folder,
 )
-from xaitune.training.head import block5_features, trained_head
+from xaitune.training.head import block5_features, set_head, trained_head
 from xaitune.training.inputs import AugmentedImages, AugmentedViews, ImagesOnDisk, all_images
 from xaitune.training.run import Run, load_run, prediction_table
 from xaitune.training.schedule import cuts_rate
@@ -110,6 +111,8 @@ def train_until(
             "identity": identity,
         }
         start_folder(folder, "run", contents, overwrite=overwrite)
+        if is_stopped(folder):  # it was not chosen then; now it is
+            (folder / RESULT).unlink()
         if is_finished(folder):
             if notes:
                 notes(f"{folder} is finished already; it is not trained again.")
@@ -200,10 +203,7 @@ class _Training:
             features = block5_features(self.model, self.data, self.precision, self.cache)
             self.head_inputs = features[:, pooled_columns(self.backbone.channels, block)]
             self.model = self._build((block,))
-        for layer, arrays in head["weights"].items():
-            self.model.get_layer(layer).set_weights(arrays)
-            if layer == "standardise":
-                self.model.get_layer(layer).finalize_state()
+        set_head(self.model, head)
         self.history += head["history"]
         if self.history:  # the head alone is a candidate like any epoch after it
             self.score = self.history[-1][f"val_{self.config.metric}"]
@@ -229,7 +229,7 @@ class _Training:
     def _stages(self) -> list[_Stage]:
         config = self.config
         stages = [_Stage("fine-tune", config.epochs, config.freeze_through, config.rate)]
-        if is_linear(config):
+        if config.head == "blocks" and config.freeze_through == 5:
             stages = []  # the head has been fitted, and nothing else is trained
         if config.final_epochs:
             stages.append(_Stage("final", config.final_epochs, 0, config.rate / FINAL_RATE_DIVISOR))
@@ -385,6 +385,7 @@ class _Training:
             "weights": self.config.weights,
             "weights_digest": self.backbone.digest,
             "preprocessing": self.backbone.preprocessing,
+            "clipping": CLIPPING,
             "skipped": [list(s) for s in self.data.skipped],
             "git_commit": _machine.git_commit(),
             "ended": _machine.now(),
