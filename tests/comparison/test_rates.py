@@ -21,7 +21,8 @@ from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import load_sweep
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.training.folder import RESULT, run_name
-from xaitune.training.run import load_run
+from xaitune.training.run import load_run, stop_run
+from xaitune.training.train import train_model
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=8, precision="float32")
 (CELL,) = cells_of(grid_runs(SweepConfig(freeze_through="4", optimizers="nag", seeds=2), BASE))
@@ -79,11 +80,29 @@ def test_first_the_trials_then_the_chosen_rate(tmp_path):
 )
 def test_the_choice(tmp_path, low, high, chosen):
     write(tmp_path, LOW, low, "finished")
-    path = write(tmp_path, HIGH, high, "diverged")
-    if high[-1] != high[-1]:
-        table = pd.read_csv(path / "history.csv").assign(val_loss=[1.0, float("nan")])
-        _files.write_csv(path / "history.csv", table)
+    write(tmp_path, HIGH, high, "diverged" if high[-1] != high[-1] else "finished")
     assert chosen_rate(CELL, tmp_path) == chosen
+
+
+def test_a_stopped_rate_that_is_wanted_after_all_is_trained(demo, tmp_path):
+    """A grid at the rate that a sweep has stopped: its run is not taken for finished."""
+    write(tmp_path, LOW, [0.5, 0.6, 0.4], "stopped")
+    write(tmp_path, HIGH, [0.3, 0.7, 0.2], "finished")
+    alone = [run for run in CELL if run.rate == LOW.rate]
+    assert [run.seed for run, _ in runs_to_do(alone, tmp_path)] == [0, 1]
+    assert count_done(alone, tmp_path) == 0
+    write(tmp_path, HIGH, [0.3, 0.7, 0.2], "diverged")  # the chosen one diverged later: the other one is next
+    assert [(run.rate, run.seed) for run, _ in runs_to_do(CELL, tmp_path)] == [(1e-3, 0), (1e-3, 1)]
+    config = dataclasses.replace(LOW, epochs=1)
+    first = train_model(demo, config, name="again", runs_dir=tmp_path)
+    stop_run(first.path)
+    assert load_run(first.path).state == "stopped"
+    assert train_model(demo, config, name="again", runs_dir=tmp_path).state == "finished"
+
+
+def test_a_trial_waits_for_the_warm_up():
+    warm = [dataclasses.replace(run, warmup_epochs=2) for run in CELL]
+    assert [pause for _, pause in runs_to_do(warm, None)] == [TRIAL_EPOCHS + 2] * 2
 
 
 def test_the_tasks_of_a_seed_come_before_those_of_the_next():

@@ -365,8 +365,8 @@ def test_the_grid_of_several_rates_and_its_missing_runs(tmp_path):
     grid = grid_runs(several, base)
     assert [(c.freeze_through, c.learning_rate) for c in grid] == [(4, 1e-2), (4, 1e-3), (3, 1e-2), (3, 1e-3)]
     assert [runs.run_name(c, with_rate=True) for c in grid][-1] == "freeze3-nag-lr0.001-seed0"
-    # A sweep without learning_rates has no rate in its run names; its runs at one of these rates are not missing.
-    plain = dataclasses.replace(several, learning_rates=None)
+    # A sweep at one rate has none in its run names; its runs at one of these rates are not missing.
+    plain = dataclasses.replace(several, learning_rates="own")
     assert grid_runs(plain, BASE)[0] == dataclasses.replace(BASE, freeze_through=4, optimizer="nag", seed=0)
     write_sweep(tmp_path / "a", {(3, "nag"): (1, [TRUE], 1.0)})  # at nag's own 1e-3
     left = [(c.freeze_through, c.rate) for c in missing(tmp_path / "a", several, base)]
@@ -422,7 +422,7 @@ def test_best_run_is_the_best_seed_of_the_best_cell(table):
 
 
 def test_grid_order():
-    grid = grid_runs(SweepConfig(freeze_through=(1, 5), optimizers=("sgd", "nag"), seeds=2), BASE)
+    grid = grid_runs(SweepConfig(freeze_through=(1, 5), optimizers=("sgd", "nag"), seeds=2, learning_rates="own"), BASE)
     first = [(c.seed, c.freeze_through, c.optimizer) for c in grid[:4]]
     assert first == [(0, 5, "sgd"), (0, 5, "nag"), (0, 1, "sgd"), (0, 1, "nag")]
     assert len(grid) == 8

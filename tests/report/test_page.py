@@ -322,7 +322,7 @@ def test_class_intervals_never_claim_certainty():
     ],
 )
 def test_other_verdicts(verdict, headline, command):
-    shown = checked_section(make_check(verdict))
+    shown = checked_section(make_check(verdict), None)
     assert headline in shown["headline"]
     assert any(command in c for _, c in shown["todo"])
     assert shown["tone"] == {"contradicted": "bad", "cannot tell": "open"}[verdict]
@@ -382,6 +382,7 @@ def test_the_learning_rate_that_a_cell_kept(tmp_path):
         history().to_csv(sweep.path / name / "history.csv", index=False)
     runs.loc[runs["learning_rate"] == 0.01, "validation"] = 0.99  # of one seed alone it would be the best
     cells = sweep.cells.assign(learning_rate=0.001, rates=2)
+    (sweep.path / "sweep.json").write_text(json.dumps({"grid": {"learning_rates": [0.001, 0.01]}}))
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells), check=make_check())
     assert page.texts.count("learning rate 0.001, best of 2") == 10
     assert "Class by class: freeze3-nag-lr0.001-seed1" in page.texts

@@ -259,11 +259,21 @@ def test_the_interval_covers_the_true_accuracy_when_groups_share_their_difficult
 
 
 def test_the_committed_simulation_confirms_the_coverage():
-    """Where the intervals call themselves reliable, 93 to 97 % of them contain the truth."""
+    """Where intervals call themselves reliable, about 95 % of them contain the truth, and more for differences.
+
+    Also where the groups are of very different sizes. At most 4 % of the verdicts are false, in every case.
+    """
     table = pd.read_csv(COVERAGE.parent / "results" / "coverage.csv")
-    reliable = table[table["reliable"] > 0.9]
-    assert len(reliable) > 40
-    assert reliable["holds it"].between(0.93, 0.97).all()
+    reliable = table[table["reliable"] > 0.8]
+    assert len(reliable) > 60
+    assert {"1", "1-9", "lognormal"} <= set(reliable["images a group"])
+    held = reliable["holds it where reliable"]
+    assert held[reliable["of"] == "score"].between(0.93, 0.98).all()
+    assert held[reliable["of"] == "difference"].between(0.93, 0.995).all()
+    verdicts = pd.read_csv(COVERAGE.parent / "results" / "verdicts.csv")
+    assert len(verdicts) == 36
+    assert verdicts[["falsely confirmed", "falsely contradicted"]].max().max() <= 0.04
+    assert verdicts[["falsely confirmed before", "falsely contradicted before"]].max().min() > 0.25
 
 
 @pytest.mark.parametrize(("classes", "images", "groups"), [("3 even", "1-9", 40), ("6 uneven", "1-9", 160)])
