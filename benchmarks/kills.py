@@ -49,8 +49,9 @@ def command(name: str, data: Path, *options: str) -> list[str]:
 
 
 def names(args: argparse.Namespace) -> set[str]:
-    """The names of the sweep's runs."""
-    return {f"freeze{k}-{o}-seed0" for k in args.depths.split(",") for o in args.optimizers.split(",")}
+    """The names of the sweep's runs, and of the linear heads on frozen features."""
+    cells = {f"freeze{k}-{o}-seed0" for k in args.depths.split(",") for o in args.optimizers.split(",")}
+    return cells | {"frozen-all-blocks", "frozen-best-block"}
 
 
 # ---- what a sweep leaves on disk

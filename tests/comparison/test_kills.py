@@ -20,5 +20,10 @@ def test_a_worker_and_the_parent_killed_at_random_moments(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["kind"] for row in rows] == ["worker", "parent"]
     for row in rows:
-        assert (row["hit"], row["each once"], row["equal"], row["trained twice"]) == ("True", "True", "2", "0")
+        assert (row["hit"], row["each once"], row["equal"], row["trained twice"]) == (
+            "True",
+            "True",
+            "4",
+            "0",
+        )  # two cells and two linear heads
     assert rows[1]["status"] == "-9"

@@ -121,7 +121,7 @@ sweep_freeze(data, train=train, runs_dir={str(tmp_path)!r}, cache_dir={str(cache
         parent.kill()
     assert workers, parent.stderr.read().decode()
     wait_for(lambda: not any(alive(pid) for pid in workers), seconds=20)
-    assert len(list(tmp_path.glob("sweep/*/result.json"))) < 2
+    assert len(list(tmp_path.glob("sweep/freeze*/result.json"))) < 2
     table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
     assert tuple(table.runs["name"]) == NAMES
     assert results(table.path) == undisturbed

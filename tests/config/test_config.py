@@ -163,7 +163,11 @@ def test_data_config_refuses(field, value, says):
         ("optimizers", [], "optimizers must be at least one optimizer. Received: optimizers=[]."),
         ("seeds", 0, "seeds must be a whole number of at least 1. Received: seeds=0."),
         ("engine", "locale", "engine must be one of local, ray. Received: engine='locale'. Did you mean 'local'?"),
-        ("learning_rates", "", "learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3. Received: learn"),
+        (
+            "learning_rates",
+            "",
+            "learning_rates must be rates above 0, at most 10, such as 1e-2,1e-3, or own. Received: learn",
+        ),
         ("learning_rates", [1e-3, 0], "Received: learning_rates=[0.001, 0]."),
         ("learning_rates", "fast", "Received: learning_rates='fast'."),
         ("learning_rates", [None], "Received: learning_rates=[None]."),
@@ -297,8 +301,8 @@ def test_a_folder_with_the_name_of_weights_does_not_take_their_place(tmp_path, w
         ("[data]\ngroups = 3\n", "[data]: groups must be"),
         ("[sweep]\noptimizers = 3\n", "[sweep]: optimizers must be"),
         ("[sweep]\noptimizers = [3]\n", "[sweep]: optimizers must be"),
-        ("[train]\nhead = [1]\n", "[train]: head must be one of gap, fc."),
-        ("[train]\nhead = {a = 1}\n", "[train]: head must be one of gap, fc."),
+        ("[train]\nhead = [1]\n", "[train]: head must be one of gap, fc, blocks."),
+        ("[train]\nhead = {a = 1}\n", "[train]: head must be one of gap, fc, blocks."),
     ],
 )
 def test_wrong_file(tmp_path, content, says):

@@ -145,7 +145,9 @@ def test_cam_sums_to_the_logit(model, images):
 
 def test_cam_needs_a_gap_head(images):
     fc = build_vgg16(3, image_size=(32, 48), weights="slim", head="fc")
-    with pytest.raises(ModelError, match=r"has no GAP head .* Train with --head gap, or use --method gradcam\."):
+    with pytest.raises(
+        ModelError, match=r"has no GAP head .* Train with --head gap or --head blocks, or use --method gradcam\."
+    ):
         class_activation_map(fc, images)
     assert gradcam_blocks(fc, images[:1], blocks="1-2").blocks == (1, 2)  # Grad-CAM works on both
 

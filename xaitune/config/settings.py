@@ -305,13 +305,6 @@ class SweepConfig:
         panel="Comparison",
     )
     seeds: int = setting(3, Whole(1), "Random seeds per cell, numbered from 0.", panel="Comparison")
-    folds: int | None = setting(
-        None,
-        Whole(3, optional=True),
-        "Folds of a cross-validation over groups, in which every image is tested once: for data with few groups.",
-        panel="Comparison",
-        otherwise="one test split",
-    )
     engine: str = setting(
         "local",
         Choice(ENGINES),
@@ -350,6 +343,14 @@ class SweepConfig:
         panel="Engine",
         otherwise="0",
         engine="ray",
+    )
+
+    folds: int | None = setting(
+        None,
+        Whole(3, optional=True),
+        "Folds of a cross-validation over groups, in which every image is tested once: for data with few groups.",
+        panel="Comparison",
+        otherwise="one test split",
     )
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from xaitune.training.train import train_model
 TRAIN = TrainConfig(weights="slim", epochs=15)
 SWEEP = SweepConfig(seeds=1)
 # Percentage of the demo's run time that each step takes, in order, for one progress bar over all steps.
-STEPS = {"train": 8, "explain": 5, "advise": 15, "sweep": 67, "report": 5}
+STEPS = {"train": 6, "explain": 4, "advise": 12, "sweep": 74, "report": 4}
 
 
 class _StepProgress:
