@@ -1,6 +1,7 @@
 """Readable names of metrics and freezing depths, counts, durations and sizes."""
 
 import math
+from typing import Any
 
 METRIC_NAMES = {
     "f1_macro": "macro F1",
@@ -30,6 +31,35 @@ def plural(number: int, word: str) -> str:
     """
     ending = "" if number == 1 else "es" if word.endswith("s") else "s"
     return f"{number:,} {word}{ending}"
+
+
+def points(share: float) -> str:
+    """A difference of scores in points, to one decimal.
+
+    Examples:
+        >>> points(0.111), points(0.01)
+        ('11.1 points', '1.0 points')
+    """
+    return f"{share * 100:.1f} points"
+
+
+def gap_text(gap: Any, metric: str, other: str) -> str:
+    """A difference (`Difference`, or anything with difference, low and high) in words, with its interval.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> gap_text(SimpleNamespace(difference=-0.111, low=-0.225, high=0.002), "f1_macro", "Block 1")
+        '11.1 points of macro F1 below Block 1 [95 % interval: 22.5 below to 0.2 above]'
+    """
+
+    def side(value: float) -> str:
+        return "below" if value < 0 else "above"
+
+    interval = "no interval"
+    if math.isfinite(gap.low):
+        ends = [f"{abs(end) * 100:.1f} {side(end)}" for end in (gap.low, gap.high)]
+        interval = f"95 % interval: {ends[0]} to {ends[1]}"
+    return f"{points(abs(gap.difference))} of {metric_name(metric)} {side(gap.difference)} {other} [{interval}]"
 
 
 def frozen_name(through: int) -> str:

@@ -188,9 +188,10 @@ def test_confirmed(wide):
     assert first["p"] == pytest.approx(2 * 12 / 2**11)
     sentence = check.sentence()
     assert sentence.startswith(
-        "The sweep confirms the advice: no other depth beats freezing Block 1-3 (nag) by more than 1 point"
+        "The sweep confirms the advice to freeze Block 1-3 (nag): no other depth is more than 1 point"
     )
-    assert "against Block 1-4). Its difference from Block 1-4 (nag)" in sentence
+    assert "(by these figures Block 1-4 could be " in sentence
+    assert " above Block 1-4 (nag), the best of the others on validation [95 % interval: " in sentence
     assert "Measured on 3,000 test images in 1,000 groups, with 2 seeds." in sentence
 
 
@@ -200,7 +201,7 @@ def test_enough_is_the_cheapest_cell_shown_to_be_within_the_margin(wide, table):
     assert wide.cells.set_index("name")["lowest"]["freeze5-nag"] < -0.05
     assert check_advice(advice(3), wide).sentence().endswith("within 1 point of all the others is freeze4-nag.")
     assert table.enough is None
-    assert "none can be recommended for its cost." in check_advice(advice(3), table).sentence()
+    assert "no cheaper one can be recommended." in check_advice(advice(3), table).sentence()
 
 
 def test_contradicted(table):
@@ -335,7 +336,7 @@ def test_the_verdict_compares_the_best_rate_of_each_depth(rated):
     a, b = (np.stack([answers(TRUE, w) for w in wrong]) for wrong in ((20, 22), (9, 9)))
     assert check.difference == comparisons.paired_bootstrap(a, b, TRUE, GROUPS, "f1_macro")
     assert check.learning_rates == {3: 1e-5, 4: 1e-3}
-    assert "freezing Block 1-3 (nag at 1e-05) " in check.sentence()
+    assert "the advice to freeze Block 1-3 (nag at 1e-05)" in check.sentence()
     assert " Block 1-4 (nag at 0.001), the best of the others on validation" in check.sentence()
     save_check(check, rated.path)
     assert json.loads((rated.path / "check.json").read_text())["learning_rates"] == {"3": 1e-5, "4": 1e-3}

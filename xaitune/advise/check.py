@@ -86,29 +86,27 @@ class AdviceCheck:
 
     def _answer(self) -> str:
         """The verdict and the difference that it rests on."""
-        d, metric, margin = self.difference, _names.metric_name(self.metric), f"{self.margin * 100:g} point"
+        points, margin = (
+            f"{self.margin * 100:g} point",
+            f"{self.margin * 100:g} point of {_names.metric_name(self.metric)}",
+        )
         advised, rival = self._described(self.advised), self._described(self.rival)
-        known = math.isfinite(d.low)
-        interval = f"[{d.low * 100:+.1f}, {d.high * 100:+.1f}]" if known else "[no interval]"
-        points = f"{d.difference * 100:+.1f} points {interval}"
+        other = f"{rival}, the best of the others on validation"
+        score = f"It scored {_names.gap_text(self.difference, self.metric, other)}."
         depth, bound = self.lowest
-        lowest = f"the lowest bound over all depths is {bound * 100:+.1f} points, against {_names.frozen_name(depth)}"
+        possible = f"by these figures {_names.frozen_name(depth)} could be {_names.points(max(-bound, 0))} better"
         if not math.isfinite(bound):
-            lowest = "there are too few groups for such a bound"
+            possible = "there are too few groups to say how much better one could be"
         if self.verdict == "confirmed":
             return (
-                f"The sweep confirms the advice: no other depth beats freezing {advised} by more than {margin} of {metric} "
-                f"({lowest}). Its difference from {rival}, the best of the others on validation, is {points}."
+                f"The sweep confirms the advice to freeze {advised}: no other depth is more than {margin} better "
+                f"({possible}). {score}"
             )
         if self.verdict == "contradicted":
-            return (
-                f"The sweep contradicts the advice: freezing {advised} is worse than freezing {rival}, the best of the "
-                f"others on validation. The difference in {metric} is {points}."
-            )
+            return f"The sweep contradicts the advice to freeze {advised}. {score}"
         return (
-            f"The sweep cannot tell whether the advice is right: the difference in {metric} between freezing {advised} and "
-            f"{rival}, the best of the others on validation, is {points}. To confirm the advice, no other depth may beat it "
-            f"by more than {margin}, and {lowest}."
+            f"The sweep cannot tell whether the advice to freeze {advised} is right. {score} It would be confirmed if no other "
+            f"depth could be more than {points} better; {possible}."
         )
 
     def _basis(self) -> str:
@@ -120,10 +118,11 @@ class AdviceCheck:
         )
         parts = [text + (": this is about these trained models, not about other trainings." if d.seeds == 1 else ".")]
         if d.few:
-            parts.append(f"There is too little data to rely on the interval: only {d.few}.")
+            parts.append(f"Do not rely on the interval: there is too little data, only {d.few}.")
         if self.verdict == "cannot tell" and self.test_images_needed:
             parts.append(
-                f"If the depths were equal, it would take on the order of {self.test_images_needed:,} test images to show it."
+                f"If the depths are equal, it takes on the order of {self.test_images_needed:,} test images to show that within "
+                f"{self.margin * 100:g} point."
             )
         if not self.advice_made_first:
             parts.append("Note: the advice was made after the sweep began, so this is not a blind test.")
@@ -133,7 +132,7 @@ class AdviceCheck:
         """Which cell to take where training time matters."""
         margin = f"{self.margin * 100:g} point"
         if self.enough is None:
-            return f"No cell is shown to be within {margin} of all the others, so none can be recommended for its cost."
+            return f"No trained cell is shown to be within {margin} of all the others, so no cheaper one can be recommended."
         return f"The cheapest cell that is shown to be within {margin} of all the others is {self.enough['name']}."
 
     def _described(self, depth: int) -> str:

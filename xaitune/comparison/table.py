@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
-from xaitune._names import duration, metric_name
+from xaitune._names import duration, gap_text
 from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name
 from xaitune.comparison.folds import pool_folds, test_rows
 from xaitune.comparison.verdict import MARGIN
@@ -63,19 +64,18 @@ class SweepTable:
         head = self.best_head
         if head is None:
             return ""
-        low, high, metric = head["diff_low"] * 100, head["diff_high"] * 100, metric_name(self.metric)
-        interval = f"[{low:+.1f}, {high:+.1f}]" if np.isfinite(low) else "[no interval]"
         answer = {
             "confirmed": "No block needs training",
             "contradicted": "Training blocks pays",
-            "cannot tell": "Whether any block needs training cannot be told",
+            "cannot tell": "It is not known whether any block needs training",
         }[head["verdict"]]
+        other = f"the best cell, {self.best['name']}"
+        gap = SimpleNamespace(difference=head["difference"], low=head["diff_low"], high=head["diff_high"])
         text = (
             f"{answer}: a linear head on the frozen features of {head_name(head)}, fitted in "
-            f"{duration(max(head['seconds'], 1))}, differs from the best cell, {self.best['name']}, by "
-            f"{head['difference'] * 100:+.1f} points of {metric} {interval}"
+            f"{duration(max(head['seconds'], 1))}, scored {gap_text(gap, self.metric, other)}."
         )
-        return text + (f", too little data to rely on: only {head['diff_few']}." if head["diff_few"] else ".")
+        return text + (f" Do not rely on it: only {head['diff_few']}." if head["diff_few"] else "")
 
     def predictions(self, name: str) -> pd.DataFrame:
         """The predictions of the run `name`: file, group, split, true, predicted and a probability per class.

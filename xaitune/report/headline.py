@@ -82,7 +82,7 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
         tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or {rival} is better."
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
-            text = f"For now, train the cell that is best on validation, {best['name']}:"
+            text = f"For now, freeze {frozen_name(best['freeze_through'])} ({best['name']}, the best on validation):"
             todo.append((text, _cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
         text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
@@ -124,13 +124,9 @@ def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
         return
     seconds = duration_text(max(head["seconds"], 1))
     if head["verdict"] == "confirmed":
-        todo.insert(
-            0, (f"No block needs training. Fit a linear head on frozen features, in {seconds}:", head_command(head))
-        )
+        todo.insert(0, (f"No block needs training. Fit only a linear head, in {seconds}:", head_command(head)))
     else:
-        todo.append(
-            (f"Perhaps as good, and fitted in {seconds}: a linear head on frozen features:", head_command(head))
-        )
+        todo.append((f"Perhaps as good, in {seconds}: train only a linear head, and no block:", head_command(head)))
 
 
 def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:

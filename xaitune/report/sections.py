@@ -129,7 +129,6 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     return {
         "heads": heads,
         "folds": len(next(iter(sweep.parts.values()), ())),
-        "frozen": sweep.frozen_sentence() if best is not None else "",
         "metric": metric_name(sweep.metric),
         "basis": f"{plural(sweep.images, 'test image')} in {plural(sweep.groups, 'group')}",
         "few": _few(sweep),
