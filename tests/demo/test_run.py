@@ -46,7 +46,8 @@ def test_interrupted_then_completed_then_repeated(tmp_path):
     assert first["check"].verdict in ("confirmed", "contradicted", "cannot tell")
     assert first["check"].sentence().split(":")[0] in page
     assert first["check"].advice_made_first
-    assert len(first["sweep"].runs) == 5
+    assert len(first["sweep"].cells) == 5
+    assert len(first["sweep"].heads) == 2
     # One bar over all steps, which never goes back.
     shares = [share for share, _ in seen]
     assert shares == sorted(shares)
