@@ -137,7 +137,7 @@ def draw(table: pd.DataFrame, file: Path) -> None:
         ax.set_xlabel("training images")
         ax.grid(alpha=0.3)
     axes[0][0].set_ylabel("macro F1 (test)")
-    axes[0][-1].legend(fontsize=8, loc="lower right")
+    axes[0][0].legend(fontsize=8, loc="upper left")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
 
