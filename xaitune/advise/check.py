@@ -86,10 +86,7 @@ class AdviceCheck:
 
     def _answer(self) -> str:
         """The verdict and the difference that it rests on."""
-        points, margin = (
-            f"{self.margin * 100:g} point",
-            f"{self.margin * 100:g} point of {_names.metric_name(self.metric)}",
-        )
+        margin = f"{self.margin * 100:g} point"
         advised, rival = self._described(self.advised), self._described(self.rival)
         other = f"{rival}, the best of the others on validation"
         score = f"It scored {_names.gap_text(self.difference, self.metric, other)}."
@@ -99,14 +96,14 @@ class AdviceCheck:
             possible = "there are too few groups to say how much better one could be"
         if self.verdict == "confirmed":
             return (
-                f"The sweep confirms the advice to freeze {advised}: no other depth is more than {margin} better "
-                f"({possible}). {score}"
+                f"The sweep confirms the advice to freeze {advised}: no other depth is more than {margin} of "
+                f"{_names.metric_name(self.metric)} better ({possible}). {score}"
             )
         if self.verdict == "contradicted":
             return f"The sweep contradicts the advice to freeze {advised}. {score}"
         return (
             f"The sweep cannot tell whether the advice to freeze {advised} is right. {score} It would be confirmed if no other "
-            f"depth could be more than {points} better; {possible}."
+            f"depth could be more than {margin} better; {possible}."
         )
 
     def _basis(self) -> str:

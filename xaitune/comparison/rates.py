@@ -29,10 +29,9 @@ def runs_to_do(cell: Sequence[TrainConfig], folder: Path | None) -> list[tuple[T
     `trial_epochs`; then its missing runs at the chosen rate. Reads the sweep's `folder`, None for a new sweep, and writes
     nothing.
     """
-    first = _first_seed(cell)
-    chosen = first[0].rate if len(first) == 1 else chosen_rate(cell, folder)
+    chosen = chosen_rate(cell, folder)
     if chosen is None:
-        return [(run, trial_epochs(run)) for run in first if trial_score(run, folder) is None]
+        return [(run, trial_epochs(run)) for run in _first_seed(cell) if trial_score(run, folder) is None]
     return [(run, None) for run in cell if run.rate == chosen and not has_ended(run, folder)]
 
 
@@ -47,8 +46,14 @@ def expected_runs(cell: Sequence[TrainConfig], folder: Path | None) -> list[Trai
 
 
 def chosen_rate(cell: Sequence[TrainConfig], folder: Path | None) -> float | None:
-    """The rate with the best trial of the cell's first seed, the lowest of equally good ones; None before all have ended."""
-    scores = {run.rate: trial_score(run, folder) for run in sorted(_first_seed(cell), key=lambda run: run.rate)}
+    """The rate with the best trial of the cell's first seed, the lowest of equally good ones; None before all have ended.
+
+    A cell with a single rate has no trials.
+    """
+    first = sorted(_first_seed(cell), key=lambda run: run.rate)
+    if len(first) == 1:
+        return first[0].rate
+    scores = {run.rate: trial_score(run, folder) for run in first}
     known = {rate: score for rate, score in scores.items() if score is not None}
     return max(known, key=lambda rate: known[rate]) if len(known) == len(scores) else None
 
@@ -101,8 +106,7 @@ def run_folder(run: TrainConfig, folder: Path | None) -> Path | None:
 
 def count_done(cell: Sequence[TrainConfig], folder: Path | None) -> int:
     """How many seeds of a cell have ended at its learning rate; 0 as long as it has to choose that."""
-    first = _first_seed(cell)
-    chosen = first[0].rate if len(first) == 1 else chosen_rate(cell, folder)
+    chosen = chosen_rate(cell, folder)
     return sum(run.rate == chosen and has_ended(run, folder) for run in cell)
 
 

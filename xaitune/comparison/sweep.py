@@ -167,9 +167,9 @@ class _Queue:
 
     def on_end(self, task: Task, end: End) -> list[Task]:
         """Record the end of a task, and return the tasks that can be done now."""
-        self.monitor.on_end(task, end)
         if task.is_run and end.state != "failed":
             _wait_for(Path(task.runs_dir) / task.name / (RESULT if end.state != "paused" else "history.csv"))
+        self.monitor.on_end(task, end)
         if not task.is_run:
             heads = [self._task(run, None) for run in self.plan.frozen if not has_ended(run, self.plan.folder)]
             return heads + [new for cell in self.plan.cells for new in self._due(cell)]

@@ -73,8 +73,17 @@ def train_model(
         >>> run = train_model(data, freeze_through=3, epochs=10)  # doctest: +SKIP
     """
     config = replace_fields(config or TrainConfig(), options)
-    shared: dict[str, Any] = {"name": name, "runs_dir": runs_dir, "overwrite": overwrite, "notes": notes}
-    run = train_until(data, config, cache_dir=cache_dir, cache_gb=cache_gb, progress=progress, **shared)
+    run = train_until(
+        data,
+        config,
+        name=name,
+        runs_dir=runs_dir,
+        overwrite=overwrite,
+        cache_dir=cache_dir,
+        cache_gb=cache_gb,
+        progress=progress,
+        notes=notes,
+    )
     assert run is not None  # nothing pauses it
     return run
 
