@@ -4,7 +4,8 @@
 
 Both train with Block 1..k frozen for k = 1..5 with SGD, momentum and NAG: first the head alone, then the rest, for the
 same epochs on the same images at 96x96. The plain loop runs in float32 in one process and computes the frozen layers again
-in each epoch; xaitune runs in float32 and in the precision that --precision auto chooses. The number of images that fit the
+in each epoch; xaitune runs in float32 and in the precision that --precision auto chooses. The plain loop has TensorFlow's own settings;
+xaitune switches oneDNN on, which TensorFlow leaves off on processors without AVX512 (--plain-onednn shows what that gives). The number of images that fit the
 time is estimated from the rate of timed matrix products, and printed. The floor is the time of the multiply-adds alone, at
 the rate of a large matrix product in the same precision. The fixed cost of a run is what it takes beside the multiply-adds:
 the same 15 runs once more on the same images at FIXED_SIZE with a single epoch, from the first run's beginning to the last
@@ -23,6 +24,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+if "--part" in sys.argv and sys.argv[sys.argv.index("--part") + 1].startswith("plain"):
+    import keras  # noqa: F401 - before xaitune, which switches oneDNN on: TensorFlow as a plain script has it
 
 from xaitune.data.dataset import ImageData
 from xaitune.data.splits import SPLITS
@@ -43,6 +47,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="VGG16 without its head (.h5)")
     parser.add_argument("--groups", help="CSV file,group: images of the same thing stay in one split")
     parser.add_argument("--minutes", type=float, default=25, help="time to fill")
+    parser.add_argument("--plain-onednn", action="store_true", help="time the plain loop with oneDNN switched on too")
     parser.add_argument("--out", help="CSV file for all figures")
     parser.add_argument(
         "--part", help=argparse.SUPPRESS
@@ -62,17 +67,19 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     data = subset(args, folder, count)
     sizes = {split: len(data.indices(split)) for split in SPLITS}
     print(f"{len(data)} images at {SIZE[0]}x{SIZE[1]} ({sizes}), {HEAD_EPOCHS} + {EPOCHS} epochs, batches of {BATCH}")
-    names = list(dict.fromkeys([rates["auto"], "float32", "plain"]))
+    names = list(dict.fromkeys([rates["auto"], "float32", *(["plain onednn"] if args.plain_onednn else []), "plain"]))
     results = {name: child(args, name, folder) for name in names}
     results = {name: results[name] for name in reversed(names)}
     plain = results["plain"]
     rows = []
     for name, result in results.items():
         seconds = result["wall"]
-        floor = least_seconds(sizes, rates[f"rate {'float32' if name == 'plain' else name}"])
-        row = {"what": "plain Keras loop, float32" if name == "plain" else f"xaitune, {name}", "wall s": seconds}
+        is_plain = name.startswith("plain")
+        floor = least_seconds(sizes, rates[f"rate {'float32' if is_plain else name}"])
+        row = {"what": f"{name.replace('plain', 'plain Keras loop')}, float32" if is_plain else f"xaitune, {name}"}
+        row |= {"wall s": seconds}
         row |= {"plain / this": plain["wall"] / seconds, "floor s": floor, "this / floor": seconds / floor}
-        if name != "plain":
+        if not is_plain:
             fixed = child(args, f"fixed {name}", folder)
             few = macs(*sizes.values(), size=FIXED_SIZE, epochs=1)[0] / rates[f"rate {name}"]
             row |= {"fixed cost of a run, s": (fixed["elapsed"] - few) / len(fixed["cells"])}
@@ -99,7 +106,8 @@ def child(args: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     """The result of a part, with its wall seconds and the peak memory of its largest process (MiB)."""
     command = [sys.executable, "-P", __file__, args.images, "--weights", args.weights, "--part", name]
     start = time.perf_counter()
-    process = subprocess.Popen([*command, "--folder", str(folder)], stdout=subprocess.PIPE, text=True)
+    environment = os.environ | ({"TF_ENABLE_ONEDNN_OPTS": "1"} if name.endswith("onednn") else {})
+    process = subprocess.Popen([*command, "--folder", str(folder)], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout
     lines = process.stdout.read().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
@@ -166,7 +174,7 @@ def run_part(args: argparse.Namespace) -> None:
     folder = Path(args.folder)
     if args.part == "rates":
         result = measured_rates()
-    elif args.part == "plain":
+    elif args.part.startswith("plain"):
         result = plain_loop(ImageData.from_csv(folder / "images.csv", image_size=SIZE), args.weights)
     elif args.part.startswith("fixed"):
         data = ImageData.from_csv(folder / "images.csv", image_size=FIXED_SIZE)

@@ -15,7 +15,7 @@ tf.config.set_logical_device_configuration(
 )
 from xaitune import DataConfig, ImageData, train_model
 from xaitune.models import steps
-from xaitune.training import fit
+from xaitune.training import network
 
 data = ImageData.from_config(DataConfig(**json.loads(sys.argv[1])))
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -25,10 +25,10 @@ for devices in (1, 2):
     assert steps.training_scope().__class__.__name__ == ("nullcontext" if devices == 1 else "_CurrentDistributionContext")
     options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32", "freeze_through": 3}
     # 33 images per batch, so that the two parts always differ
-    fit.CLIP_NORM = 0.05  # every step is clipped
+    network.CLIP_NORM = 0.05  # every step is clipped
     run = train_model(data, runs_dir=f"{sys.argv[2]}/clipped{devices}", batch_size=33, **options)
     clipped = list(run.history["train_loss"])
-    fit.CLIP_NORM = 3.0
+    network.CLIP_NORM = 3.0
     run = train_model(data, runs_dir=f"{sys.argv[2]}/{devices}", batch_size=33, class_weight="balanced", **options)
     p = run.predictions[[c for c in run.predictions if c.startswith("p(")]].to_numpy().tolist()
     loss, accuracy = list(run.history["train_loss"]), list(run.history["train_accuracy"])

@@ -23,9 +23,10 @@ from xaitune.training import fit
 from xaitune.training import folder as runs
 from xaitune.training import train as training
 from xaitune.training.checkpoint import Checkpoint
-from xaitune.training.fit import CLIP_NORM, Fit
+from xaitune.training.fit import Fit
 from xaitune.training.folder import find_runs
 from xaitune.training.head import head_rate
+from xaitune.training.network import CLIP_NORM, Part
 from xaitune.training.run import load_run
 from xaitune.training.train import train_model
 
@@ -411,7 +412,7 @@ def test_balanced_class_weights_are_those_of_scikit_learn(demo, tmp_path):
     inputs = np.zeros((len(demo), 4), np.float32)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
     config = dataclasses.replace(BASE, class_weight="balanced")
-    fit = Fit(model, inputs, demo, config, "head", "adam", 1e-3)
+    fit = Fit(Part(model), inputs, demo, config, "head", "adam", 1e-3)
     from sklearn.utils.class_weight import compute_sample_weight
 
     rows = demo.indices("train")
@@ -441,7 +442,7 @@ def test_a_multiplier_below_1_changes_a_block_less(demo):
         freeze_blocks(model, 3)
         before = {layer.name: layer.get_weights() for layer in model.layers}
         config = dataclasses.replace(BASE, block_rates=rates, batch_size=len(demo))
-        Fit(model, demo.load(), demo, config, "fine-tune", "sgd", 0.5).epoch(0)
+        Fit(Part(model), demo.load(), demo, config, "fine-tune", "sgd", 0.5).epoch(0)
         changes[rates] = {n: model.get_layer(n).get_weights()[0] - w[0] for n, w in before.items() if w}
     scale = np.abs(changes[None]["block4_conv2"]).max()
     np.testing.assert_allclose(changes["4=0.25"]["block4_conv2"], changes[None]["block4_conv2"] / 4, atol=2e-3 * scale)
@@ -476,7 +477,7 @@ def test_smoothed_and_focal_losses_by_their_formulas(demo, options, formula):
     inputs = np.random.default_rng(0).normal(size=(len(demo), 4)).astype(np.float32)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
     p = softmax(model.predict(inputs, verbose=0).astype(np.float64), axis=1)
-    fit = Fit(model, inputs, demo, dataclasses.replace(BASE, **options), "head", "sgd", 1e-12)
+    fit = Fit(Part(model), inputs, demo, dataclasses.replace(BASE, **options), "head", "sgd", 1e-12)
     rows, validation = demo.indices("train"), demo.indices("validation")
     row = fit.epoch(0)
     assert row["train_loss"] == pytest.approx(formula(p[rows], demo.labels[rows]).mean(), rel=1e-4)
@@ -492,7 +493,7 @@ def test_both_cross_entropies_are_the_same(demo, tmp_path, loss):
     rows = demo.indices("train")
     p = softmax(model.predict(inputs, verbose=0).astype(np.float64), axis=1)
     expected = -np.log(p[rows, demo.labels[rows]]).mean()
-    fit = Fit(model, inputs, demo, dataclasses.replace(BASE, loss=loss), "head", "sgd", 1e-12)
+    fit = Fit(Part(model), inputs, demo, dataclasses.replace(BASE, loss=loss), "head", "sgd", 1e-12)
     row = fit.epoch(0)
     # In Keras every batch reports the mean over the epoch so far; ours must be the mean over the images.
     assert row["train_loss"] == pytest.approx(expected, rel=1e-4)
@@ -512,7 +513,7 @@ def test_optimizers_are_those_of_keras(demo):
     inputs = np.zeros((len(demo), 4), np.float32)
     for name, (kind, options, rate) in OPTIMIZERS.items():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
-        fit = Fit(model, inputs, demo, BASE, "fine-tune", name, rate)
+        fit = Fit(Part(model), inputs, demo, BASE, "fine-tune", name, rate)
         optimizer = fit.optimizer.get_config()
         assert type(fit.optimizer).__name__ == kind
         assert optimizer["learning_rate"] == pytest.approx(rate)
@@ -525,7 +526,7 @@ def test_a_large_gradient_is_clipped(demo):
     for size, change in ((1e6, 0.5 * CLIP_NORM), (1e-6, 0.0)):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11, use_bias=False)])
         inputs = np.full((len(demo), 4), size, np.float32)
-        fit = Fit(model, inputs, demo, BASE, "fine-tune", "sgd", 0.5)
+        fit = Fit(Part(model), inputs, demo, BASE, "fine-tune", "sgd", 0.5)
         before = fit.trained_weights()[0]
         loss, accuracy, clipped = fit.step(inputs[rows], fit.targets[rows], fit.sample_weight[rows])
         assert clipped == (size > 1)
@@ -542,7 +543,7 @@ def test_a_block_takes_the_same_step_however_many_others_are_trained(demo):
         head = model.get_layer("logits")
         head.set_weights([head.get_weights()[0] * 3000, head.get_weights()[1]])  # so that every part is clipped
         freeze_blocks(model, through)
-        fit = Fit(model, demo.load().astype(np.float32), demo, BASE, "fine-tune", "sgd", 1e-3)
+        fit = Fit(Part(model), demo.load().astype(np.float32), demo, BASE, "fine-tune", "sgd", 1e-3)
         before = head.get_weights()[0]
         rows = np.arange(8)
         shares.append(fit.step(fit.inputs[rows], fit.targets[rows], fit.sample_weight[rows])[2])

@@ -17,6 +17,7 @@ from xaitune.models.precision import resolve_precision
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import is_finished
 from xaitune.training.head import set_head, trained_head
+from xaitune.training.network import Network
 from xaitune.training.run import load_run
 
 BLOCK_NUMBERS = (1, 2, 3, 4, 5)
@@ -86,7 +87,7 @@ class Probe:
                 layer.set_weights(initial.get_layer(layer.name).get_weights())
         config = replace_fields(self.config, {"seed": seed})
         precision, _ = resolve_precision(config.precision)
-        head = trained_head(self.classifier.model, self.data, config, precision, self.cache, report)
+        head = trained_head(Network(self.classifier.model, precision), self.data, config, self.cache, report)
         set_head(self.classifier.model, head)
 
 

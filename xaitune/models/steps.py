@@ -12,7 +12,7 @@ from xaitune.models.keras_private import sum_gradients_ourselves
 from xaitune.models.tracing import Traced
 
 # The loss; the total weight of the correctly classified images, and that of all images; the share of the clipped parts.
-Tensors = tuple[Any, Any, Any, Any]
+Scalars = tuple[Any, Any, Any, Any]
 
 
 def training_scope() -> contextlib.AbstractContextManager[Any]:
@@ -29,40 +29,52 @@ def _strategy() -> Any:
     return tf.distribute.MirroredStrategy()
 
 
-class TrainingStep:
-    """One training step: (inputs, targets, sample weights) -> (loss, weighted accuracy, clipped share) over the batch.
+class Gradients:
+    """The gradients of a loss with respect to a model's trainable variables, which any optimizer can then apply.
 
-    `optimizer` must have been built for the model's trainable variables; targets are one-hot (n, classes), or indices
-    (n,) for a sparse loss. `parts` names the part of the model that each trainable variable belongs to. The gradient of
-    a part whose norm exceeds `clip_norm` is scaled down to that norm; the clipped share is that of such parts. A norm
-    over all variables would clip a model more, the more of its blocks are trained.
-
-    Under TensorFlow it is traced once for batches of any size; Keras's own step is traced up to four times (with and
-    without creating its variables, for a full batch and for the last one). For a model made in `training_scope`, each
-    GPU takes an equal part of the batch, filled up with images of weight 0; the weights are scaled so that the loss is
-    the mean over the batch, as with one GPU.
+    `compute` takes tensors (inputs, targets, sample weights) and gives the loss, the weight of the correctly classified
+    images, that of all images and the clipped share over the batch, with the gradients. Targets are one-hot
+    (n, classes), or indices (n,) for a sparse loss. `parts` names the part of the model that each trainable variable
+    belongs to. The gradient of a part whose norm exceeds `clip_norm` is scaled down to that norm; the clipped share is
+    that of such parts. A norm over all variables would clip a model more, the more of its blocks are trained.
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        loss: keras.losses.Loss,
-        clip_norm: float,
-        parts: Sequence[int | str],
+        self, model: keras.Model, loss: keras.losses.Loss, clip_norm: float, parts: Sequence[int | str]
     ) -> None:
+        self.model, self.variables = model, model.trainable_variables
         self.sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
-        make_step = _torch_step if BACKEND == "torch" else _tensorflow_step
-        self.step = make_step(model, optimizer, loss, self.sparse, clip_norm, parts)
+        self.compute = _gradient_function(model, loss, self.sparse, clip_norm, parts)
+
+    @functools.cached_property
+    def traced(self) -> Traced:
+        """`compute` under TensorFlow, traced once for arrays of any batch size."""
+        target_spec = tf.TensorSpec((None,), tf.int64) if self.sparse else tf.TensorSpec(self.model.output_shape)
+        signature = [tf.TensorSpec((None, *self.model.input_shape[1:])), target_spec, tf.TensorSpec((None,))]
+        return Traced(self.compute, signature)
+
+
+class TrainingStep:
+    """One training step: (inputs, targets, sample weights) -> (loss, weighted accuracy, clipped share) over the batch.
+
+    `optimizer` must have been built for the variables of `gradients`. Under TensorFlow the gradients and the optimizer's
+    update are traced apart, so that steps with different optimizers share the gradients, whose tracing takes longer. For
+    a model made in `training_scope`, each GPU takes an equal part of the batch, filled up with images of weight 0; the
+    weights are scaled so that the loss is the mean over the batch, as with one GPU.
+    """
+
+    def __init__(self, gradients: Gradients, optimizer: keras.optimizers.Optimizer) -> None:
+        self.sparse = gradients.sparse
+        self.step = (_torch_step if BACKEND == "torch" else _tensorflow_step)(gradients, optimizer)
 
     def __call__(
         self, inputs: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray
     ) -> tuple[float, float, float]:
         target_type = np.int64 if self.sparse else np.float32
-        tensors = self.step(
+        scalars = self.step(
             np.asarray(inputs, np.float32), np.asarray(targets, target_type), np.asarray(sample_weight, np.float32)
         )
-        loss, correct, total, clipped = (float(keras.ops.convert_to_numpy(t)) for t in tensors)
+        loss, correct, total, clipped = (float(keras.ops.convert_to_numpy(t)) for t in scalars)
         return loss, correct / total if total else 0.0, clipped
 
 
@@ -74,8 +86,8 @@ def _correct_and_total(targets: Any, logits: Any, weights: Any, sparse: bool) ->
     return keras.ops.sum(correct * weights), keras.ops.sum(weights)
 
 
-def _clipped(gradients: Sequence[Any], parts: Sequence[int | str], clip_norm: float) -> tuple[list[Any], Any]:
-    """The gradients, scaled down part by part, and the share of the parts that are.
+def _clipped(gradients: Sequence[Any], parts: Sequence[int | str], clip_norm: float) -> tuple[list[Any], Any, Any]:
+    """The gradients, scaled down part by part, the share of the parts that are, and whether all gradients are finite.
 
     Keras's optimizers would do it for each GPU's part of the batch separately.
     """
@@ -84,65 +96,90 @@ def _clipped(gradients: Sequence[Any], parts: Sequence[int | str], clip_norm: fl
         squares[part] = squares.get(part, 0.0) + keras.ops.sum(keras.ops.square(gradient))
     scales = {part: clip_norm / keras.ops.maximum(keras.ops.sqrt(s), clip_norm) for part, s in squares.items()}
     share = sum(keras.ops.cast(scale < 1, "float32") for scale in scales.values()) / max(len(scales), 1)
-    return [g * scales[part] for g, part in zip(gradients, parts, strict=True)], share
+    finite = keras.ops.isfinite(sum(squares.values()))
+    return [g * scales[part] for g, part in zip(gradients, parts, strict=True)], share, finite
 
 
-def _torch_step(
-    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float, parts: Sequence[int | str]
-) -> Callable[..., Tensors]:
+def _gradient_function(
+    model: keras.Model, loss: keras.losses.Loss, sparse: bool, clip_norm: float, parts: Sequence[int | str]
+) -> Callable[..., tuple[Scalars, list[Any]]]:
     variables = model.trainable_variables
 
-    def torch_step(*arrays: np.ndarray) -> Tensors:
-        inputs, targets, weights = (keras.ops.convert_to_tensor(a) for a in arrays)
+    def torch_gradients(inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any, Sequence[Any]]:
         logits = model(inputs, training=True)
         value = loss(targets, logits, sample_weight=weights)
         gradients = torch.autograd.grad(value, [v.value for v in variables])
+        return value.detach(), logits.detach(), gradients
+
+    def tensorflow_gradients(inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any, Sequence[Any]]:
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True)
+            value = loss(targets, logits, sample_weight=weights)  # with several GPUs Keras divides by their number
+        gradients = tape.gradient(value, [v.value for v in variables])
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        return value, logits, gradients
+
+    differentiate = torch_gradients if BACKEND == "torch" else tensorflow_gradients
+
+    def compute(inputs: Any, targets: Any, weights: Any) -> tuple[Scalars, list[Any]]:
+        value, logits, gradients = differentiate(inputs, targets, weights)
+        gradients, clipped, finite = _clipped(gradients, parts, clip_norm)
+        # oneDNN's ReLU turns NaN into 0, so that a network with weights of NaN could have a finite loss.
+        value = keras.ops.where(finite, value, float("nan"))
+        return (value, *_correct_and_total(targets, logits, weights, sparse), clipped), gradients
+
+    return compute
+
+
+def _torch_step(gradients: Gradients, optimizer: Any) -> Callable[..., Scalars]:
+    def torch_step(*arrays: np.ndarray) -> Scalars:
+        scalars, clipped_gradients = gradients.compute(*(keras.ops.convert_to_tensor(a) for a in arrays))
         with torch.no_grad():
-            gradients, clipped = _clipped(gradients, parts, clip_norm)
-            optimizer.apply(gradients, variables)
-            return value.detach(), *_correct_and_total(targets, logits.detach(), weights, sparse), clipped
+            optimizer.apply(clipped_gradients, gradients.variables)
+        return scalars
 
     return torch_step
 
 
-def _tensorflow_step(
-    model: keras.Model, optimizer: Any, loss: Any, sparse: bool, clip_norm: float, parts: Sequence[int | str]
-) -> Callable[..., Tensors]:
-    variables, strategy = model.trainable_variables, tf.distribute.get_strategy()
+def _tensorflow_step(gradients: Gradients, optimizer: Any) -> Callable[..., Scalars]:
+    strategy, variables = tf.distribute.get_strategy(), gradients.variables
     replicas = strategy.num_replicas_in_sync  # one per GPU, or one in all
     sum_gradients_ourselves(optimizer)
 
-    def replica_step(inputs: Any, targets: Any, weights: Any) -> Tensors:
-        with tf.GradientTape() as tape:
-            logits = model(inputs, training=True)
-            value = loss(targets, logits, sample_weight=weights)  # with several replicas Keras divides by their number
-        gradients = tape.gradient(value, [v.value for v in variables])
-        if replicas > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        gradients, clipped = _clipped(gradients, parts, clip_norm)
-        optimizer.apply(gradients, variables)
-        return value, *_correct_and_total(targets, logits, weights, sparse), clipped / replicas
+    def replica_step(*tensors: Any) -> Scalars:
+        (value, correct, total, clipped), clipped_gradients = gradients.compute(*tensors)
+        optimizer.apply(clipped_gradients, variables)
+        return value, correct, total, clipped / replicas
 
     if replicas > 1:
         return _MirroredStep(replica_step, strategy)
-    target_spec = tf.TensorSpec((None,), tf.int64) if sparse else tf.TensorSpec(model.output_shape)
-    return Traced(replica_step, [tf.TensorSpec((None, *model.input_shape[1:])), target_spec, tf.TensorSpec((None,))])
+    update = Traced(
+        lambda *values: optimizer.apply(values, variables), [tf.TensorSpec(v.shape, v.dtype) for v in variables]
+    )
+
+    def tensorflow_step(*arrays: np.ndarray) -> Scalars:
+        scalars, clipped_gradients = gradients.traced(*arrays)
+        update(*clipped_gradients)
+        return scalars
+
+    return tensorflow_step
 
 
 class _MirroredStep:
     """The step of one replica, run on all replicas of a strategy, each of which takes an equal part of the batch."""
 
-    def __init__(self, replica_step: Callable[..., Tensors], strategy: Any) -> None:
+    def __init__(self, replica_step: Callable[..., Scalars], strategy: Any) -> None:
         self.strategy, self.replicas = strategy, strategy.num_replicas_in_sync
 
         @tf.function(jit_compile=False, autograph=False)
-        def all_replicas(parts: Any) -> Tensors:
-            tensors = strategy.run(replica_step, args=parts)
-            return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, t, axis=None) for t in tensors)
+        def all_replicas(parts: Any) -> Scalars:
+            scalars = strategy.run(replica_step, args=parts)
+            return tuple(strategy.reduce(tf.distribute.ReduceOp.SUM, t, axis=None) for t in scalars)
 
         self.all_replicas = all_replicas
 
-    def __call__(self, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Tensors:
+    def __call__(self, inputs: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Scalars:
         count = len(inputs)
         part_size = -(-count // self.replicas)
         padded = np.arange(part_size * self.replicas)  # positions in the batch, then those that fill it up

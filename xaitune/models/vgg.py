@@ -69,13 +69,30 @@ def build_vgg16(
     return model
 
 
+def reset_weights(model: keras.Model, backbone: Backbone, seed: int) -> None:
+    """Give a model of `build_vgg16` with the head 'gap' or 'fc' the weights that it would be built with now."""
+    for name, pair in (backbone.arrays or {}).items():
+        model.get_layer(name).set_weights(pair)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dense):
+            layer.kernel.assign(_initializer(layer.name, seed)(layer.kernel.shape))
+            layer.bias.assign(keras.ops.zeros_like(layer.bias))
+
+
+def _initializer(layer: str, seed: int) -> keras.Initializer:
+    """The initial values of a layer of the head.
+
+    The last layer starts near zero, as in VGG's own training: large random weights would send large errors into the
+    convolutions as soon as these are unfrozen.
+    """
+    if layer == "logits":
+        return keras.initializers.RandomNormal(0.0, 0.01, seed=seed * 100 + 2)
+    return keras.initializers.HeNormal(seed=seed * 100 + 1)
+
+
 def _head(x: keras.KerasTensor, head: str, num_classes: int, seed: int) -> keras.KerasTensor:
-    def dense(units: int, name: str, offset: int, activation: str | None = None) -> keras.layers.Dense:
-        # The last layer starts near zero, as in VGG's own training: large random weights would send large errors into
-        # the convolutions as soon as these are unfrozen.
-        initializer: keras.Initializer = keras.initializers.RandomNormal(0.0, 0.01, seed=seed * 100 + offset)
-        if activation:
-            initializer = keras.initializers.HeNormal(seed=seed * 100 + offset)
+    def dense(units: int, name: str, activation: str | None = None) -> keras.layers.Dense:
+        initializer = _initializer(name, seed)
         return keras.layers.Dense(
             units, activation=activation, kernel_initializer=initializer, dtype="float32", name=name
         )
@@ -86,9 +103,9 @@ def _head(x: keras.KerasTensor, head: str, num_classes: int, seed: int) -> keras
         x = keras.layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)
     else:
         x = keras.layers.Flatten(dtype="float32", name="flatten")(x)
-        x = dense(FC_UNITS, "fc1", 1, "relu")(x)
+        x = dense(FC_UNITS, "fc1", "relu")(x)
         x = keras.layers.Dropout(0.5, seed=seed, dtype="float32", name="dropout")(x)
-    return dense(num_classes, "logits", 2)(x)
+    return dense(num_classes, "logits")(x)
 
 
 def imagenet_classifier() -> tuple[keras.Model, list[str]]:

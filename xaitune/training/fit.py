@@ -13,17 +13,13 @@ from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import scaled_optimizer
-from xaitune.models.predict import Predictor
 from xaitune.models.steps import TrainingStep
 from xaitune.stats.metrics import confusion, scores_from_confusion
 from xaitune.training.inputs import AugmentedImages, AugmentedViews
+from xaitune.training.network import PREDICT_BATCH, Part
 from xaitune.training.schedule import block_factors, epoch_rates, variable_parts
 
-CLIP_NORM = (
-    3.0  # of the gradient of each block and of the head: without batch normalisation one bad batch could ruin it
-)
 CLIPPING = "each block"  # recorded with a run: before, one norm over all variables was clipped
-PREDICT_BATCH = 64
 STAGES = ("head", "fine-tune", "final")
 
 
@@ -32,7 +28,7 @@ class Fit:
 
     def __init__(
         self,
-        model: keras.Model,
+        part: Part,
         inputs: Any,
         data: ImageData,
         config: TrainConfig,
@@ -40,23 +36,21 @@ class Fit:
         optimizer: str,
         rate: float,
     ) -> None:
+        model = part.model
         self.model, self.inputs, self.config, self.stage, self.rate = model, inputs, config, stage, rate
         self.num_classes = len(data.class_names)
         self.augmented: AugmentedImages | AugmentedViews | None = None  # training inputs other than `inputs`
         optimizer_name, optimizer_options, _ = OPTIMIZERS[optimizer]
-        loss_name, one_hot, loss_options = LOSSES[config.loss]
-        if config.label_smoothing:
-            loss_options = {**loss_options, "label_smoothing": config.label_smoothing}
-        parts = variable_parts(model)
-        factors = block_factors(parts, config.block_rates if stage == "fine-tune" else None)
+        factors = block_factors(variable_parts(model), config.block_rates if stage == "fine-tune" else None)
         optimizer_class = scaled_optimizer(getattr(keras.optimizers, optimizer_name), factors)
         self.optimizer = optimizer_class(learning_rate=rate, **optimizer_options)
         self.optimizer.build(model.trainable_variables)
-        loss = getattr(keras.losses, loss_name)(from_logits=True, **loss_options)
-        self.step = TrainingStep(model, self.optimizer, loss, CLIP_NORM, parts)
-        self.predict = Predictor(model, PREDICT_BATCH)
+        self.step = TrainingStep(part.gradients(config), self.optimizer)
+        self.predict = part.predict
         self.labels = data.labels
-        self.targets = np.eye(self.num_classes, dtype=np.float32)[data.labels] if one_hot else data.labels
+        self.targets = (
+            np.eye(self.num_classes, dtype=np.float32)[data.labels] if LOSSES[config.loss][1] else data.labels
+        )
         self.train, self.validation = data.indices("train"), data.indices("validation")
         self.sample_weight = image_weights(data, config)
 

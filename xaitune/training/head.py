@@ -20,15 +20,15 @@ from xaitune.training.cut import cached_names, pooled_columns, suffix_inputs, su
 from xaitune.training.features import FeatureCache, pass_through
 from xaitune.training.fit import Fit, image_weights, train_scores, validation_scores
 from xaitune.training.linear import fit_linear_head
+from xaitune.training.network import Network, Part
 
 HEAD_LOGIT_STEP = 0.5  # about how far one step of Adam may move a logit
 
 
 def trained_head(
-    model: keras.Model,
+    network: Network,
     data: ImageData,
     config: TrainConfig,
-    precision: str,
     cache: FeatureCache,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -42,50 +42,49 @@ def trained_head(
     if config.head == "blocks":  # nothing about it is random, and the metric chooses its penalty
         about |= {"metric": config.metric, "seed": 0}
     key = json.dumps(about, sort_keys=True)
-    entry = cache.entry(model, data, precision)
+    entry = cache.entry(network.model, data, network.precision)
     file = entry / f"head-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     entry.mkdir(parents=True, exist_ok=True)
     with FileLock(str(file) + ".lock"):
         if not file.is_file():
             make = _fit_head if config.head == "blocks" else _train_head
-            _write_head(file, make(model, data, config, precision, cache, report))
+            _write_head(file, make(network, data, config, cache, report))
         return _read_head(file)
 
 
 def _train_head(
-    model: keras.Model,
+    network: Network,
     data: ImageData,
     config: TrainConfig,
-    precision: str,
     cache: FeatureCache,
     report: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     """The head trained by Adam, as `trained_head` returns it."""
-    features = block5_features(model, data, precision, cache)
-    freeze_blocks(model, 5)
+    features = block5_features(network, data, cache)
     rate = head_rate(features[data.indices("train")])
-    fit = Fit(suffix_model(model, 5), features, data, config, "head", "adam", rate)  # a head computes in float32
+    freeze_blocks(network.model, 5)
+    part = Part(suffix_model(network.model, 5))  # a head computes in float32, and on one GPU
+    fit = Fit(part, features, data, config, "head", "adam", rate)
     history = []
     for epoch in range(config.head_epochs):
         history.append(fit.epoch(epoch))
         if report:
             report(f"head {epoch + 1}/{config.head_epochs}")
-    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    return {"weights": {n: model.get_layer(n).get_weights() for n in names}, "history": history}
+    layers = [layer for layer in part.model.layers if isinstance(layer, keras.layers.Dense)]
+    return {"weights": {layer.name: layer.get_weights() for layer in layers}, "history": history}
 
 
 def _fit_head(
-    model: keras.Model,
+    network: Network,
     data: ImageData,
     config: TrainConfig,
-    precision: str,
     cache: FeatureCache,
     report: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     """The linear head on the features of all blocks, or of the best one alone, as `trained_head` returns it."""
     start = time.perf_counter()
-    features = np.asarray(block5_features(model, data, precision, cache), np.float32)
-    channels = [model.get_layer(f"block{block}_mean").output.shape[-1] for block in BLOCKS]
+    features = np.asarray(block5_features(network, data, cache), np.float32)
+    channels = [network.model.get_layer(f"block{block}_mean").output.shape[-1] for block in BLOCKS]
     columns: dict[tuple[int, ...], slice] = {(block,): pooled_columns(channels, block) for block in BLOCKS}
     if config.head_blocks == "all":
         columns = {tuple(BLOCKS): slice(None)}
@@ -120,8 +119,9 @@ def set_head(model: keras.Model, head: dict[str, Any]) -> None:
             layer.finalize_state()
 
 
-def block5_features(model: keras.Model, data: ImageData, precision: str, cache: FeatureCache) -> np.ndarray:
+def block5_features(network: Network, data: ImageData, cache: FeatureCache) -> np.ndarray:
     """The inputs of the model's head if all blocks are frozen, for all images in order."""
+    model, precision = network.model, network.precision
     features = cache.get(model, data, [5], precision)[5]
     if features is None:  # no room on disk; features after Block 5 fit into memory
         features = suffix_inputs(model, 5, pass_through(model, data, cached_names(model, 5), precision))

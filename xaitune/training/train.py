@@ -14,19 +14,17 @@ from xaitune import _files, _machine
 from xaitune._progress import Notes, Progress
 from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS, freeze_blocks
-from xaitune.models.precision import copy_layers, describe, resolve_precision, with_precision
+from xaitune.models.blocks import freeze_blocks
+from xaitune.models.precision import describe, resolve_precision
 from xaitune.models.predict import Predictor
 from xaitune.models.steps import training_scope
-from xaitune.models.vgg import build_vgg16
 from xaitune.models.weights import Backbone, load_backbone
 from xaitune.stats.metrics import classification_metrics
 from xaitune.training.augment import Augmenter, View
 from xaitune.training.checkpoint import Checkpoint
-from xaitune.training.cut import cut_output, pooled_columns, suffix_model
+from xaitune.training.cut import pooled_columns, suffix_model
 from xaitune.training.features import FeatureCache
-from xaitune.training.fit import CLIPPING, PREDICT_BATCH, STAGES, Fit, logits_of
+from xaitune.training.fit import CLIPPING, STAGES, Fit, logits_of
 from xaitune.training.folder import (
     RESULT,
     choose_folder,
@@ -40,6 +38,7 @@ from xaitune.training.folder import (
 )
 from xaitune.training.head import block5_features, set_head, trained_head
 from xaitune.training.inputs import AugmentedImages, AugmentedViews, ImagesOnDisk, all_images
+from xaitune.training.network import Network, Networks, Part, build_for, network_for
 from xaitune.training.run import Run, load_run, prediction_table
 from xaitune.training.schedule import cuts_rate
 
@@ -100,10 +99,12 @@ def train_until(
     cache_gb: float = 20.0,
     progress: Progress | None = None,
     notes: Notes | None = None,
+    networks: Networks | None = None,
 ) -> Run | None:
     """`train_model`, which pauses after `pause` epochs of fine-tuning and then returns None.
 
-    The folder of a paused run holds its history so far, and a later call continues it.
+    The folder of a paused run holds its history so far, and a later call continues it. `networks` keeps what has been
+    built and traced for the next call.
     """
     data.require_trainable()
     data.require_classes(config.classes_to_augment, "augment_classes")
@@ -127,7 +128,9 @@ def train_until(
                 notes(f"{folder} is finished already; it is not trained again.")
             return load_run(folder)
         cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
-        _Training(data, config, backbone, folder, cache, progress, pause).run()
+        precision = resolve_precision(config.precision)[0]
+        network = network_for(data, config, backbone, precision, {} if networks is None else networks)
+        _Training(data, config, backbone, network, folder, cache, progress, pause).run()
         return load_run(folder) if is_finished(folder) else None
 
 
@@ -163,6 +166,7 @@ class _Training:
         data: ImageData,
         config: TrainConfig,
         backbone: Backbone,
+        network: Network,
         folder: Path,
         cache: FeatureCache,
         progress: Progress | None,
@@ -170,9 +174,7 @@ class _Training:
     ) -> None:
         self.data, self.config, self.folder, self.cache, self.progress = data, config, folder, cache, progress
         self.pause = pause  # the number of epochs of fine-tuning after which training pauses
-        self.precision, self.precision_reason = resolve_precision(config.precision)
-        self.backbone = backbone
-        self.model = self._build(tuple(BLOCKS))
+        self.backbone, self.network = backbone, network
         self.head_inputs: np.ndarray | None = None  # of a linear head on the features of one block
         self.linear_head: dict[str, Any] = {}
         self.saved = time.monotonic()  # when the last checkpoint was written, or training began
@@ -201,39 +203,29 @@ class _Training:
                 return
             if fit is None:
                 break
-            copy_layers(part.layers, self.model.layers)
+            self.network.collect()
         self._finish(fit.predict if fit else None, inputs)
 
     def _train_head(self) -> None:
-        head = trained_head(self.model, self.data, self.config, self.precision, self.cache, self._report)
+        head = trained_head(self.network, self.data, self.config, self.cache, self._report)
         self.linear_head = {key: head[key] for key in ("blocks", "penalty", "score") if key in head}
         if self.config.head_blocks == "best":
             (block,) = head["blocks"]
-            features = block5_features(self.model, self.data, self.precision, self.cache)
+            features = block5_features(self.network, self.data, self.cache)
             self.head_inputs = features[:, pooled_columns(self.backbone.channels, block)]
-            self.model = self._build((block,))
-        set_head(self.model, head)
+            self.network = Network(build_for(self.data, self.config, self.backbone, (block,)), self.network.precision)
+        set_head(self.network.model, head)
         self.history += head["history"]
         if self.history:  # the head alone is a candidate like any epoch after it
             self.score = self.history[-1][f"val_{self.config.metric}"]
 
-    def _build(self, head_blocks: tuple[int, ...]) -> keras.Model:
-        return build_vgg16(
-            len(self.data.class_names),
-            image_size=self.data.image_size,
-            head=self.config.head,
-            head_blocks=head_blocks,
-            weights=self.backbone,
-            seed=self.config.seed,
-        )
-
-    def _linear_predictor(self) -> tuple[Predictor, Any]:
+    def _linear_predictor(self) -> tuple[Predictor, np.ndarray]:
         """The predictor of a linear head on frozen features, and its inputs."""
         inputs = self.head_inputs
         if inputs is None:
-            freeze_blocks(self.model, 5)
-            inputs = block5_features(self.model, self.data, self.precision, self.cache)
-        return Predictor(suffix_model(self.model, 5), PREDICT_BATCH), inputs
+            freeze_blocks(self.network.model, 5)
+            inputs = block5_features(self.network, self.data, self.cache)
+        return Part(suffix_model(self.network.model, 5)).predict, inputs
 
     def _stages(self) -> list[_Stage]:
         config = self.config
@@ -244,14 +236,10 @@ class _Training:
             stages.append(_Stage("final", config.final_epochs, 0, config.rate / FINAL_RATE_DIVISOR))
         return stages
 
-    def _prepare(self, through: int) -> tuple[keras.Model, Any]:
-        """(the part of the model to train, in its precision; the inputs of that part)."""
-        freeze_blocks(self.model, through)
+    def _prepare(self, through: int) -> tuple[Part, Any]:
+        """(the part of the network to train; the inputs of that part)."""
         features = self._features(self.data, through) if through else None
-        part = self.model if features is None else suffix_model(self.model, through)
-        with training_scope() as mirrored:
-            if self.precision != "float32" or mirrored is not None:
-                part = with_precision(part, self.precision)
+        part = self.network.part(through, cut=features is not None)
         return part, self._all_images() if features is None else features
 
     def _all_images(self) -> np.ndarray | ImagesOnDisk:
@@ -263,7 +251,7 @@ class _Training:
         def report_images(done: int, total: int, what: str) -> None:
             self._report(f"{what}: {done} of {total} images")
 
-        return self.cache.get(self.model, data, [through], self.precision, report_images)[through]
+        return self.cache.get(self.network.model, data, [through], self.network.precision, report_images)[through]
 
     def _augmented(self, stage: _Stage, inputs: Any) -> Augmented:
         """The augmented inputs of the part to train: from cached views, or drawn anew in each step."""
@@ -274,8 +262,7 @@ class _Training:
             features = self._view_features(views, stage.through)
             if features:
                 return AugmentedViews(features, train, None)
-            whole = with_precision(self.model, self.precision)
-            prefix = Predictor(keras.Model(whole.input, cut_output(whole, stage.through)), PREDICT_BATCH)
+            prefix = self.network.prefix(stage.through)
         if views:
             return AugmentedViews(views, train, prefix)
         key = [self.config.seed, STAGES.index(stage.name)]
@@ -284,7 +271,7 @@ class _Training:
     def _view_features(self, views: list[View], through: int) -> list[Any]:
         """The frozen features of all views, or an empty list if they do not all fit into the cache."""
         images = len(views) * len(self.data.indices("train"))
-        if not self.cache.fits(self.model, through, images, self.precision):
+        if not self.cache.fits(self.network.model, through, images, self.network.precision):
             return []
         features = [self._features(view, through) for view in views]
         cached = [f for f in features if f is not None]
@@ -294,9 +281,9 @@ class _Training:
         if self.progress:
             self.progress(len(self.history), self.total, what)
 
-    def _fit(self, model: keras.Model, inputs: Any, stage: _Stage, augmented: Augmented | None) -> Fit | None:
+    def _fit(self, part: Part, inputs: Any, stage: _Stage, augmented: Augmented | None) -> Fit | None:
         """Train one stage, from its checkpoint if there is one. None if a loss is not finite."""
-        fit = Fit(model, inputs, self.data, self.config, stage.name, self.config.optimizer, stage.rate)
+        fit = Fit(part, inputs, self.data, self.config, stage.name, self.config.optimizer, stage.rate)
         fit.augmented = augmented
         state = _StageState(fit.trained_weights(), self.score)
         saved = self.checkpoint.load()
@@ -383,13 +370,13 @@ class _Training:
             rows = self.data.indices(split)
             metrics[split] = classification_metrics(self.data.labels[rows], probabilities[rows], self.data.class_names)
         with _files.writing(self.folder / "model.keras") as part:
-            self.model.save(part)
+            self.network.model.save(part)
         return metrics
 
     def _metadata(self) -> dict[str, Any]:
         """Versions, machine and inputs of the run, for metadata.json."""
-        return describe(self.precision) | {
-            "precision_reason": self.precision_reason,
+        return describe(self.network.precision) | {
+            "precision_reason": resolve_precision(self.config.precision)[1],
             "fingerprint": self.data.fingerprint,
             "weights": self.config.weights,
             "weights_digest": self.backbone.digest,

@@ -14,7 +14,7 @@ from typing import Any
 
 from xaitune._progress import Notes
 from xaitune.comparison.engines.task import End, OnEnd, OnStep, Step, Task, in_order
-from xaitune.comparison.engines.worker import Images, do_task
+from xaitune.comparison.engines.worker import Kept, do_task
 from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.config.settings import replace_fields
 from xaitune.errors import ConfigError, RunError
@@ -24,7 +24,7 @@ TASKS_PER_PROCESS = 8  # then a new process replaces it, so that its memory cann
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10
 INHERITED = ("KERAS_BACKEND",)  # environment variables that the tasks take over from this process
-IMAGES: Images = {}  # the data set of a Ray process, reused by its next task
+KEPT = Kept()  # what a Ray process keeps for its next task
 
 
 class _Board:
@@ -45,7 +45,7 @@ class _Board:
 
 def _ray_task(task: Task, board: Any) -> End:
     """Do a task in a process that Ray started, as the local engine's worker would."""
-    return do_task(task, IMAGES, lambda done, total, what: board.put.remote(task.name, Step(done, total, what)))
+    return do_task(task, KEPT, lambda done, total, what: board.put.remote(task.name, Step(done, total, what)))
 
 
 def run_ray(
