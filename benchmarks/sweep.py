@@ -4,12 +4,12 @@
 
 Both train with Block 1..k frozen for k = 1..5 with SGD, momentum and NAG: first the head alone, then the rest, for the
 same epochs on the same images at 96x96. The plain loop runs in float32 in one process and computes the frozen layers again
-in each epoch; xaitune runs in float32 and in the precision that --precision auto chooses. The plain loop has TensorFlow's own settings;
-xaitune switches oneDNN on, which TensorFlow leaves off on processors without AVX512 (--plain-onednn shows what that gives). The number of images that fit the
-time is estimated from the rate of timed matrix products, and printed. The floor is the time of the multiply-adds alone, at
-the rate of a large matrix product in the same precision. The fixed cost of a run is what it takes beside the multiply-adds:
-the same 15 runs once more on the same images at FIXED_SIZE with a single epoch, from the first run's beginning to the last
-one's end, less the floor of that, divided by 15.
+in each epoch; xaitune runs in float32 and in the precision that --precision auto chooses. The plain loop has TensorFlow's
+own settings, while xaitune switches oneDNN on, which TensorFlow leaves off on processors without AVX512; --plain-onednn
+shows what that alone gives. The number of images that fit the time is estimated from the rate of timed matrix products, and
+printed. The floor is the time of the multiply-adds alone, at the rate of a large matrix product in the same precision. The
+fixed cost of a run is what it takes beside the multiply-adds: the same 15 runs once more on the same images at FIXED_SIZE
+with a single epoch, from the first run's beginning to the last one's end, less the floor of that, divided by 15.
 """
 
 import argparse

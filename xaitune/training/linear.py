@@ -47,7 +47,8 @@ def fit_linear_head(
     Nothing is random: the same images give the same head.
     """
     mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
-    variance = np.where(variance > 1e-6 * max(variance.max(), 1e-12), variance, 1.0)  # a channel that is never active
+    constant = variance <= np.maximum(1e-10 * mean**2, 1e-12)  # a channel that is never active, but for rounding
+    variance = np.where(constant, 1.0, variance)
     standard = (features - mean) / np.sqrt(variance)
     weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     targets = np.eye(num_classes)[labels]
