@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from xaitune.advise.evaluation import Evaluation
+from xaitune.advise.recommend import advise_freeze
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import SweepTable
 from xaitune.config.settings import SweepConfig, TrainConfig
@@ -27,11 +29,14 @@ from xaitune.data.dataset import ImageData
 from xaitune.demo.scans import make_demo_data
 from xaitune.models.precision import processor_name, resolve_precision
 from xaitune.stats.intervals import bootstrap_interval
+from xaitune.training.features import FeatureCache
 
 TRUTH = Path(__file__).parent / "results" / "advice-truth.csv"
+SIGNALS = Path(__file__).parent / "results" / "advice-signals.csv"
 DEPTHS, SEEDS = (0, 1, 2, 3, 4, 5), 3
 VALIDATION = 1 / 3  # validation images for each training image
-MOST_TEST = 1000
+MOST_TEST = 800
+FEW_EPOCHS = 10  # where 20, the usual number, would take too long
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -75,28 +80,30 @@ class Task:
 ALL_CIFAR = ("airplane", "automobile", "ship", "truck", *ANIMALS)
 KINDS = {c: "animal" if c in ANIMALS else "vehicle" for c in ALL_CIFAR}
 SPECIES = {c: c for c in ANIMALS}
-# The cheap ones first.
+# The cheap ones first. None has CIFAR-10 with 'slim', which was trained on it.
 TASKS = (
     Task("scans", "slim", 150),
-    Task("cifar10", "slim", 400, 32),
     Task("solar-cells", "slim", 150),
-    Task("chest-xray", "slim", 400),
-    Task("scans", "random", 400),
-    Task("cifar10", "imagenet", 150, 32),
-    Task("magnetic-tile", "slim", 400),
-    Task("solar-cells", "imagenet", 60, 48),
     Task("cifar10", "imagenet", 60, 32, KINDS, "kinds"),
-    Task("chest-xray", "imagenet", 150, 48),
-    Task("magnetic-tile", "imagenet", 150, 48),
-    Task("scans", "imagenet", 150, 48),
-    Task("cifar10", "slim", 400, 32, KINDS, "kinds"),
-    Task("solar-cells", "random", 400, 48),
-    Task("cifar10", "imagenet", 400, 32, SPECIES, "species-inverted", inverted),
+    Task("chest-xray", "slim", 150, 48),
+    Task("cifar10", "imagenet", 150, 32),
+    Task("magnetic-tile", "slim", 150, 48),
+    Task("chest-xray", "imagenet", 150, 32),
+    Task("scans", "slim", 400, 48),
+    Task("solar-cells", "imagenet", 150, 32),
+    Task("cifar10", "random", 150, 32, KINDS, "kinds"),
+    Task("scans", "imagenet", 150, 32),
     Task("chest-xray", "slim", 60),
-    Task("magnetic-tile", "random", 150, 48),
-    Task("solar-cells", "imagenet", 400, 48),
-    Task("cifar10", "imagenet", 400, 48, SPECIES, "species-grey", grey),
+    Task("cifar10", "imagenet", 150, 32, SPECIES, "species-inverted", inverted),
+    Task("magnetic-tile", "imagenet", 150, 32),
+    Task("solar-cells", "random", 150, 32),
+    Task("cifar10", "imagenet", 400, 32, SPECIES, "species-grey", grey),
     Task("scans", "slim", 400, 48, None, "blurred", blurred),
+    Task("solar-cells", "imagenet", 60, 48),
+    Task("magnetic-tile", "slim", 400),
+    Task("scans", "random", 400),
+    Task("chest-xray", "imagenet", 400, 48),
+    Task("solar-cells", "imagenet", 400, 48),
     Task("magnetic-tile", "imagenet", 400),
     Task("chest-xray", "imagenet", 400),
 )
@@ -110,8 +117,14 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="ImageNet's VGG16 without its head (.h5)")
     parser.add_argument("--minutes", type=float, default=300, help="no task begins after this time")
     parser.add_argument("--only", help="only tasks whose name contains this text")
+    parser.add_argument("--signals", action="store_true", help="compute the signals of the known tasks again")
     parser.add_argument("--cache-gb", type=float, default=8)
     args = parser.parse_args()
+    if args.signals:
+        known = pd.read_csv(TRUTH)["task"].tolist()
+        rows = [signals_of(t, data_of(t, args.work, args.data), args) for t in TASKS if t.name in known]
+        pd.DataFrame([row for part in rows for row in part]).to_csv(SIGNALS, index=False, float_format="%.5g")
+        return
     start = time.monotonic()
     for task in TASKS:
         known = pd.read_csv(TRUTH)["task"].tolist() if TRUTH.is_file() else []
@@ -119,22 +132,45 @@ def main() -> None:
             continue
         if time.monotonic() - start > 60 * args.minutes:
             break
-        rows = truth_of(task, args)
-        old = pd.read_csv(TRUTH) if TRUTH.is_file() else pd.DataFrame()
-        pd.concat([old, pd.DataFrame(rows)], ignore_index=True).to_csv(TRUTH, index=False, float_format="%.5g")
+        data = data_of(task, args.work, args.data)
+        signals = signals_of(task, data, args)
+        rows = truth_of(task, data, args)
+        append(SIGNALS, signals)
+        append(TRUTH, rows)
         shown = pd.DataFrame(rows).groupby("depth")["test"].agg(["mean", "min", "max"]).round(3)
         print(f"{task.name}\n{shown.to_string()}", flush=True)
 
 
-def truth_of(task: Task, args: argparse.Namespace) -> list[dict]:
+def append(file: Path, rows: list[dict]) -> None:
+    """Add rows to a CSV."""
+    old = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+    pd.concat([old, pd.DataFrame(rows)], ignore_index=True).to_csv(file, index=False, float_format="%.5g")
+
+
+def training(task: Task, args: argparse.Namespace) -> TrainConfig:
+    """The training that all depths of a task share."""
+    weights = args.weights if task.weights == "imagenet" else task.weights
+    return TrainConfig(weights=weights, epochs=FEW_EPOCHS if task.images > 150 else TrainConfig().epochs)
+
+
+def signals_of(task: Task, data: ImageData, args: argparse.Namespace) -> list[dict]:
+    """What the advice sees of a task, for each candidate, and what advice from heatmaps alone would be."""
+    train, folders = training(task, args), {"cache_dir": args.work / "cache", "cache_gb": args.cache_gb}
+    cache, runs = FeatureCache(*folders.values()), args.work / task.name
+    table = Evaluation(data, train, SweepConfig(workers=2), runs, cache).evidence()
+    heat = advise_freeze(data, train, method="heatmap", runs_dir=runs, **folders)
+    table["heatmap"] = table.index.map(heat.evidence["score"].rename(index=str))
+    about = {"task": task.name, "heatmap_advice": heat.freeze_through}
+    return [about | row for row in table.reset_index().to_dict("records")]
+
+
+def truth_of(task: Task, data: ImageData, args: argparse.Namespace) -> list[dict]:
     """The rows of a task: one for each run of its sweep that was trained to its end, and for each linear head."""
-    data = data_of(task, args.work, args.data)
-    train = TrainConfig(weights=args.weights if task.weights == "imagenet" else task.weights, epochs=6, patience=6)
     started = time.monotonic()
     table = sweep_freeze(
         data,
-        SweepConfig(freeze_through=DEPTHS, optimizers=("nag",), seeds=SEEDS),
-        train=train,
+        SweepConfig(freeze_through=DEPTHS, optimizers=("nag",), seeds=SEEDS, workers=2),
+        train=training(task, args),
         runs_dir=args.work / task.name,
         cache_dir=args.work / "cache",
         cache_gb=args.cache_gb,
@@ -145,7 +181,7 @@ def truth_of(task: Task, args: argparse.Namespace) -> list[dict]:
         "weights": task.weights,
         "side": task.side,
         "classes": len(data.class_names),
-        **{split: len(data.indices(split)) for split in ("train", "validation", "test")},
+        **{f"{split} images": len(data.indices(split)) for split in ("train", "validation", "test")},
         "processor": processor_name(),
         "precision": resolve_precision()[0],
         "sweep_seconds": time.monotonic() - started,
@@ -232,7 +268,7 @@ def with_splits(table: pd.DataFrame, images: int) -> pd.DataFrame:
     """`table` with about so many training images, a third of that for validation, and at most MOST_TEST for testing.
 
     Groups are drawn at random and never divided; in turn from all classes for training and validation, so that small
-    classes have their share, but no more than a third of a class.
+    classes have their share, but at most half of a class for training and a sixth for validation.
     """
     rng = np.random.default_rng(5)
     group = table.groupby("group").agg(label=("label", "first"), size=("label", "size"), split=("split", "first"))

@@ -18,7 +18,7 @@ def main(data_path: str | None = None, weights: str = "slim", runs_dir: str = "e
     print(advice.evidence.round(3))
     print(advice.reasons)
 
-    sweep = xt.sweep_freeze(data, train=train, seeds=1, optimizers="nag", runs_dir=runs_dir)
+    sweep = xt.sweep_freeze(data, train=train, freeze_through="0-5", seeds=1, optimizers="nag", runs_dir=runs_dir)
     print(sweep.table().round(3))
 
     check = xt.check_advice(advice, sweep)

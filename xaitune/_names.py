@@ -1,6 +1,7 @@
 """Readable names of metrics and freezing depths, counts, durations and sizes."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 METRIC_NAMES = {
@@ -60,6 +61,16 @@ def gap_text(gap: Any, metric: str, other: str) -> str:
         ends = [f"{abs(end) * 100:.1f} {side(end)}" for end in (gap.low, gap.high)]
         interval = f"95 % interval: {ends[0]} to {ends[1]}"
     return f"{points(abs(gap.difference))} of {metric_name(metric)} {side(gap.difference)} {other} [{interval}]"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a row, with 'and' before the last.
+
+    Examples:
+        >>> listed(["Block 1"]), listed(["Block 1", "Block 1-2", "Block 1-3"])
+        ('Block 1', 'Block 1, Block 1-2 and Block 1-3')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def frozen_name(through: int) -> str:

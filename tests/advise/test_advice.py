@@ -13,8 +13,8 @@ from PIL import Image
 from xaitune import _files
 from xaitune.advise import evidence, recommend
 from xaitune.advise.advice import find_advice, load_advice
-from xaitune.advise.decision import choose_block, decide
 from xaitune.advise.evidence import Evidence, choose_images
+from xaitune.advise.heatmap import choose_block, decide
 from xaitune.advise.probe import MIN_IMAGES, STEPS
 from xaitune.advise.recommend import advise_freeze
 from xaitune.config.settings import TrainConfig
@@ -101,7 +101,7 @@ def test_drawn_maps_with_masks_have_a_known_answer(demo, tmp_path, cache, monkey
         return drawn(sharp, [demo.mask(int(i)) for i in chosen[-1]], rng)
 
     patch_mapper(monkeypatch, FakeMapper(drawn_maps, len(demo.class_names)))
-    advice = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=2)
+    advice = advise_freeze(demo, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, head_seeds=2)
     assert advice.freeze_through == block
     assert advice.measure == "localisation"
     assert advice.confidence > 0.5
@@ -117,7 +117,7 @@ def test_constant_maps_score_zero_and_are_reported(demo, tmp_path, cache, monkey
         return {b: np.zeros((len(images), 4, 4), np.float32) for b in BLOCKS}
 
     patch_mapper(monkeypatch, FakeMapper(empty_maps, len(demo.class_names)))
-    advice = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
+    advice = advise_freeze(demo, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
     np.testing.assert_allclose(advice.evidence["score"], 0, atol=1e-9)
     assert list(advice.evidence["empty_maps"]) == [1.0] * 5
     assert advice.freeze_through == 5  # nothing speaks against the cheapest depth
@@ -261,10 +261,10 @@ class CallCounter:
     def __init__(self, monkeypatch):
         self.calls = self.when_written = 0
         self.mapper, self.probabilities = evidence.BlockMapper, evidence.Probabilities
-        self.write_advice = recommend.write_advice
+        self.draw = recommend._draw_heatmaps
         monkeypatch.setattr(evidence, "BlockMapper", self.counting_mapper)
         monkeypatch.setattr(evidence, "Probabilities", self.counting_probabilities)
-        monkeypatch.setattr(recommend, "write_advice", self.noting_write)
+        monkeypatch.setattr(recommend, "_draw_heatmaps", self.noting_draw)
 
     def counting_mapper(self, *args):
         mapper = self.mapper(*args)
@@ -284,15 +284,15 @@ class CallCounter:
 
         return counted
 
-    def noting_write(self, *args):
+    def noting_draw(self, *args):
         self.when_written = self.calls
-        return self.write_advice(*args)
+        return self.draw(*args)
 
 
 @pytest.mark.parametrize(("kind", "max_calls"), [("demo", None), ("demo", 1500), ("unmasked", 1500)])
 def test_network_calls_are_reported_and_limited(request, tmp_path, cache, monkeypatch, kind, max_calls):
     data, counter = request.getfixturevalue(kind), CallCounter(monkeypatch)
-    advice = advise_freeze(data, BASE, runs_dir=tmp_path, cache_dir=cache, max_calls=max_calls)
+    advice = advise_freeze(data, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, max_calls=max_calls)
     assert advice.model_calls == counter.when_written > 0
     if max_calls:
         assert advice.model_calls <= max_calls
@@ -306,7 +306,7 @@ def test_network_calls_are_reported_and_limited(request, tmp_path, cache, monkey
 
 def test_too_few_calls_are_refused_before_anything_is_written(demo, tmp_path, cache):
     with pytest.raises(ConfigError, match="max_calls must be at least"):
-        advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, max_calls=100)
+        advise_freeze(demo, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, max_calls=100)
     assert not list(tmp_path.iterdir())
 
 
@@ -328,7 +328,9 @@ def test_no_test_image_is_used(demo, tmp_path, masked):
         )
         assert list(data.split) == list(demo.split)
         # One head seed is enough to show that nothing changes.
-        advice.append(advise_freeze(data, BASE, runs_dir=tmp_path / f"runs-{name}", head_seeds=1, max_calls=700))
+        advice.append(
+            advise_freeze(data, BASE, method="heatmap", runs_dir=tmp_path / f"runs-{name}", head_seeds=1, max_calls=700)
+        )
     clean, poisoned = advice
     assert clean.fingerprint != poisoned.fingerprint
     pd.testing.assert_frame_equal(clean.evidence, poisoned.evidence, check_exact=True)
@@ -337,7 +339,7 @@ def test_no_test_image_is_used(demo, tmp_path, masked):
 
 
 def test_advice_is_saved_loaded_and_found_again(demo, tmp_path, cache, monkeypatch):
-    advice = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
+    advice = advise_freeze(demo, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
     loaded = load_advice(tmp_path / "advice")
     pd.testing.assert_frame_equal(advice.evidence, loaded.evidence)
     for field in dataclasses.fields(advice):
@@ -353,17 +355,19 @@ def test_advice_is_saved_loaded_and_found_again(demo, tmp_path, cache, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(recommend, "measure_blocks", never)
-        again = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
+        again = advise_freeze(demo, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
     assert again.created == advice.created
     notes = []
-    other = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache, head_seeds=2, notes=notes.append)
+    other = advise_freeze(
+        demo, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, head_seeds=2, notes=notes.append
+    )
     assert other.path.name == "advice-2"
     assert "head_seeds 1 -> 2" in notes[0]
     assert find_advice(tmp_path) in (other.path, advice.path)
 
 
 def test_the_same_call_gives_the_same_figures(demo, tmp_path):
-    a, b = (advise_freeze(demo, BASE, runs_dir=tmp_path / n, head_seeds=1) for n in ("a", "b"))
+    a, b = (advise_freeze(demo, BASE, method="heatmap", runs_dir=tmp_path / n, head_seeds=1) for n in ("a", "b"))
     pd.testing.assert_frame_equal(a.evidence, b.evidence, check_exact=True)
 
 
@@ -380,7 +384,7 @@ def test_a_given_model_is_explained_as_it_is(demo, run, tmp_path, cache):
 
 
 def test_invalid_arguments_and_damaged_files(demo, tmp_path):
-    with pytest.raises(ConfigError, match="method must be one of heatmap"):
+    with pytest.raises(ConfigError, match="method must be one of features, race, heatmap"):
         advise_freeze(demo, BASE, method="guess", runs_dir=tmp_path)
     with pytest.raises(ConfigError, match="head_seeds must be at least 1"):
         advise_freeze(demo, BASE, head_seeds=0, runs_dir=tmp_path)

@@ -24,7 +24,9 @@ def test_reset_weights_are_those_of_a_new_model(head):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"augmentation": "flip", "augmented_views": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"precision": "bfloat16", "final_epochs": 1}, {"augmentation": "flip", "augmented_views": 0}]
+)
 def test_a_kept_network_trains_as_a_new_one_does(demo, tmp_path, options):
     """Whatever was trained before, at another depth and with another seed and loss, leaves no trace."""
     options = {**OPTIONS, **options}
@@ -34,7 +36,7 @@ def test_a_kept_network_trains_as_a_new_one_does(demo, tmp_path, options):
             demo, TrainConfig(freeze_through=k, seed=seed, loss=loss, **options), runs_dir=tmp_path / kept, networks=n
         )
         for kept, n in (("kept", networks), ("new", None))
-        for k, seed, loss in ((1, 3, "focal"), (4, 0, "categorical_crossentropy"), (4, 1, "categorical_crossentropy"))
+        for k, seed, loss in ((4, 0, "categorical_crossentropy"), (1, 3, "focal"), (4, 1, "categorical_crossentropy"))
     ]
     assert len(networks) == 1
     for kept, new in zip(runs[:3], runs[3:], strict=True):
@@ -60,4 +62,3 @@ def test_parts_are_cut_and_traced_once(demo):
     config = TrainConfig()
     assert part.gradients(config) is part.gradients(dataclasses.replace(config, optimizer="sgd"))
     assert part.gradients(config) is not part.gradients(dataclasses.replace(config, loss="focal"))
-    assert part.predict is part.predict

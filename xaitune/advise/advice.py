@@ -3,12 +3,13 @@
 import dataclasses
 import html
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from xaitune import _files, _names
+from xaitune.advise.candidates import candidate_name
 from xaitune.errors import RunError
 from xaitune.plots import charts
 
@@ -18,16 +19,22 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FreezeAdvice:
-    """The recommended `freeze_through` with its reasons, based on validation images only.
+    """The recommended `freeze_through` with its reasons; no test image takes part.
 
-    `evidence`: one row per block, with the mean of each measure and the score that decides. `confidence`: the share of
-    resamples, over groups and head seeds, that choose the same block. `votes`: that share for every block (1..5).
+    `evidence`: one row per candidate (a depth '0' to '5', or a linear head on frozen features) with its signals, its
+    expected `score` relative to the mean of all and the interval of that, and its expected `regret`. `confidence`: the
+    chance that the advised depth is within a point of the best one. `votes`: candidate -> chance of being the best.
+    `frozen`: the linear head that is expected to do as well as any training, '' without one.
+
+    With method 'heatmap' there is one row per block (1..5), with the mean of each measure and the score that decides;
+    `confidence` is the share of resamples, over groups and head seeds, that choose the same block, and `votes` that share
+    for every block.
     """
 
     freeze_through: int
     confidence: float
     evidence: pd.DataFrame
-    votes: dict[int, float]
+    votes: dict[Any, float]
     reasons: str
     method: str
     measure: str
@@ -38,26 +45,39 @@ class FreezeAdvice:
     groups: int
     model_calls: int
     created: str
+    frozen: str = ""
     path: Path | None = None
 
     @property
-    def ranking(self) -> tuple[int, ...]:
-        """The blocks ordered by how often they were chosen, then by score."""
+    def ranking(self) -> tuple[Any, ...]:
+        """The candidates ordered by how often they were chosen, then by score."""
         score = self.evidence["score"]
         return tuple(sorted(self.votes, key=lambda b: (-self.votes[b], -float(score.get(b, -np.inf)))))
 
+    @property
+    def headline(self) -> str:
+        """What is advised, in a sentence."""
+        depth = f"{_names.frozen_name(self.freeze_through)} (confidence {self.confidence:.0%})."
+        if not self.frozen:
+            return f"Freeze {depth}"
+        return f"Train no block: a {candidate_name(self.frozen)} is enough. If you do train blocks, freeze {depth}"
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Plot the score of each block with its interval; the advised block is marked."""
-        return charts.block_evidence(self.evidence, self.freeze_through, self.votes, measure=self.measure, ax=ax)
+        """Plot the score of each candidate with its interval; the advised one is marked."""
+        if self.method == "heatmap":
+            return charts.block_evidence(self.evidence, self.freeze_through, self.votes, measure=self.measure, ax=ax)
+        labels = [candidate_name(candidate) for candidate in self.evidence.index]
+        return charts.block_evidence(
+            self.evidence, str(self.freeze_through), self.votes, labels, measure=self.measure, share="best", ax=ax
+        )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The evidence: one row per block."""
+        """The evidence: one row per candidate."""
         return self.evidence
 
     def _repr_html_(self) -> str:
         return (
-            f"<b>Freeze {_names.frozen_name(self.freeze_through)}</b> (confidence {self.confidence:.0%})"
-            f"<p>{html.escape(self.reasons)}</p>" + self.evidence.round(3).to_html()
+            f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.reasons)}</p>" + self.evidence.round(3).to_html()
         )
 
 
@@ -71,9 +91,12 @@ def load_advice(path: str | Path) -> FreezeAdvice:
     folder = Path(path)
     values = _files.read_json(folder / "advice.json")
     try:
-        values["votes"] = {int(k): v for k, v in values["votes"].items()}
         values["image_size"] = tuple(values["image_size"])
-        evidence = pd.read_csv(folder / "evidence.csv", index_col="block")
+        if values["method"] == "heatmap":
+            values["votes"] = {int(k): v for k, v in values["votes"].items()}
+            evidence = pd.read_csv(folder / "evidence.csv", index_col="block")
+        else:
+            evidence = pd.read_csv(folder / "evidence.csv", dtype={"candidate": str}).set_index("candidate")
         return FreezeAdvice(**values, evidence=evidence, path=folder)
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise RunError(

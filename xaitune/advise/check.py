@@ -205,7 +205,7 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
         test_images_needed=images_needed(gap.group_error, gap.seed_error, gap.images)
         if verdict == "cannot tell"
         else None,
-        advice_made_first=advice.created <= _files.read_json(sweep.path / "config.json")["started"],
+        advice_made_first=advice.created <= _files.read_json(sweep.path / "config.json").get("started", ""),
     )
 
 

@@ -1,108 +1,166 @@
-"""The decision: from the evidence to the number of blocks to freeze, its confidence, and the reasons in words."""
+"""The decision: one Gaussian model of the candidates' scores, learnt from many tasks, and the candidate it advises."""
 
 import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xaitune import _machine, _names
-from xaitune.advise.advice import FreezeAdvice
-from xaitune.advise.evidence import Evidence
-from xaitune.advise.probe import BLOCK_NUMBERS, Probe
-from xaitune.data.dataset import ImageData
+COST_WEIGHT = 0.005  # half a point of the score for the dearest training
+NEAR = 0.01  # confidence is the chance that the advised candidate is within this of the best
+DRAWS = 8000
+PRIOR_TASKS = 3.0  # the mean over all source weights counts as much as this many tasks with the same ones
+RIDGE = 0.05  # of the signals' weights, relative to their variance
+SHRINK = 0.3  # of the residual covariance, towards independent residuals of one variance
 
-DRAWS = 2000
 
+@dataclasses.dataclass(frozen=True)
+class DecisionModel:
+    """Scores of the candidates, relative to their mean: Gaussian, with mean prior + sum of weight * signal.
 
-def choose_block(means: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """The deepest block (1..5) whose mean is within its standard error of the best, for each row of `means` (..., 5).
-
-    Examples:
-        >>> int(choose_block(np.array([0.1, 0.5, 0.6, 0.59, 0.2]), errors=np.full(5, 0.02)))
-        4
+    `prior`: source weights ('imagenet', 'slim', 'random'; '' for any) -> mean relative score of each candidate.
+    `expected`: the same for each signal, which enters as its relative value minus that. `weights`: signal -> weight.
+    `covariance`: (candidates, candidates) of what remains. `tasks`: the number of tasks it was learnt from.
     """
-    good = means >= means.max(axis=-1, keepdims=True) - errors
-    return means.shape[-1] - np.argmax(good[..., ::-1], axis=-1)
+
+    candidates: tuple[str, ...]
+    prior: dict[str, list[float]]
+    expected: dict[str, dict[str, list[float]]]
+    weights: dict[str, float]
+    covariance: list[list[float]]
+    tasks: int
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits that identify the model."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+    def parts(self, evidence: pd.DataFrame, source: str) -> pd.DataFrame:
+        """What the prior and each signal say about each candidate's score, relative to the mean; they add up to `mean`."""
+        kind = source if source in self.prior else ""
+        parts = {"prior": np.array(self.prior[kind])}
+        for signal, weight in self.weights.items():
+            values = evidence.loc[list(self.candidates), signal].to_numpy(float)
+            moved = weight * (relative(values) - np.array(self.expected[kind][signal]))
+            parts[signal] = np.where(np.isfinite(values), moved, 0.0)
+        return pd.DataFrame(parts, index=pd.Index(self.candidates, name="candidate"))
 
 
-def decide(evidence: Evidence, data: ImageData, probe: Probe, method: str) -> FreezeAdvice:
-    """The advice that follows from the evidence: `choose_block` on the means, with votes over resampled groups."""
-    scores = evidence.scores
-    names, number = np.unique(evidence.groups, return_inverse=True)
-    per_seed = np.zeros((len(probe.seeds), len(names), len(BLOCK_NUMBERS)))  # sums over the images of a group
-    for group in range(len(names)):
-        per_seed[:, group] = scores["score"][:, number == group].sum(axis=1)
-    size = np.bincount(number)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """`advised`: the candidate with the least expected regret plus cost, and `confidence`: the chance that its score is
+    within NEAR of the best. `table`: one row per candidate: `expected` score relative to the mean, `low` and `high` (95 %),
+    `regret` (expected loss against the best candidate), `best` (chance of being it), `near` (chance of being within NEAR
+    of it), and what the prior and each signal contribute to `expected`.
+    """
+
+    advised: str
+    confidence: float
+    table: pd.DataFrame
+
+
+def relative(values: np.ndarray) -> np.ndarray:
+    """Values (..., candidates) minus their mean; 0 where a value is missing."""
+    known = np.isfinite(values)
+    mean = np.where(known, values, 0.0).sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    return np.where(known, values - mean, 0.0)
+
+
+def decide(
+    model: DecisionModel,
+    evidence: pd.DataFrame,
+    source: str,
+    *,
+    among: Sequence[str] | None = None,
+    cost_weight: float = COST_WEIGHT,
+) -> Decision:
+    """The candidate that minimises E[max_j s_j - s_k] + cost_weight * cost_k.
+
+    `evidence`: one row per candidate of the model, with its signals and its `cost` (0..1). `source`: the source weights.
+    `among`: choose among these candidates only; the maximum runs over them too. The expectation is over DRAWS draws with a
+    fixed seed.
+    """
+    parts = model.parts(evidence, source)
+    mean = parts.sum(axis=1)
+    names = list(among or model.candidates)
+    chosen = [model.candidates.index(name) for name in names]
     rng = np.random.default_rng(0)
-    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)  # (draws, groups)
-    drawn = np.einsum("dg,sgb->dsb", weights, per_seed) / (weights @ size)[:, None, None]
-    mean = scores["score"].mean(axis=(0, 1))
-    seed_mean = drawn.mean(axis=1)  # (draws, blocks)
-    gap = seed_mean[:, [int(mean.argmax())]] - seed_mean
-    errors = gap.std(axis=0)
-    chosen = int(choose_block(mean, errors))
-    votes = choose_block(drawn, errors).ravel()
-    share = {b: float((votes == b).mean()) for b in BLOCK_NUMBERS}
-    low, high = np.percentile(seed_mean, [2.5, 97.5], axis=0)
-    columns = {"score": mean, "low": low, "high": high, "behind_best": mean.max() - mean, "standard_error": errors}
-    further = (name for name in scores if name not in ("score", "zero", evidence.measure))
-    columns |= {name: np.nanmean(scores[name], axis=(0, 1)) for name in further}
-    columns |= {"empty_maps": scores["zero"].mean(axis=(0, 1))}
-    advice = FreezeAdvice(
-        freeze_through=chosen,
-        confidence=share[chosen],
-        evidence=pd.DataFrame(columns, index=pd.Index(BLOCK_NUMBERS, name="block")),
-        votes=share,
-        reasons="",
-        method=method,
-        measure=evidence.measure,
-        fingerprint=data.fingerprint,
-        weights=probe.weights,
-        image_size=data.image_size,
-        images=len(evidence.groups),
-        groups=len(names),
-        model_calls=evidence.calls,
-        created=_machine.now(),
-    )
-    return dataclasses.replace(advice, reasons=_reasons(advice, len(probe.seeds)))
+    draws = rng.multivariate_normal(mean.to_numpy(), np.array(model.covariance), DRAWS, method="eigh")[:, chosen]
+    lost = draws.max(axis=1, keepdims=True) - draws
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    table = pd.DataFrame(
+        {
+            "expected": mean[names].to_numpy(),
+            "low": low,
+            "high": high,
+            "regret": lost.mean(axis=0),
+            "best": (lost == 0).mean(axis=0),
+            "near": (lost <= NEAR).mean(axis=0),
+        },
+        index=pd.Index(names, name="candidate"),
+    ).join(parts)
+    total = table["regret"] + cost_weight * evidence.loc[names, "cost"]
+    advised = str(total.idxmin())
+    return Decision(advised, float(table.loc[advised, "near"]), table)
 
 
-def _reasons(advice: FreezeAdvice, seeds: int) -> str:
-    """One paragraph in plain language, from the figures alone."""
-    table, chosen = advice.evidence, advice.freeze_through
-    best = int(table["score"].idxmax())
-    score = {
-        "localisation": "how much better each block's heatmap finds the marked defects than the same heatmap moved to "
-        "a random place",
-        "mean rank": "each block's mean rank in faithfulness (which counts most), agreement, concentration and stability",
-    }[advice.measure]
-    text = (
-        f"The score is {score}, measured on {advice.images} validation images from {advice.groups} groups with "
-        f"{_names.plural(seeds, 'probe head')}. Block {best} scores best ({table.loc[best, 'score']:.3f} "
-        f"[{table.loc[best, 'low']:.3f}, {table.loc[best, 'high']:.3f}]). "
+def fit_model(tasks: Sequence[Mapping[str, Any]], candidates: Sequence[str], signals: Sequence[str]) -> DecisionModel:
+    """Learn the model from tasks whose scores are known.
+
+    Each task has `source` (its source weights), `scores` (candidate -> test score) and `evidence` (a table with one row
+    per candidate and one column per signal). The means of tasks with the same source weights are shrunk towards the mean
+    of all; the weights of the signals are found by ridge regression over all tasks and candidates; the covariance is that
+    of the residuals, shrunk towards independent ones.
+    """
+    order = list(candidates)
+    sources = np.array([task["source"] for task in tasks])
+    scores = relative(np.array([[task["scores"][name] for name in order] for task in tasks]))
+    values = {
+        s: relative(np.array([task["evidence"].loc[order, s].to_numpy(float) for task in tasks])) for s in signals
+    }
+    kinds = ["", *sorted(set(sources.tolist()))]
+
+    def means(array: np.ndarray) -> dict[str, np.ndarray]:
+        every = array.mean(axis=0)
+        own = {kind: array[sources == kind] for kind in kinds[1:]}
+        return {"": every} | {
+            kind: (part.sum(axis=0) + PRIOR_TASKS * every) / (len(part) + PRIOR_TASKS) for kind, part in own.items()
+        }
+
+    prior, expected = means(scores), {signal: means(array) for signal, array in values.items()}
+    rest = np.array([score - prior[kind] for score, kind in zip(scores, sources, strict=True)])
+    design = np.stack(
+        [
+            np.array([x - expected[s][kind] for x, kind in zip(values[s], sources, strict=True)]).ravel()
+            for s in signals
+        ],
+        axis=1,
+    ) if signals else np.zeros((rest.size, 0))  # fmt: skip
+    gram = design.T @ design
+    found = np.linalg.solve(gram + RIDGE * np.diag(np.diag(gram) + 1e-12), design.T @ rest.ravel())
+    residual = rest - (design @ found).reshape(rest.shape)
+    covariance = residual.T @ residual / max(len(tasks) - 1 - len(signals), 1)
+    covariance = (1 - SHRINK) * covariance + SHRINK * np.eye(len(order)) * np.trace(covariance) / len(order)
+    return DecisionModel(
+        candidates=tuple(order),
+        prior={kind: np.round(mean, 5).tolist() for kind, mean in prior.items()},
+        expected={kind: {s: np.round(expected[s][kind], 5).tolist() for s in signals} for kind in kinds},
+        weights={s: round(float(w), 4) for s, w in zip(signals, found, strict=True)},
+        covariance=np.round(covariance, 7).tolist(),
+        tasks=len(tasks),
     )
-    if chosen != best:
-        text += (
-            f"Block {chosen} ({table.loc[chosen, 'score']:.3f}) is within one standard error of it, "
-            "and freezing deeper makes training cheaper. "
-        )
-    if chosen < 5:
-        text += (
-            f"Beyond Block {chosen} the heatmaps lose what the classification needs "
-            f"(Block {chosen + 1}: {table.loc[chosen + 1, 'score']:.3f}), "
-            "so the blocks after it should be trained on your images. "
-        )
-    else:
-        text += "Even the heatmaps of the last block hold up, so training the head alone is worth trying first. "
-    measures = ", ".join(
-        f"{name} {table.loc[chosen, name]:.2f}" for name in ("agreement", "concentration", "stability")
-    )
-    text += f"Other measures at Block {chosen}: {measures}. "
-    empty = table["empty_maps"]
-    if empty.max() > 0.05:
-        text += f"Block {int(empty.idxmax())} gave empty maps for {empty.max():.0%} of the images. "
-    text += f"{advice.confidence:.0%} of the resamples (over groups and head seeds) choose the same block"
-    if advice.confidence < 0.5:
-        second = next(b for b in advice.ranking if b != chosen)
-        text += f", so this is a weak recommendation; the next candidate is Block {second} ({advice.votes[second]:.0%})"
-    return text + "."
+
+
+@functools.cache
+def load_decision_models() -> dict[str, DecisionModel]:
+    """Method ('features', 'race') -> the model that the package ships; benchmarks/advice.py makes them."""
+    text = (resources.files("xaitune.advise") / "decision.json").read_text(encoding="utf-8")
+    return {
+        method: DecisionModel(**{**values, "candidates": tuple(values["candidates"])})
+        for method, values in json.loads(text).items()
+    }

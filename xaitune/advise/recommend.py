@@ -1,4 +1,4 @@
-"""The freeze advisor: recommends `freeze_through` from a probe's heatmaps of validation images at all five blocks."""
+"""The freeze advisor: recommends `freeze_through`, or training nothing, before any whole fine-tuning."""
 
 import dataclasses
 from pathlib import Path
@@ -9,10 +9,12 @@ import numpy as np
 from xaitune import _files
 from xaitune._progress import Notes, Progress
 from xaitune.advise.advice import FreezeAdvice, load_advice
-from xaitune.advise.decision import decide
+from xaitune.advise.decision import COST_WEIGHT
+from xaitune.advise.evaluation import Evaluation
 from xaitune.advise.evidence import choose_images, masked_images, measure_blocks
+from xaitune.advise.heatmap import decide
 from xaitune.advise.probe import BLOCK_NUMBERS, Probe, image_limits, masks_digest
-from xaitune.config.settings import TrainConfig, replace_fields
+from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
 from xaitune.evaluate.table import unit_maps
@@ -21,7 +23,7 @@ from xaitune.plots import figures, overlays, pictures
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import choose_folder, locked, start_folder
 
-METHODS = ("heatmap",)
+METHODS = ("features", "race", "heatmap")
 SHOWN_IMAGES = 6  # in heatmaps.png
 
 
@@ -30,48 +32,70 @@ def advise_freeze(
     config: TrainConfig | None = None,
     *,
     model: Any = None,
-    method: str = "heatmap",
+    method: str | None = None,
     name: str | None = None,
     runs_dir: str | Path = "runs",
     overwrite: bool = False,
     head_seeds: int = 3,
     max_calls: int | None = None,
+    cost_weight: float = COST_WEIGHT,
+    sweep: SweepConfig | None = None,
     cache_dir: str | Path | None = None,
     cache_gb: float = 20.0,
     progress: Progress | None = None,
     notes: Notes | None = None,
     **options: Any,
 ) -> FreezeAdvice:
-    """Recommend `freeze_through` from what the blocks see, before any fine-tuning.
+    """Recommend how many blocks to freeze, or to train nothing, before any whole fine-tuning. Never uses test images.
 
-    A probe (VGG16 fully frozen, with a head trained for each of `head_seeds` seeds) explains the true class of validation
-    images with Grad-CAM at Block 1 to 5. With masks a block's score is its localisation: the average precision of the
-    map for the mask, minus that of the same map moved to a random place. Without masks it is the mean rank over
-    faithfulness (insertion minus deletion area, minus the same for the moved map), agreement with the other blocks'
-    maps, concentration (Gini) and stability. The advice is the deepest block whose score is within one standard error of
-    the best, since deeper freezing is cheaper to train. Its confidence is the share of resamples, over groups and head
-    seeds, that choose the same block. The measures take at most `max_calls` network calls (one image, once forward or
-    backward, is one call). Test images are never used, and training images only train the probe's head.
+    `method` 'features' (the default) looks at the frozen features of all blocks, after one pass over the images: linear
+    heads on them, and linearised fine-tuning of every depth. 'race' also fine-tunes every depth for a few epochs, as the
+    first part of a `sweep` with these settings (without folds), which then continues them. Both weigh their evidence by a
+    model learnt from many tasks (see `decision.decide`): the advised depth has the least expected loss against the best
+    one, plus `cost_weight` (a score) times the share of the multiply-adds that its training takes. The confidence is the
+    chance of being within a point of the best.
 
-    `model`: explain this model instead of a probe. `cache_dir` (default `runs_dir`/cache) stores frozen features, up to
-    `cache_gb`. `options` are fields of TrainConfig. The folder `runs_dir`/advice receives advice.json, evidence.csv and
-    pictures. Raises InputError and RunError.
+    'heatmap' (the default with a `model`) looks at Grad-CAM maps of validation images alone, at Block 1 to 5: those of a
+    probe (VGG16 fully frozen, with a head trained for each of `head_seeds` seeds) or of the `model`. With masks a block's
+    score is its localisation: the average precision of the map for the mask, minus that of the same map moved to a random
+    place. Without masks it is the mean rank over faithfulness, agreement with the other blocks' maps, concentration and
+    stability. It advises the deepest block within one standard error of the best; its confidence is the share of
+    resamples, over groups and head seeds, that choose the same block. It takes at most `max_calls` network calls (one
+    image, once forward or backward, is one call).
+
+    `cache_dir` (default `runs_dir`/cache) stores frozen features, up to `cache_gb`. `options` are fields of TrainConfig.
+    The folder `runs_dir`/advice receives advice.json, evidence.csv and pictures. Raises InputError and RunError.
 
     Examples:
-        >>> data = ImageData.from_folder("images", masks="masks", image_size=(96, 96))  # doctest: +SKIP
-        >>> advise_freeze(data, weights="imagenet", epochs=3).freeze_through  # doctest: +SKIP
+        >>> data = ImageData.from_folder("images", image_size=(96, 96))  # doctest: +SKIP
+        >>> advise_freeze(data, weights="imagenet").freeze_through  # doctest: +SKIP
         3
     """
+    method = method or ("features" if model is None else "heatmap")
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
     if head_seeds < 1:
         raise ConfigError(f"head_seeds must be at least 1. Received: {head_seeds}.")
+    if model is not None and method != "heatmap":
+        raise ConfigError(f"Only the method heatmap looks at a given model. Received: method={method!r}.")
+    if not cost_weight >= 0:
+        raise ConfigError(f"cost_weight must be at least 0. Received: {cost_weight}.")
+    if max_calls is not None and method != "heatmap":
+        raise ConfigError(
+            f"max_calls limits the method heatmap alone. Received: max_calls={max_calls}, method={method!r}."
+        )
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
     cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
-    probe = Probe(data, config, model, head_seeds, cache)
-    budget = image_limits(data, probe.channels, len(probe.seeds), max_calls)
-    identity = _identity(data, config, probe, method, max_calls)
+    source: Probe | Evaluation
+    if method == "heatmap":
+        source = Probe(data, config, model, head_seeds, cache)
+        budget = image_limits(data, source.channels, len(source.seeds), max_calls)
+        identity = _heatmap_identity(data, config, source, max_calls)
+    else:
+        race = (sweep or SweepConfig()) if method == "race" else None
+        source = Evaluation(data, config, race, runs_dir, cache, notes)
+        identity = source.identity | {"cost_weight": cost_weight}
     folder, note = choose_folder(Path(runs_dir), "advice", name, identity, overwrite=overwrite)
     if note and notes:
         notes(note)
@@ -81,12 +105,16 @@ def advise_freeze(
         return load_advice(folder)
     with locked(folder):
         start_folder(folder, "advice", {"identity": identity, "train": dataclasses.asdict(config)}, overwrite=overwrite)
-        advice = decide(measure_blocks(data, probe, budget, progress), data, probe, method)
-        write_advice(advice, folder, data, probe)
+        if isinstance(source, Probe):
+            advice = decide(measure_blocks(data, source, budget, progress), data, source, method)
+            _draw_heatmaps(folder, data, source)
+        else:
+            advice = source.advise(method, cost_weight, progress)
+        write_advice(advice, folder)
     return load_advice(folder)
 
 
-def _identity(data: ImageData, config: TrainConfig, probe: Probe, method: str, max_calls: int | None) -> dict[str, Any]:
+def _heatmap_identity(data: ImageData, config: TrainConfig, probe: Probe, max_calls: int | None) -> dict[str, Any]:
     """Everything that decides the advice: equal identities give the same advice."""
     return {
         "fingerprint": data.fingerprint,
@@ -94,7 +122,7 @@ def _identity(data: ImageData, config: TrainConfig, probe: Probe, method: str, m
         "seed": config.seed,
         "weights": probe.weights,
         "model": probe.explained,
-        "method": method,
+        "method": "heatmap",
         "head": config.head,
         "head_epochs": probe.head_epochs,
         "head_seeds": len(probe.seeds),
@@ -103,10 +131,16 @@ def _identity(data: ImageData, config: TrainConfig, probe: Probe, method: str, m
     }
 
 
-def write_advice(advice: FreezeAdvice, folder: Path, data: ImageData, probe: Probe) -> None:
-    """Write the advice's folder: evidence.csv, evidence.png, heatmaps.png of a few images, and last advice.json."""
+def write_advice(advice: FreezeAdvice, folder: Path) -> None:
+    """Write the advice's folder: evidence.csv, evidence.png, and last advice.json."""
     _files.write_csv(folder / "evidence.csv", advice.evidence.reset_index())
     figures.save(advice.plot(), folder / "evidence.png")
+    names = [field.name for field in dataclasses.fields(advice) if field.name not in ("evidence", "path")]
+    _files.write_json(folder / "advice.json", {name: getattr(advice, name) for name in names})
+
+
+def _draw_heatmaps(folder: Path, data: ImageData, probe: Probe) -> None:
+    """Write heatmaps.png: the probe's maps of a few validation images at all blocks."""
     validation = data.indices("validation")
     masked = masked_images(data, validation)
     rows = choose_images(data, masked if len(masked) else validation, SHOWN_IMAGES)
@@ -120,5 +154,3 @@ def write_advice(advice: FreezeAdvice, folder: Path, data: ImageData, probe: Pro
     labels = [f"{Path(data.files[i]).stem} ({data.class_names[data.labels[i]]})" for i in rows]
     titles = ["image", *(f"Block {b}" for b in BLOCK_NUMBERS)]
     figures.save(pictures.contact_sheet(strips, labels, titles=titles), folder / "heatmaps.png")
-    names = [field.name for field in dataclasses.fields(advice) if field.name not in ("evidence", "path")]
-    _files.write_json(folder / "advice.json", {name: getattr(advice, name) for name in names})

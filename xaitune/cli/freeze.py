@@ -11,23 +11,37 @@ from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
-from xaitune.config.fields import settings_of
-from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig, replace_fields
 from xaitune.errors import ConfigError, RunError
 
-# A probe's blocks stay frozen: of the fine-tuning it takes the epochs alone, which its head gets.
-UNUSED = tuple(n for n, about in settings_of(TrainConfig).items() if about.stage == "fine-tune" and n != "epochs")
 
-
-@command("advise", DataConfig, TrainConfig, skip=(*UNUSED, "seed"))
+@command("advise", DataConfig, TrainConfig, skip=("seed", "freeze_through", "final_epochs", "head_blocks"))
 def advise(
     job: Job,
     data: DataPath = None,
+    method: Annotated[
+        str | None,
+        option(
+            "--method",
+            help="What the advice rests on: frozen features (features), also a few epochs of every depth (race), or "
+            "heatmaps alone (heatmap).",
+            default="features; heatmap with --model",
+            metavar="NAME",
+        ),
+    ] = None,
+    cost_weight: Annotated[
+        float,
+        option(
+            "--cost-weight",
+            help="Points of the score that the dearest training must gain over the cheapest.",
+            metavar="POINTS",
+        ),
+    ] = 0.5,
     model: Annotated[
         str | None,
         option(
             "--model",
-            help="Look at this model instead, a run's folder or a .keras file, and train nothing.",
+            help="Look at the heatmaps of this model, a run's folder or a .keras file, and train nothing.",
             panel="Model",
             default="a new probe",
             metavar="PATH",
@@ -39,25 +53,35 @@ def advise(
         int | None,
         option(
             "--max-calls",
-            help="Maximum network calls: an image once forward or backward is one.",
+            help="Maximum network calls for heatmaps: an image once forward or backward is one.",
             default="by image size",
             metavar="N",
         ),
     ] = None,
     cache_gb: CacheGb = 20.0,
 ) -> None:
-    """Recommend how many blocks to freeze, from heatmaps.
+    """Recommend how many blocks to freeze, or to train nothing.
 
-    The heatmaps are those of a probe at all five blocks, on validation images. The probe is VGG16 with frozen blocks, whose
-    head is trained for --head-epochs plus --epochs.
+    Looks at what frozen features and the gradients of each block tell about the classes of the training and validation
+    images, and weighs it by what was learnt from many tasks. With --method race every depth is also fine-tuned for a few
+    epochs, which a sweep that follows continues.
     """
     config, images = load_data(job, data)
-    options = {"model": model, "name": name, "overwrite": overwrite, "max_calls": max_calls, "cache_gb": cache_gb}
+    options = {
+        "method": method,
+        "cost_weight": cost_weight / 100,
+        "model": model,
+        "name": name,
+        "overwrite": overwrite,
+        "max_calls": max_calls,
+        "cache_gb": cache_gb,
+    }
     advice = _advise(job, config, images, **options)
     job.ui.finish(
         [advice.path],
         "xaitune sweep-freeze",
         freeze_through=advice.freeze_through,
+        frozen=advice.frozen,
         confidence=advice.confidence,
         votes=advice.votes,
         reasons=advice.reasons,
@@ -65,20 +89,39 @@ def advise(
     )
 
 
+SHOWN_SIGNALS = ("linear", "short")
+
+
 def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
+    from xaitune.advise.candidates import candidate_name
     from xaitune.advise.recommend import advise_freeze
 
     start = time.monotonic()
-    with job.ui.progress("advising", "heads") as report:
+    with job.ui.progress("advising", "steps") as report:
         advice = advise_freeze(
-            images, config.train, runs_dir=job.runs_dir, progress=report, notes=job.ui.say, **options
+            images,
+            config.train,
+            runs_dir=job.runs_dir,
+            sweep=config.sweep,
+            progress=report,
+            notes=job.ui.say,
+            **options,
         )
     columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
-    job.ui.table(advice.evidence[columns], f"Evidence (score: {advice.measure})")
-    job.ui.say(
-        f"Advice: freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%}). {advice.reasons}"
-    )
-    job.ui.say(f"{advice.model_calls} network calls; this command took {duration(time.monotonic() - start)}")
+    if advice.method != "heatmap":
+        columns = [
+            "score",
+            "low",
+            "high",
+            "regret",
+            "near",
+            *(c for c in SHOWN_SIGNALS if c in advice.evidence),
+            "cost",
+        ]
+    table = advice.evidence[columns].rename(index=lambda candidate: candidate_name(candidate))
+    job.ui.table(table, f"Evidence (score: {advice.measure})")
+    job.ui.say(f"Advice: {advice.headline} {advice.reasons}")
+    job.ui.say(f"This command took {duration(time.monotonic() - start)}")
     return advice
 
 
@@ -94,7 +137,7 @@ def sweep_freeze(
 ) -> None:
     """Train depth x optimizer x seed, and check the advice.
 
-    Makes the advice first where there is none.
+    Makes the advice first where there is none. An advised depth is added to the grid unless --freeze-through is given.
     """
     config, images = load_data(job, data)
     from xaitune.comparison.cost import plan_cost
@@ -117,6 +160,11 @@ def sweep_freeze(
         return
     advice = _known_advice(job, images, plan.weights) or _advise(job, config, images, cache_gb=cache_gb)
     depths = config.sweep.freeze_through
+    if advice.freeze_through not in depths and "freeze_through" not in job.given.get(SweepConfig, {}):
+        depths = tuple(sorted({*depths, advice.freeze_through}))
+        grid = replace_fields(config.sweep, {"freeze_through": depths})
+        plan = plan_sweep(images, grid, config.train, name=name, runs_dir=job.runs_dir)
+        job.ui.say(f"The advised depth {advice.freeze_through} is added to the grid.")
     if advice.freeze_through not in depths or len(depths) < 2:
         job.ui.warn(
             f"This grid cannot check the advice: it needs the advised depth {advice.freeze_through} and another. "

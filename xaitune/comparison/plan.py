@@ -6,7 +6,7 @@ from typing import Any
 
 from xaitune._progress import Notes
 from xaitune.comparison.grid import base_config, frozen_runs, grid_runs, sweep_identity
-from xaitune.comparison.rates import cells_of, count_done, expected_runs, has_ended, run_folder
+from xaitune.comparison.rates import as_trial, cells_of, count_done, expected_runs, has_ended, run_folder, trials_to_do
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.training.folder import choose_folder, run_name
@@ -20,7 +20,7 @@ class SweepPlan:
 
     `base`: the training that all cells share. `weights` and `channels`: the digest and the widths of the pretrained
     base. `cells`: the runs of each cell of the grid, each seed with each learning rate. `frozen`: the linear heads on
-    frozen features that stand beside the grid.
+    frozen features that stand beside the grid. `only_trials`: end each cell with the trials of its learning rates.
     """
 
     folder: Path
@@ -32,6 +32,7 @@ class SweepPlan:
     cells: tuple[list[TrainConfig], ...]
     frozen: tuple[TrainConfig, ...]
     folds: tuple[tuple[ImageData, "SweepPlan"], ...] = ()
+    only_trials: bool = False
 
     def run_name(self, run: TrainConfig) -> str:
         """The name of a run's folder inside the sweep's folder."""
@@ -56,6 +57,8 @@ class SweepPlan:
         """The runs that are still to be trained, for an estimate: a rate that will not be chosen has TRIAL_EPOCHS."""
         heads = [run for run in self.frozen if not has_ended(run, self.folder)]
         parts = [run for _, part in self.folds for run in part.expected]
+        if self.only_trials:
+            return heads + [as_trial(run) for cell in self.cells for run in trials_to_do(cell, self.folder)]
         return parts + heads + [run for cell in self.cells for run in expected_runs(cell, self.folder)]
 
 
@@ -66,9 +69,13 @@ def plan_sweep(
     *,
     name: str | None = None,
     runs_dir: str | Path = "runs",
+    only_trials: bool = False,
     notes: Notes | None = None,
 ) -> SweepPlan:
-    """Plan the sweep that `sweep_freeze` would run with the same arguments. Writes nothing. Raises InputError, RunError."""
+    """Plan the sweep that `sweep_freeze` would run with the same arguments. Writes nothing. Raises InputError, RunError.
+
+    `only_trials`: plan the trials of its learning rates alone, which the sweep itself then continues.
+    """
     from xaitune.models.weights import load_backbone  # loads Keras, which the plan itself does not need
 
     base = base_config(train, config, notes)
@@ -87,6 +94,7 @@ def plan_sweep(
             folds.append((part, plan_sweep(part, one, base, name=f"fold{number}", runs_dir=folder)))
         return SweepPlan(folder, config, base, identity, backbone.digest, backbone.channels, (), (), tuple(folds))
     cells = tuple(cells_of(grid_runs(config, base)))
+    frozen = tuple(frozen_runs(base))
     return SweepPlan(
-        folder, config, base, identity, backbone.digest, backbone.channels, cells, tuple(frozen_runs(base))
+        folder, config, base, identity, backbone.digest, backbone.channels, cells, frozen, only_trials=only_trials
     )

@@ -31,18 +31,25 @@ def runs_to_do(cell: Sequence[TrainConfig], folder: Path | None) -> list[tuple[T
     """
     chosen = chosen_rate(cell, folder)
     if chosen is None:
-        return [(run, trial_epochs(run)) for run in _first_seed(cell) if trial_score(run, folder) is None]
+        return [(run, trial_epochs(run)) for run in trials_to_do(cell, folder)]
     return [(run, None) for run in cell if run.rate == chosen and not has_ended(run, folder)]
 
 
 def expected_runs(cell: Sequence[TrainConfig], folder: Path | None) -> list[TrainConfig]:
     """The runs of a cell that are still to be trained, for an estimate: those of rates not chosen as short as trials."""
-    due = runs_to_do(cell, folder)
-    trials = [run for run, pause in due if pause]
-    if not trials:
-        return [run for run, _ in due]
-    short = [dataclasses.replace(run, epochs=min(trial_epochs(run), run.epochs), warmup_epochs=0) for run in trials[1:]]
-    return short + [run for run in cell if run.rate == cell[0].rate]
+    if chosen_rate(cell, folder) is not None:
+        return [run for run, _ in runs_to_do(cell, folder)]
+    return [as_trial(run) for run in trials_to_do(cell, folder)[1:]] + [run for run in cell if run.rate == cell[0].rate]
+
+
+def trials_to_do(cell: Sequence[TrainConfig], folder: Path | None) -> list[TrainConfig]:
+    """The runs of the first seed of a cell that lack their trial."""
+    return [run for run in _first_seed(cell) if trial_score(run, folder) is None]
+
+
+def as_trial(run: TrainConfig) -> TrainConfig:
+    """A run as short as its trial, for an estimate."""
+    return dataclasses.replace(run, epochs=min(trial_epochs(run), run.epochs), warmup_epochs=0)
 
 
 def chosen_rate(cell: Sequence[TrainConfig], folder: Path | None) -> float | None:

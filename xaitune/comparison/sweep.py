@@ -13,14 +13,14 @@ from xaitune.comparison.engines.local import run_local
 from xaitune.comparison.engines.ray import run_ray
 from xaitune.comparison.engines.task import End, Step, Task
 from xaitune.comparison.plan import SweepPlan, plan_sweep
-from xaitune.comparison.rates import has_ended, runs_to_do, stop_others
+from xaitune.comparison.rates import has_ended, runs_to_do, stop_others, trial_epochs, trials_to_do
 from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.blocks import multiply_adds
 from xaitune.training.checkpoint import Checkpoint
-from xaitune.training.folder import RESULT, locked, start_folder
+from xaitune.training.folder import CONFIG, RESULT, locked, start_folder
 
 # `progress` counts these shares of the estimated cost and not runs, since runs of different depths take very different
 # times.
@@ -82,31 +82,17 @@ def run_sweep(
     notes: Notes | None = None,
 ) -> SweepTable:
     """Train the runs that a plan lacks, and return the table of all runs; see `sweep_freeze`. Raises RunError."""
+    failures = train_missing(
+        plan,
+        data,
+        cache_dir=cache_dir,
+        cache_gb=cache_gb,
+        progress=progress,
+        run_progress=run_progress,
+        notes=notes,
+    )
     folder = plan.folder
-    with locked(folder):
-        contents = {
-            "identity": plan.identity,
-            "train": dataclasses.asdict(plan.base),
-            "data": dataclasses.asdict(data.config),
-            "class_names": list(data.class_names),
-            "started": now(),
-        }
-        start_folder(folder, "sweep", contents, overwrite=False)
-        for file in folder.glob(f"*/{RESULT}"):
-            Checkpoint(file.parent).remove()  # left by a run that was killed as it finished
-        if notes and plan.done:
-            notes(f"{plan.done} of {plan.total} runs are already finished.")
-        if plan.folds:
-            options = {"cache_dir": cache_dir, "cache_gb": cache_gb, "run_progress": run_progress, "notes": notes}
-            return _run_folds(plan, progress, **options)
-        monitor = _Monitor(plan, data, progress, run_progress)
-        queue = _Queue(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor)
-        if plan.expected:
-            _run_tasks(queue, notes)
-            monitor.finish()
-        failures = monitor.failures
-        write_json(folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
-    if failures and not list(folder.glob(f"freeze*/{RESULT}")):
+    if failures and not plan.folds and not list(folder.glob(f"freeze*/{RESULT}")):
         first, error = next(iter(failures.items()))
         raise RunError(f"No run of the sweep finished. {first}: {error}")
     table = load_sweep(folder)
@@ -123,8 +109,56 @@ def run_sweep(
     return table
 
 
-def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> SweepTable:
-    """Sweep on one fold after another; the table of all."""
+def train_missing(
+    plan: SweepPlan,
+    data: ImageData,
+    *,
+    cache_dir: str | Path,
+    cache_gb: float = 20.0,
+    progress: Progress | None = None,
+    run_progress: PartProgress | None = None,
+    notes: Notes | None = None,
+) -> dict[str, str]:
+    """Train the runs that a plan lacks; returns the errors of those that failed, by name."""
+    folder = plan.folder
+    with locked(folder):
+        contents = {
+            "identity": plan.identity,
+            "train": dataclasses.asdict(plan.base),
+            "data": dataclasses.asdict(data.config),
+            "class_names": list(data.class_names),
+        }
+        start_folder(folder, "sweep", contents, overwrite=False)
+        if not plan.only_trials:
+            _note_start(folder)
+        for file in folder.glob(f"*/{RESULT}"):
+            Checkpoint(file.parent).remove()  # left by a run that was killed as it finished
+        if notes and plan.done:
+            notes(f"{plan.done} of {plan.total} runs are already finished.")
+        if plan.folds:
+            options = {"cache_dir": cache_dir, "cache_gb": cache_gb, "run_progress": run_progress, "notes": notes}
+            failures = _run_folds(plan, progress, **options)
+        else:
+            monitor = _Monitor(plan, data, progress, run_progress)
+            queue = _Queue(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor)
+            if plan.expected:
+                _run_tasks(queue, notes)
+                monitor.finish()
+            failures = monitor.failures
+        if not plan.only_trials:
+            write_json(folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
+    return failures
+
+
+def _note_start(folder: Path) -> None:
+    """Record when a sweep began. Trials that advice made before do not count."""
+    config = read_json(folder / CONFIG)
+    if "started" not in config:
+        write_json(folder / CONFIG, config | {"started": now()})
+
+
+def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> dict[str, str]:
+    """Sweep on one fold after another; the errors of the runs that failed."""
     failures: dict[str, str] = {}
     for number, (data, part) in enumerate(plan.folds):
         shown = None
@@ -137,10 +171,7 @@ def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> Sw
         run_sweep(part, data, progress=shown, **options)
         own = read_json(part.folder / "sweep.json")["failures"]
         failures |= {f"{part.folder.name}/{name}": error for name, error in own.items()}
-    write_json(plan.folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
-    table = load_sweep(plan.folder)
-    write_csv(plan.folder / "sweep.csv", table.to_dataframe())
-    return table
+    return failures
 
 
 def _run_tasks(queue: "_Queue", notes: Notes | None) -> None:
@@ -179,7 +210,10 @@ class _Queue:
     def _due(self, cell: list[TrainConfig]) -> list[Task]:
         """The tasks of a cell that can be done now and have not been handed out yet."""
         stop_others(cell, self.plan.folder)
-        tasks = [self._task(run, pause) for run, pause in runs_to_do(cell, self.plan.folder)]
+        due = runs_to_do(cell, self.plan.folder)
+        if self.plan.only_trials:
+            due = [(run, trial_epochs(run)) for run in trials_to_do(cell, self.plan.folder)]
+        tasks = [self._task(run, pause) for run, pause in due]
         new = [task for task in tasks if (task.name, task.pause) not in self.started]
         self.started |= {(task.name, task.pause) for task in new}
         return new

@@ -290,11 +290,11 @@ def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | N
     sweeps = []
     for file in Path(runs_dir).glob(f"*/{CONFIG}"):
         folder = file.parent
-        if folder_kind(folder) != "sweep" or not (
-            list(folder.glob(f"*/{RESULT}")) or list(folder.glob(f"*/*/{RESULT}"))
-        ):
+        config = read_json(file) if folder_kind(folder) == "sweep" else {}
+        ended = (*folder.glob(f"*/{RESULT}"), *folder.glob(f"*/*/{RESULT}"))
+        if "started" not in config or not ended:  # without a start it holds nothing but the trials of advice
             continue
-        if fingerprint in (None, read_json(file)["identity"]["fingerprint"]):
+        if fingerprint in (None, config["identity"]["fingerprint"]):
             sweeps.append((file.stat().st_mtime, folder))
     return max(sweeps)[1] if sweeps else None
 

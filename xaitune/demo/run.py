@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from xaitune import _files
-from xaitune._names import frozen_name
 from xaitune._progress import Notes, Progress
 from xaitune.advise import recommend
 from xaitune.advise.check import check_advice, save_check
 from xaitune.comparison import sweep
-from xaitune.config.settings import Config, DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
 from xaitune.config.toml import config_text
 from xaitune.demo.scans import make_demo_data
 from xaitune.explain.api import explain_images
@@ -54,8 +53,10 @@ def run_demo(folder: Path, progress: Progress, say: Notes) -> dict[str, Any]:
     _explain(run, data, runs_dir, _StepProgress("explain", progress))
     say(f"Explained test images: {runs_dir / 'explain'}")
     advice = recommend.advise_freeze(data, TRAIN, runs_dir=runs_dir, progress=_StepProgress("advise", progress))
-    say(f"Advice: freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%})")
-    table = sweep.sweep_freeze(data, SWEEP, train=TRAIN, runs_dir=runs_dir, progress=_StepProgress("sweep", progress))
+    say(f"Advice: {advice.headline}")
+    depths = tuple(sorted({*SWEEP.freeze_through, advice.freeze_through}))
+    grid = replace_fields(SWEEP, {"freeze_through": depths})  # with the advised depth, which the sweep is to check
+    table = sweep.sweep_freeze(data, grid, train=TRAIN, runs_dir=runs_dir, progress=_StepProgress("sweep", progress))
     check = check_advice(advice, table)
     save_check(check, table.path)
     page = pages.report_on(table.path, runs_dir, progress=_StepProgress("report", progress))

@@ -230,41 +230,45 @@ def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) ->
 
 def block_evidence(
     table: pd.DataFrame,
-    freeze_through: int,
-    votes: Mapping[int, float],
+    advised: Any,
+    votes: Mapping[Any, float],
+    labels: Sequence[str] = (),
     *,
     measure: str = "score",
+    share: str = "chosen",
     ax: Axes | None = None,
 ) -> Axes:
-    """The score of each block with its 95 % interval and its share of the votes; the advised block is marked.
+    """The score of each candidate with its 95 % interval and its share of the votes; the advised one is marked.
 
-    `table`: index block, columns score, low, high. `votes`: block -> share 0..1 of the resamples that chose it.
+    `table`: one row per candidate, columns score, low, high. `votes`: candidate -> share 0..1 of the resamples or draws
+    in which it is chosen; `share` is the word for it. `labels`: the candidates' names, if they are not depths.
     """
     if ax is None:
-        ax = own_axes(6.6, 3.6)
-    blocks = [int(b) for b in table.index]
+        ax = own_axes(max(6.6, 1.15 * len(table)), 3.6)
+    names = list(table.index)
+    blocks = list(range(len(names)))
     missing = pd.Series(np.nan, index=table.index)
     low, high = table.get("low", missing), table.get("high", missing)
     bars = _interval_bars(table["score"], low, high)
-    colours = [VERMILION if b == freeze_through else BLUE for b in blocks]
+    chosen = [name == advised for name in names]
     ax.plot(blocks, table["score"], color="#b9c6cf", linewidth=1, zorder=1)
-    for i, block in enumerate(blocks):
+    for i, is_chosen in enumerate(chosen):
         ax.errorbar(
-            block,
+            i,
             table["score"].iloc[i],
             yerr=bars[:, i : i + 1],
-            color=colours[i],
-            fmt=MARKERS[block == freeze_through],
+            color=VERMILION if is_chosen else BLUE,
+            fmt=MARKERS[is_chosen],
             capsize=4,
-            markersize=9 if block == freeze_through else 7,
+            markersize=9 if is_chosen else 7,
             linewidth=1.8,
         )
-    if freeze_through in blocks:
-        row = blocks.index(freeze_through)
+    if advised in names:
+        row = names.index(advised)
         top = float(table["score"].iloc[row] + bars[1, row])
         ax.annotate(
             "advised",
-            (freeze_through, top),
+            (row, top),
             (0, 5),
             textcoords="offset points",
             ha="center",
@@ -272,11 +276,14 @@ def block_evidence(
             fontsize=9,
             color=VERMILION,
         )
-    ax.set_xticks(blocks, [f"{frozen_name(b)}\nchosen {votes.get(b, 0):.0%}" for b in blocks])
+    shown = [wrap(label, 1.2, 9) for label in labels] or [frozen_name(name) for name in names]
+    ax.set_xticks(blocks, [f"{label}\n{share} {votes.get(n, 0):.0%}" for n, label in zip(names, shown, strict=True)])
     ax.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)
     ax.margins(y=0.18)
     ax.set_ylabel(wrap(measure, 2.6, 10))
-    ax.set_xlabel("frozen (share of resamples that choose it)")
+    ax.set_xlabel(
+        "frozen (share of resamples that choose it)" if share == "chosen" else "frozen (chance of being the best)"
+    )
     tidy(ax, "Evidence for each freezing point, 95 % intervals")
     return finish(ax)
 

@@ -54,10 +54,7 @@ def verdict_section(
     else:
         headline, sentence = _run_sentences(result, run)
     if advice is not None:
-        sentence += (
-            f" The advice is to freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%});"
-            " it has not been checked."
-        )
+        sentence += f" The advice is: {advice.headline} It has not been checked."
     if sweep is None:
         todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
     elif advice is None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from xaitune._names import frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.candidates import candidate_name
 from xaitune.comparison.cells import head_name
 from xaitune.comparison.table import SweepTable
 from xaitune.data.splits import SPLITS
@@ -84,21 +85,25 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
     evidence = advice.evidence
     measures = [c for c in evidence.columns if c not in ("score", "low", "high")]
     rows = []
-    for block, row in evidence.iterrows():
-        depth, figures = int(block), [cell_text(row[c]) for c in measures]
+    for candidate, row in evidence.iterrows():
+        figures = [cell_text(row[c]) for c in measures]
         score = f"{score_text(row['score'])} {interval_text(row.get('low'), row.get('high'))}"
-        votes = f"{advice.votes.get(depth, 0):.0%}"
-        rows.append((frozen_name(depth), votes, score, figures, depth == advice.freeze_through))
-    alt = f"Score of each block with its interval; {frozen_name(advice.freeze_through)} is advised"
+        votes = f"{advice.votes.get(candidate, 0):.0%}"
+        rows.append(
+            (candidate_name(str(candidate)), votes, score, figures, str(candidate) == str(advice.freeze_through))
+        )
+    kind = "validation image" if advice.method == "heatmap" else "training and validation image"
+    alt = f"Score of each candidate with its interval; freezing {frozen_name(advice.freeze_through)} is advised"
     return {
-        "headline": f"Freeze {frozen_name(advice.freeze_through)} (confidence {advice.confidence:.0%}).",
+        "headline": advice.headline,
+        "share": "chosen by" if advice.method == "heatmap" else "chance of being the best",
         "reasons": [p for p in advice.reasons.split("\n") if p.strip()],
         "measures": [str(m).replace("_", " ") for m in measures],
         "measure": advice.measure,
         "rows": rows,
         "picture": picture(advice.plot(), alt),
-        "basis": f"{plural(advice.images, 'validation image')} in {plural(advice.groups, 'group')}; no test image. "
-        f"Method {advice.method}, {plural(advice.model_calls, 'model call')}, made {advice.created}.",
+        "basis": f"{plural(advice.images, kind)} in {plural(advice.groups, 'group')}; no test image. "
+        f"Method {advice.method}, made {advice.created}.",
     }
 
 

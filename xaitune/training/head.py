@@ -11,6 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from xaitune import _files
+from xaitune._progress import Progress
 from xaitune.config.fields import identity_of
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
@@ -119,10 +120,12 @@ def set_head(model: keras.Model, head: dict[str, Any]) -> None:
             layer.finalize_state()
 
 
-def block5_features(network: Network, data: ImageData, cache: FeatureCache) -> np.ndarray:
+def block5_features(
+    network: Network, data: ImageData, cache: FeatureCache, progress: Progress | None = None
+) -> np.ndarray:
     """The inputs of the model's head if all blocks are frozen, for all images in order."""
     model, precision = network.model, network.precision
-    features = cache.get(model, data, [5], precision)[5]
+    features = cache.get(model, data, [5], precision, progress)[5]
     if features is None:  # no room on disk; features after Block 5 fit into memory
         features = suffix_inputs(model, 5, pass_through(model, data, cached_names(model, 5), precision))
     return features

@@ -294,7 +294,7 @@ class _Training:
             if values["stage"] == stage.name:
                 state = self._resume(fit, values, arrays)
         while state.epoch < stage.epochs and state.wait < self.config.patience:
-            if state.epoch == self.pause and stage.name == "fine-tune":
+            if self.pause is not None and state.epoch >= self.pause and stage.name == "fine-tune":
                 self._save_checkpoint(fit, stage, state)
                 raise _Paused
             if not self._train_epoch(fit, stage, state):

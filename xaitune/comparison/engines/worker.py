@@ -53,8 +53,8 @@ def main() -> None:
 
 def do_task(task: Task, kept: Kept, progress: Progress) -> End:
     """Do one task and return how it ended. Errors are returned too: one failed run must not stop the others."""
-    _import_libraries()
     try:
+        _import_libraries()
         end = _train_or_cache(task, kept, progress)
     except Exception as error:
         expected = isinstance(error, XaituneError)

@@ -1,0 +1,157 @@
+"""Advice from frozen features and short trainings: real trainings on the demo's images."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from xaitune.advise import evaluation, race, recommend
+from xaitune.advise.advice import find_advice
+from xaitune.advise.candidates import CANDIDATES, HEADS, training_costs
+from xaitune.advise.check import check_advice
+from xaitune.advise.recommend import advise_freeze
+from xaitune.comparison.sweep import sweep_freeze
+from xaitune.comparison.table import find_sweep
+from xaitune.config.settings import SweepConfig, TrainConfig
+from xaitune.data.dataset import ImageData
+from xaitune.errors import ConfigError
+from xaitune.training.run import read_history
+
+BASE = TrainConfig(weights="slim", head_epochs=1, epochs=4, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Cached frozen features and heads, shared by the tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def raced(demo, cache, tmp_path_factory):
+    """Advice by a race, and the folder of its runs."""
+    runs_dir = tmp_path_factory.mktemp("raced")
+    return advise_freeze(demo, BASE, method="race", runs_dir=runs_dir, cache_dir=cache), runs_dir
+
+
+def test_features_give_every_candidate_its_evidence(demo, cache, tmp_path, monkeypatch):
+    made, write = [], recommend.write_advice
+    monkeypatch.setattr(recommend, "write_advice", lambda advice, folder: made.append(advice) or write(advice, folder))
+    loaded = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache)
+    (advice,) = made
+    assert advice.method == "features"
+    table = advice.evidence
+    assert tuple(table.index) == CANDIDATES
+    assert table[["score", "low", "high", "regret", "best", "near", "cost", "linear", "probe"]].notna().all(axis=None)
+    assert table["linear"].between(0, 1).all()
+    assert table.loc[list(HEADS), "linear"].equals(table.loc[list(HEADS), "probe"])
+    assert table["best"].sum() == pytest.approx(1)
+    assert (table["low"] < table["score"]).all()
+    assert (table["score"] < table["high"]).all()
+    assert 0 <= advice.freeze_through <= 5
+    assert 0 < advice.confidence <= 1
+    assert advice.frozen in ("", *HEADS)
+    assert ("linear head on" in advice.reasons) == advice.headline.startswith("Train no block") == bool(advice.frozen)
+    assert advice.images == len(demo.indices("train")) + len(demo.indices("validation"))
+    pd.testing.assert_frame_equal(advice.evidence, loaded.evidence)
+    for field in dataclasses.fields(advice):
+        if field.name not in ("evidence", "path"):
+            assert getattr(advice, field.name) == getattr(loaded, field.name), field.name
+    assert find_advice(tmp_path, demo.fingerprint, advice.weights) == tmp_path / "advice"
+    assert {p.name for p in loaded.path.iterdir()} >= {"advice.json", "evidence.csv", "evidence.png"}
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_higher_cost_weight_never_advises_a_dearer_training(demo, cache, tmp_path):
+    costs = training_costs(demo.image_size)
+    advised = []
+    for weight in (0.0, 0.01, 1.0):
+        advice = advise_freeze(demo, BASE, cost_weight=weight, runs_dir=tmp_path / str(weight), cache_dir=cache)
+        advised.append(costs[str(advice.freeze_through)])
+    assert advised == sorted(advised, reverse=True)
+    assert advised[-1] == 0
+
+
+def test_no_test_image_is_used(demo, tmp_path):
+    """Noise in place of every test image changes no figure."""
+    root, advice = Path(demo.config.path).parent, []
+    for name in ("clean", "poisoned"):
+        shutil.copytree(root, tmp_path / name)
+        if name == "poisoned":
+            rng = np.random.default_rng(0)
+            for i in demo.indices("test"):
+                noise = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+                Image.fromarray(noise).save(tmp_path / name / "images" / demo.files[i])
+        groups = tmp_path / name / "groups.csv"
+        data = ImageData.from_folder(tmp_path / name / "images", groups=groups, image_size=(32, 32))
+        advice.append(advise_freeze(data, BASE, runs_dir=tmp_path / f"runs-{name}"))
+    pd.testing.assert_frame_equal(advice[0].evidence, advice[1].evidence, rtol=1e-5)
+
+
+def test_a_race_is_the_beginning_of_the_sweep(demo, raced, cache):
+    """Its trials pause; the sweep goes on with those of the chosen rate, trains no epoch twice, and can check the advice."""
+    advice, runs_dir = raced
+    assert advice.evidence["short"].between(0, 1).all()
+    assert find_sweep(runs_dir) is None  # it has no result yet
+    folder = runs_dir / "sweep"
+    trials = {p.parent.name: read_history(p.parent) for p in folder.glob("freeze*/history.csv")}
+    assert len(trials) == 12  # six depths, two rates
+    assert all((h["stage"] == "fine-tune").sum() == 3 for h in trials.values())
+    before = {name: (folder / name / "config.json").stat().st_mtime_ns for name in trials}
+    table = sweep_freeze(
+        demo, train=BASE, optimizers="nag", freeze_through="0-5", seeds=1, runs_dir=runs_dir, cache_dir=cache
+    )
+    assert find_sweep(runs_dir) == folder
+    assert {name: (folder / name / "config.json").stat().st_mtime_ns for name in trials} == before
+    for name in table.runs.query("state == 'finished'")["name"]:
+        columns = ["stage", "epoch", "train_loss", "val_loss"]
+        pd.testing.assert_frame_equal(table.history(name)[columns].head(4), trials[name][columns])
+    check = check_advice(advice, table)
+    assert check.advice_made_first
+    assert advice.evidence.loc["3", "short"] == pytest.approx(
+        trials[table.cell(3, "nag")["name"] + f"-lr{table.cell(3, 'nag')['learning_rate']:g}-seed0"]["val_f1_macro"][
+            -2:
+        ].mean()
+    )
+
+
+def test_the_same_race_is_not_run_again(demo, raced, cache, monkeypatch):
+    advice, runs_dir = raced
+    monkeypatch.setattr(evaluation, "run_race", lambda *_, **__: pytest.fail("run again"))
+    again = advise_freeze(demo, BASE, method="race", runs_dir=runs_dir, cache_dir=cache)
+    assert again.created == advice.created
+
+
+def test_one_learning_rate_and_no_epochs(demo, cache, tmp_path):
+    with pytest.raises(ConfigError, match="epochs to at least 1"):
+        race.plan_race(demo, dataclasses.replace(BASE, epochs=0), SweepConfig(), tmp_path)
+    plan = race.plan_race(demo, dataclasses.replace(BASE, learning_rate=1e-3, epochs=1), SweepConfig(), tmp_path)
+    table = race.run_race(plan, demo, cache_dir=cache)
+    assert (table.loc["0":"5", "learning_rate"] == 1e-3).all()
+    assert table["short"].notna().all()
+    assert find_sweep(tmp_path) is None  # though its trials, as long as the trainings, have ended
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "guess"}, "method must be one of features, race, heatmap"),
+        ({"method": "race", "model": "runs/x"}, "Only the method heatmap looks at a given model"),
+        ({"max_calls": 5000}, "max_calls limits the method heatmap alone"),
+        ({"cost_weight": -1}, "cost_weight must be at least 0"),
+    ],
+)
+def test_arguments_that_do_not_fit(demo, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        advise_freeze(demo, BASE, runs_dir=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_costs_of_training():
+    costs = training_costs((64, 64))
+    assert costs["0"] == 1
+    assert costs["3"] == pytest.approx(6.0 / 15.3, abs=0.01)  # Block 4 and 5 of VGG16's 15.3 billion
+    assert costs["5"] == costs["frozen-all-blocks"] == 0

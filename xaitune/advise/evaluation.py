@@ -1,0 +1,154 @@
+"""The evaluation of all candidates on frozen features and in short trainings, and the advice that follows from it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xaitune import _machine, _names
+from xaitune._progress import Notes, Progress
+from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS, candidate_name, training_costs
+from xaitune.advise.decision import Decision, DecisionModel, decide, load_decision_models
+from xaitune.advise.race import plan_race, run_race
+from xaitune.advise.signals import feature_signals
+from xaitune.config.settings import SweepConfig, TrainConfig
+from xaitune.data.dataset import ImageData
+from xaitune.models.precision import resolve_precision
+from xaitune.models.weights import PREPROCESSING, Backbone, load_backbone
+from xaitune.training.features import FeatureCache
+from xaitune.training.folder import run_identity
+
+SIGNAL_NAMES = {
+    "prior": "prior",
+    "linear": "linearised fine-tuning",
+    "short": "short trainings",
+    "cost": "cost of training",
+}
+LIKELY = 0.5  # depths with at least this chance of being near the best are not told apart
+
+
+class Evaluation:
+    """The evidence for every candidate on a data set, and the decision. `race`: the sweep that the race is part of, or None."""
+
+    def __init__(
+        self,
+        data: ImageData,
+        config: TrainConfig,
+        race: SweepConfig | None,
+        runs_dir: str | Path,
+        cache: FeatureCache,
+        notes: Notes | None = None,
+    ) -> None:
+        self.data, self.config, self.cache = data, config, cache
+        self.backbone = load_backbone(config.weights)
+        self.plan = plan_race(data, config, race, runs_dir, notes) if race else None
+
+    @property
+    def model(self) -> DecisionModel:
+        """The model that weighs the evidence."""
+        return load_decision_models()["features" if self.plan is None else "race"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the advice: equal identities give the same advice."""
+        if self.plan is not None:
+            identity = {**self.plan.identity, "optimizer": self.config.optimizer}
+        else:
+            whole = run_identity(self.config, self.data.config, self.data.fingerprint, self.backbone.digest)
+            identity = {key: whole[key] for key in ("fingerprint", "image_size", "resize", "weights", "metric")}
+            identity["seed"] = self.config.seed if self.backbone.arrays is None else 0
+        return identity | {"method": "race" if self.plan else "features", "model": self.model.digest}
+
+    def evidence(self, progress: Progress | None = None) -> pd.DataFrame:
+        """One row per candidate: its signals, and the `cost` of its training (0..1)."""
+        precision = resolve_precision(self.config.precision)[0]
+        table = feature_signals(self.data, self.config, self.backbone, precision, self.cache, progress)
+        if self.plan is not None:
+            race = run_race(
+                self.plan,
+                self.data,
+                cache_dir=self.cache.folder,
+                cache_gb=self.cache.limit / 1e9,
+                progress=progress,
+            )
+            table = table.join(race[["short", "learning_rate"]])
+        costs = training_costs(self.data.image_size)
+        return table.assign(cost=[costs[name] for name in CANDIDATES])
+
+    def advise(self, method: str, cost_weight: float, progress: Progress | None = None) -> FreezeAdvice:
+        """The advice, with its reasons in words."""
+        evidence, source = self.evidence(progress), source_kind(self.backbone)
+        depths = [str(depth) for depth in DEPTHS]
+        every = decide(self.model, evidence, source, cost_weight=cost_weight)
+        trained = decide(self.model, evidence, source, among=depths, cost_weight=cost_weight)
+        rows = np.concatenate([self.data.indices("train"), self.data.indices("validation")])
+        table = every.table.rename(columns={"expected": "score"}).drop(columns=["prior", *self.model.weights])
+        groups = len(set(np.asarray(self.data.groups)[rows].tolist()))
+        return FreezeAdvice(
+            freeze_through=int(trained.advised),
+            frozen=every.advised if every.advised in HEADS else "",
+            confidence=trained.confidence,
+            evidence=table.join(evidence),
+            votes=every.table["best"].to_dict(),
+            reasons=reasons(self.model, evidence, source, every, trained, cost_weight),
+            method=method,
+            measure="expected score, relative to the mean of all",
+            fingerprint=self.data.fingerprint,
+            weights=self.backbone.digest,
+            image_size=self.data.image_size,
+            images=len(rows),
+            groups=groups,
+            model_calls=0,
+            created=_machine.now(),
+        )
+
+
+def source_kind(backbone: Backbone) -> str:
+    """The source weights as the decision model knows them: 'random', or those that share the preprocessing."""
+    if backbone.arrays is None:
+        return "random"
+    return next((name for name, value in PREPROCESSING.items() if value == backbone.preprocessing), "")
+
+
+def reasons(
+    model: DecisionModel, evidence: pd.DataFrame, source: str, every: Decision, trained: Decision, cost_weight: float
+) -> str:
+    """A few plain sentences, from the figures alone: what to do, how sure that is, and which evidence moved it."""
+    advised, table = trained.advised, trained.table
+    lines = []
+    if every.advised in HEADS:
+        row = every.table.loc[every.advised]
+        lines.append(
+            f"A {candidate_name(every.advised)}, fitted on frozen features in seconds, is expected to lose "
+            f"{_names.points(row['regret'])} against the best of all candidates ({row['near']:.0%} to be within 1 point of it)."
+        )
+    lines.append(
+        f"With {frozen(advised)} the expected loss against the best depth is {_names.points(table.loc[advised, 'regret'])}, "
+        f"and the chance of being within 1 point of it is {trained.confidence:.0%}; training takes "
+        f"{evidence.loc[advised, 'cost']:.0%} of the multiply-adds of training all blocks."
+    )
+    others = [n for n in table.index if n != advised]
+    near = [n for n in others if table.loc[n, "near"] >= LIKELY]
+    if near:
+        lines.append(f"Not told apart from it: {_names.listed([frozen(n) for n in near])}.")
+    second = str((table["regret"] + cost_weight * evidence.loc[table.index, "cost"])[others].idxmin())
+    moved = table.loc[advised, ["prior", *model.weights]] - table.loc[second, ["prior", *model.weights]]
+    moved["cost"] = cost_weight * (evidence.loc[second, "cost"] - evidence.loc[advised, "cost"])
+    said = [f"{SIGNAL_NAMES.get(str(signal), str(signal))} {value * 100:+.1f}" for signal, value in moved.items()]
+    lines.append(
+        f"What moved it, in points against {frozen(second)}, the next best: {', '.join(said)}. "
+        f"The prior and the weights were learnt from {model.tasks} tasks."
+    )
+    alone = dataclasses.replace(model, weights={})
+    without = decide(alone, evidence, source, among=list(table.index), cost_weight=cost_weight).advised
+    if without != advised:
+        lines.append(f"The prior alone would advise {frozen(without)}.")
+    return " ".join(lines)
+
+
+def frozen(candidate: str) -> str:
+    """'Block 1-3 frozen', or 'no block frozen'."""
+    return "no block frozen" if candidate == "0" else f"{candidate_name(candidate)} frozen"

@@ -1,0 +1,85 @@
+"""What frozen features tell about every candidate before any training: linear heads, second opinions, and tangents."""
+
+import numpy as np
+import pandas as pd
+
+from xaitune._progress import Progress
+from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS
+from xaitune.advise.opinions import OPINIONS
+from xaitune.advise.tangent import DIRECTIONS, MOST_IMAGES, tangent_scores
+from xaitune.comparison.grid import frozen_runs
+from xaitune.config.settings import TrainConfig, replace_fields
+from xaitune.data.dataset import ImageData
+from xaitune.models.blocks import BLOCKS
+from xaitune.models.weights import Backbone
+from xaitune.training.cut import pooled_columns
+from xaitune.training.features import FeatureCache
+from xaitune.training.head import block5_features
+from xaitune.training.linear import fit_linear_head
+from xaitune.training.network import Network, build_for
+
+
+def feature_signals(
+    data: ImageData,
+    config: TrainConfig,
+    backbone: Backbone,
+    precision: str,
+    cache: FeatureCache,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """One row per candidate, from training and validation images: `linear`, and as second opinions `probe` and OPINIONS.
+
+    `linear`: the macro F1 (or the chosen metric) of the linear model that the candidate is near its pretrained weights, on
+    the held-out images of a cross-validation over groups: linearised fine-tuning for a depth (`tangent_scores`), the head
+    itself for a linear head (`fit_linear_head`). `probe`: that of a linear head on the frozen features of one block. To
+    freezing Block 1-k belong those of Block k + 1, the first that is trained (Block 5 where all are frozen), and to the
+    linear heads their own. The OPINIONS are on the same block's means over space.
+    """
+
+    images = min(len(data.indices("train")) + len(data.indices("validation")), MOST_IMAGES)
+    backward = 3 * DIRECTIONS * images  # forward and backward passes cost about three forward passes
+    total = len(data) + backward
+
+    def features_done(done: int, _: int, what: str) -> None:
+        if progress:
+            progress(done, total, what)
+
+    def tangents_done(done: int, of: int) -> None:
+        if progress:
+            progress(len(data) + backward * done // of, total, "linearised fine-tuning of all depths")
+
+    blocks = block_scores(data, config, backbone, precision, cache, features_done)
+    tangents_done(0, 1)
+    plain = replace_fields(config, {"head": "gap", "head_blocks": "all"})
+    tangent = tangent_scores(build_for(data, plain, backbone), data, config.metric, report=tangents_done)
+    rows = {str(depth): blocks.loc[str(min(depth + 1, 5))] for depth in DEPTHS}
+    rows |= {HEADS[0]: blocks.loc["all"], HEADS[1]: blocks.loc[blocks.index != "all"].max()}
+    table = pd.DataFrame.from_dict(rows, orient="index").loc[list(CANDIDATES)].rename_axis("candidate")
+    table["linear"] = [table.loc[name, "probe"] if name in HEADS else tangent[int(name)] for name in CANDIDATES]
+    return table
+
+
+def block_scores(
+    data: ImageData,
+    config: TrainConfig,
+    backbone: Backbone,
+    precision: str,
+    cache: FeatureCache,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """The probe and the OPINIONS on each block's frozen features: one row per block ('1' to '5'), and 'all'."""
+    network = Network(build_for(data, frozen_runs(config)[0], backbone), precision)
+    features = np.asarray(block5_features(network, data, cache, progress), np.float32)
+    rows = np.concatenate([data.indices("train"), data.indices("validation")])
+    labels, groups = data.labels[rows], np.asarray(data.groups)[rows]
+
+    def probe(part: np.ndarray) -> float:
+        return fit_linear_head(part, labels, groups, len(data.class_names), metric=config.metric).score
+
+    scores = {}
+    for block in BLOCKS:
+        part = features[rows][:, pooled_columns(backbone.channels, block)]
+        means = part[:, : backbone.channels[block - 1]]
+        scores[str(block)] = {"probe": probe(part)} | {name: score(means, labels) for name, score in OPINIONS.items()}
+    scores["all"] = {"probe": probe(features[rows])}
+    return pd.DataFrame.from_dict(scores, orient="index").rename_axis("block")
