@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on_from_its_epoch(old, images):
 def test_the_same_advice_is_found(old, images):
     notes = []
     options = {"runs_dir": old / "runs", "head_seeds": 1, "max_calls": 4000, "notes": notes.append}
-    advice = xt.advise_freeze(images, BASE, **options)
+    advice = xt.advise_freeze(images, BASE, method="heatmap", **options)
     assert advice.path == old / "runs" / "advice"
     assert "already" in notes[0]
     assert advice.freeze_through == 3
