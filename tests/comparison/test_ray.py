@@ -1,6 +1,7 @@
 """The Ray engine on a real cluster of two one-CPU machines, simulated by processes of this machine."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -98,8 +99,9 @@ def test_a_killed_sweep_on_ray_is_resumed_by_the_local_engine(demo, cluster, und
 
 def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
     killed, notes = [], []
-    grid = {"freeze_through": (4,), "optimizers": ("nag",), "seeds": 1, "engine": "ray", "ray_address": cluster}
+    grid = {"freeze_through": (1,), "optimizers": ("nag",), "seeds": 1, "engine": "ray", "ray_address": cluster}
     grid |= {"learning_rates": "own"}
+    train = dataclasses.replace(BASE, epochs=15, patience=15)  # long enough to be seen while it trains
 
     def progress(done, total, what):
         if "fine-tune" in what and not killed:
@@ -107,7 +109,7 @@ def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, progress=progress, notes=notes.append, **grid)
+    table = sweep_freeze(demo, train=train, runs_dir=tmp_path, progress=progress, notes=notes.append, **grid)
     assert killed
     assert list(table.runs["state"]) == ["finished"]
     assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs per run" in notes
