@@ -57,10 +57,15 @@ class FreezeAdvice:
     @property
     def headline(self) -> str:
         """What is advised, in a sentence."""
-        depth = f"{_names.frozen_name(self.freeze_through)} (confidence {self.confidence:.0%})."
+        sure = f"(confidence {self.confidence:.0%})."
+        freeze = (
+            f"freeze {_names.frozen_name(self.freeze_through)} {sure}"
+            if self.freeze_through
+            else f"train all of them {sure}"
+        )
         if not self.frozen:
-            return f"Freeze {depth}"
-        return f"Train no block: a {candidate_name(self.frozen)} is enough. If you do train blocks, freeze {depth}"
+            return f"Train all blocks {sure}" if not self.freeze_through else f"F{freeze[1:]}"
+        return f"Train no block: a {candidate_name(self.frozen)} is enough. If you do train blocks, {freeze}"
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the score of each candidate with its interval; the advised one is marked."""
