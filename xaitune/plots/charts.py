@@ -276,7 +276,7 @@ def block_evidence(
             fontsize=9,
             color=VERMILION,
         )
-    shown = [wrap(label, 1.0, 9) for label in labels] or [frozen_name(name) for name in names]
+    shown = [wrap(label, 0.8, 9) for label in labels] or [frozen_name(name) for name in names]
     ax.set_xticks(blocks, [f"{label}\n{share} {votes.get(n, 0):.0%}" for n, label in zip(names, shown, strict=True)])
     ax.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)
     ax.margins(y=0.18)
