@@ -57,15 +57,13 @@ class FreezeAdvice:
     @property
     def headline(self) -> str:
         """What is advised, in a sentence."""
-        sure = f"(confidence {self.confidence:.0%})."
-        freeze = (
-            f"freeze {_names.frozen_name(self.freeze_through)} {sure}"
-            if self.freeze_through
-            else f"train all of them {sure}"
-        )
-        if not self.frozen:
-            return f"Train all blocks {sure}" if not self.freeze_through else f"F{freeze[1:]}"
-        return f"Train no block: a {candidate_name(self.frozen)} is enough. If you do train blocks, {freeze}"
+        depth, sure = _names.frozen_name(self.freeze_through), f"(confidence {self.confidence:.0%})."
+        if self.frozen:
+            trained = f"freeze {depth}" if self.freeze_through else "train all of them"
+            return (
+                f"Train no block: a {candidate_name(self.frozen)} is enough. If you do train blocks, {trained} {sure}"
+            )
+        return f"Freeze {depth} {sure}" if self.freeze_through else f"Train all blocks {sure}"
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the score of each candidate with its interval; the advised one is marked."""

@@ -1,5 +1,7 @@
 """What frozen features tell about every candidate before any training: linear heads, second opinions, and tangents."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -48,7 +50,9 @@ def feature_signals(
         if progress:
             progress(len(data) + backward * done // of, total, "linearised fine-tuning of all depths")
 
-    blocks = block_scores(data, config, backbone, precision, cache, features_done)
+    network = Network(build_for(data, frozen_runs(config)[0], backbone), precision)
+    features = np.asarray(block5_features(network, data, cache, features_done), np.float32)
+    blocks = block_scores(features, data, backbone.channels, config.metric)
     tangents_done(0, 1)
     plain = replace_fields(config, {"head": "gap", "head_blocks": "all"})
     tangent = tangent_scores(build_for(data, plain, backbone), data, config.metric, report=tangents_done)
@@ -59,27 +63,21 @@ def feature_signals(
     return table
 
 
-def block_scores(
-    data: ImageData,
-    config: TrainConfig,
-    backbone: Backbone,
-    precision: str,
-    cache: FeatureCache,
-    progress: Progress | None = None,
-) -> pd.DataFrame:
-    """The probe and the OPINIONS on each block's frozen features: one row per block ('1' to '5'), and 'all'."""
-    network = Network(build_for(data, frozen_runs(config)[0], backbone), precision)
-    features = np.asarray(block5_features(network, data, cache, progress), np.float32)
+def block_scores(features: np.ndarray, data: ImageData, channels: Sequence[int], metric: str) -> pd.DataFrame:
+    """The probe and the OPINIONS on each block's frozen features: one row per block ('1' to '5'), and 'all'.
+
+    `features`: the pooled features of all blocks (`block5_features`), of all images in order.
+    """
     rows = np.concatenate([data.indices("train"), data.indices("validation")])
     labels, groups = data.labels[rows], np.asarray(data.groups)[rows]
 
     def probe(part: np.ndarray) -> float:
-        return fit_linear_head(part, labels, groups, len(data.class_names), metric=config.metric).score
+        return fit_linear_head(part, labels, groups, len(data.class_names), metric=metric).score
 
     scores = {}
     for block in BLOCKS:
-        part = features[rows][:, pooled_columns(backbone.channels, block)]
-        means = part[:, : backbone.channels[block - 1]]
+        part = features[rows][:, pooled_columns(channels, block)]
+        means = part[:, : channels[block - 1]]
         scores[str(block)] = {"probe": probe(part)} | {name: score(means, labels) for name, score in OPINIONS.items()}
     scores["all"] = {"probe": probe(features[rows])}
     return pd.DataFrame.from_dict(scores, orient="index").rename_axis("block")
