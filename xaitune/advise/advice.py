@@ -65,6 +65,13 @@ class FreezeAdvice:
             )
         return f"Freeze {depth} {sure}" if self.freeze_through else f"Train all blocks {sure}"
 
+    @property
+    def figures(self) -> list[str]:
+        """The columns of the evidence to show beside the score; evidence.csv has all of them."""
+        if self.method == "heatmap":
+            return [name for name in self.evidence if name not in ("score", "low", "high")]
+        return [name for name in ("regret", "near", "linear", "short", "cost") if name in self.evidence]
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the score of each candidate with its interval; the advised one is marked."""
         if self.method == "heatmap":

@@ -83,7 +83,7 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
     if advice is None:
         return None
     evidence = advice.evidence
-    measures = [c for c in evidence.columns if c not in ("score", "low", "high")]
+    measures = advice.figures
     rows = []
     for candidate, row in evidence.iterrows():
         figures = [cell_text(row[c]) for c in measures]
