@@ -89,9 +89,6 @@ def advise(
     )
 
 
-SHOWN_SIGNALS = ("linear", "short")
-
-
 def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
     from xaitune.advise.candidates import candidate_name
     from xaitune.advise.recommend import advise_freeze
@@ -109,15 +106,7 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
         )
     columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
     if advice.method != "heatmap":
-        columns = [
-            "score",
-            "low",
-            "high",
-            "regret",
-            "near",
-            *(c for c in SHOWN_SIGNALS if c in advice.evidence),
-            "cost",
-        ]
+        columns = ["score", "low", "high", *advice.figures]
     table = advice.evidence[columns].rename(index=lambda candidate: candidate_name(candidate))
     job.ui.table(table, f"Evidence (score: {advice.measure})")
     job.ui.say(f"Advice: {advice.headline} {advice.reasons}")
