@@ -208,13 +208,18 @@ def expected_stability(weights: np.ndarray, spread: np.ndarray) -> tuple[float, 
     """(Spearman, top-5 Jaccard) that two independent runs would reach, from weights (m,) and their `spread` (draws, m).
 
     Estimated weights vary more than the true ones, by the sampling error. So two runs are simulated around weights
-    shrunk to the variance that remains without it. Both are 1 where the spread is 0.
+    shrunk towards their median, each by its own error, and wholly within sqrt(2) standard errors (where AIC would drop
+    it): of superpixels that weigh nothing, the order in one run is chance and says nothing about another.
+    Both are 1 where the spread is 0.
     """
-    mean, variance = weights.mean(), weights.var()
     if len(weights) < 2 or not spread.any():
         return 1.0, 1.0
-    shrinkage = np.sqrt(max(0.0, 1 - spread.var(axis=0).mean() / variance)) if variance > 0 else 0.0
-    runs = mean + shrinkage * (weights - mean) + spread
+    centre = np.median(weights)
+    squared_error, squared_distance = spread.var(axis=0), (weights - centre) ** 2
+    noise_share = np.divide(
+        2 * squared_error, squared_distance, out=np.ones_like(weights), where=squared_distance > 2 * squared_error
+    )
+    runs = centre + (1 - noise_share) * (weights - centre) + spread
     half = len(runs) // 2
     return spearman(runs[:half], runs[half : 2 * half]), jaccard(runs[:half], runs[half : 2 * half])
 
