@@ -20,7 +20,7 @@ import pandas as pd
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
-from xaitune.plots.charts import MARKERS, PALETTE
+from xaitune.plots.marks import MARKERS, PALETTE
 
 METHODS = ("linear head, all blocks", "linear head, best block", "GAP head, fine-tuned", "blocks head, fine-tuned")
 

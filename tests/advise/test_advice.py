@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from xaitune import _files
-from xaitune.advise import evidence, recommend
+from xaitune.advise import evidence, heatmap
 from xaitune.advise.advice import find_advice, load_advice
 from xaitune.advise.evidence import Evidence, choose_images
 from xaitune.advise.heatmap import choose_block, decide
@@ -84,7 +84,7 @@ class FakeMapper:
 
 def patch_mapper(monkeypatch, mapper):
     """Replace BlockMapper by `mapper`, wherever the advice uses it."""
-    for module in (evidence, recommend):
+    for module in (evidence, heatmap):
         monkeypatch.setattr(module, "BlockMapper", lambda model, blocks: mapper)
 
 
@@ -94,7 +94,7 @@ def patch_mapper(monkeypatch, mapper):
 )
 def test_drawn_maps_with_masks_have_a_known_answer(demo, tmp_path, cache, monkeypatch, sharp, block):
     chosen, rng = [], np.random.default_rng(0)
-    for module in (evidence, recommend):
+    for module in (evidence, heatmap):
         monkeypatch.setattr(module, "choose_images", lambda *a: chosen.append(choose_images(*a)) or chosen[-1])
 
     def drawn_maps(images):
@@ -163,7 +163,7 @@ def decided(scores, groups, measure="mean rank"):
     """The advice that `decide` bases on scores (seeds, images, blocks)."""
     data = SimpleNamespace(fingerprint="f", image_size=(32, 32))
     probe = SimpleNamespace(seeds=tuple(range(scores["score"].shape[0])), weights="w")
-    return decide(Evidence(scores, groups, 99, measure), data, probe, "heatmap")
+    return decide(Evidence(scores, groups, 99, measure), data, probe)
 
 
 def scores_of(score):
@@ -261,10 +261,10 @@ class CallCounter:
     def __init__(self, monkeypatch):
         self.calls = self.when_written = 0
         self.mapper, self.probabilities = evidence.BlockMapper, evidence.Probabilities
-        self.draw = recommend._draw_heatmaps
+        self.draw = heatmap.HeatmapEvaluation.draw
         monkeypatch.setattr(evidence, "BlockMapper", self.counting_mapper)
         monkeypatch.setattr(evidence, "Probabilities", self.counting_probabilities)
-        monkeypatch.setattr(recommend, "_draw_heatmaps", self.noting_draw)
+        monkeypatch.setattr(heatmap.HeatmapEvaluation, "draw", lambda *args: self.noting_draw(*args))
 
     def counting_mapper(self, *args):
         mapper = self.mapper(*args)
@@ -354,7 +354,7 @@ def test_advice_is_saved_loaded_and_found_again(demo, tmp_path, cache, monkeypat
         raise AssertionError("measured again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recommend, "measure_blocks", never)
+        patch.setattr(heatmap, "measure_blocks", never)
         again = advise_freeze(demo, BASE, method="heatmap", runs_dir=tmp_path, cache_dir=cache, head_seeds=1)
     assert again.created == advice.created
     notes = []
@@ -380,7 +380,7 @@ def test_a_given_model_is_explained_as_it_is(demo, run, tmp_path, cache):
         np.testing.assert_array_equal(before, after)
     other = ImageData.from_folder(demo.config.path, groups=demo.config.groups, image_size=(48, 48))
     with pytest.raises(DataError, match=r"do not match the data .* Use the data that the model was trained on\."):
-        advise_freeze(other, BASE, model=run, runs_dir=tmp_path / "other")
+        advise_freeze(other, BASE, model=run, method="heatmap", runs_dir=tmp_path / "other")
 
 
 def test_invalid_arguments_and_damaged_files(demo, tmp_path):
@@ -422,6 +422,6 @@ def test_moved_maps_lose_nothing_in_the_padding(tmp_path):
     rows = np.arange(len(data))
     inside = np.zeros((len(rows), 8, 8))
     inside[:, 2:6] = 1  # the rows of the map that the image fills, and one more on each side for the interpolation
-    scores = evidence._localisation(dict.fromkeys(range(1, 6), inside), data, rows, np.random.default_rng(1))
+    scores = evidence.localisation_scores(dict.fromkeys(range(1, 6), inside), data, rows, np.random.default_rng(1))
     assert scores["average_precision"].max() < 0.5
     np.testing.assert_allclose(scores["localisation"], 0, atol=1e-6)

@@ -139,7 +139,7 @@ def test_one_learning_rate_and_no_epochs(demo, cache, tmp_path):
     ("options", "message"),
     [
         ({"method": "guess"}, "method must be one of features, race, heatmap"),
-        ({"method": "race", "model": "runs/x"}, "Only the method heatmap looks at a given model"),
+        ({"method": "race", "model": "runs/x"}, "take a finished run that was trained on other images"),
         ({"max_calls": 5000}, "max_calls limits the method heatmap alone"),
         ({"cost_weight": -1}, "cost_weight must be at least 0"),
     ],

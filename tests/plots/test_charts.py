@@ -17,7 +17,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 from xaitune.errors import InputError, RunError
-from xaitune.plots import charts, figures, overlays, pictures
+from xaitune.plots import block_charts, charts, figures, overlays, pictures
 
 KOREAN = "균열 (crack)"
 needs_font = pytest.mark.skipif(
@@ -62,9 +62,11 @@ def every_plot():
         "confusion_matrix": lambda ax: charts.confusion_matrix([[3, 1], [0, 5]], [KOREAN, "b"], ax=ax),
         "learning_curves": lambda ax: charts.learning_curves({"a": history(), "b": history(diverged=True)}, ax=ax),
         "all_curves": lambda ax: charts.all_curves({n: history() for n in runs["name"]}, runs, ax=ax),
-        "block_evidence": lambda ax: charts.block_evidence(table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax),
+        "block_evidence": lambda ax: block_charts.block_evidence(
+            table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax
+        ),
         "sweep_cells": lambda ax: charts.sweep_cells(cells(), ax=ax),
-        "block_scores": lambda ax: charts.block_scores(block_summary(), ax=ax),
+        "block_scores": lambda ax: block_charts.block_scores(block_summary(), ax=ax),
         "shares": lambda ax: charts.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
         "difference": lambda ax: charts.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),
         "panels": lambda ax: pictures.panels([image, image], ["image", "Block 1"], caption=KOREAN, ax=ax),
@@ -263,7 +265,7 @@ def test_all_curves_has_one_line_per_run():
 def test_evidence_names_the_advised_block_and_the_votes():
     table = pd.DataFrame({"score": [0.2, 0.5, np.nan]}, index=[1, 2, 3])
     assert {"advised", "Block 1-2\nchosen 70%", "Block 1\nchosen 0%"} <= set(
-        texts(charts.block_evidence(table, 2, {2: 0.7}))
+        texts(block_charts.block_evidence(table, 2, {2: 0.7}))
     )
 
 
@@ -277,7 +279,7 @@ def test_sweep_cells_marks_the_best_on_validation_not_on_test():
 
 
 def test_block_scores_against_masks_and_model_or_only_one():
-    both = charts.block_scores(block_summary())
+    both = block_charts.block_scores(block_summary())
     upper, lower = both.figure.axes
     assert {"average precision", "best IoU", "chance (mask area)", "deletion (lower is better)"} <= set(texts(both))
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("against the masks", "against the model")
@@ -285,9 +287,9 @@ def test_block_scores_against_masks_and_model_or_only_one():
     dashed = [line for line in upper.get_lines() if line.get_linestyle() == "--"]
     assert dashed[0].get_ydata()[0] == pytest.approx(0.2)  # the mean of both blocks' rows
     model_only = block_summary().query("score in ('insertion', 'gini')")
-    assert len(charts.block_scores(model_only).figure.axes) == 1
+    assert len(block_charts.block_scores(model_only).figure.axes) == 1
     with pytest.raises(InputError, match=r"No scores to draw\. Received: gini"):
-        charts.block_scores(model_only.query("score == 'gini'"))
+        block_charts.block_scores(model_only.query("score == 'gini'"))
 
 
 def test_difference_is_in_points():

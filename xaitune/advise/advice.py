@@ -11,7 +11,7 @@ import pandas as pd
 from xaitune import _files, _names
 from xaitune.advise.candidates import candidate_name
 from xaitune.errors import RunError
-from xaitune.plots import charts
+from xaitune.plots import block_charts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,9 @@ class FreezeAdvice:
     `evidence`: one row per candidate (a depth '0' to '5', or a linear head on frozen features) with its signals, its
     expected `score` relative to the mean of all and the interval of that, and its expected `regret`. `confidence`: the
     chance that the advised depth is within a point of the best one. `votes`: candidate -> chance of being the best.
-    `frozen`: the linear head that is expected to do as well as any training, '' without one.
+    `frozen`: the linear head that is expected to do as well as any training, '' without one. `drift`: how the images
+    differ from those of a model that is to be trained again, in words, '' without such a model; `keep`: whether they do
+    not, so that it need not be.
 
     With method 'heatmap' there is one row per block (1..5), with the mean of each measure and the score that decides;
     `confidence` is the share of resamples, over groups and head seeds, that choose the same block, and `votes` that share
@@ -46,6 +48,8 @@ class FreezeAdvice:
     model_calls: int
     created: str
     frozen: str = ""
+    drift: str = ""
+    keep: bool = False
     path: Path | None = None
 
     @property
@@ -58,12 +62,24 @@ class FreezeAdvice:
     def headline(self) -> str:
         """What is advised, in a sentence."""
         depth, sure = _names.frozen_name(self.freeze_through), f"(confidence {self.confidence:.0%})."
+        if self.drift:
+            trained = f"with {depth} frozen" if self.freeze_through else "with all blocks trained"
+            if self.frozen:
+                trained = f"by a {candidate_name(self.frozen)}; if blocks are trained, {trained}"
+            return (
+                "Keep the model. If you train it again" if self.keep else "Train the model again"
+            ) + f" {trained} {sure}"
         if self.frozen:
             trained = f"freeze {depth}" if self.freeze_through else "train all of them"
             return (
                 f"Train no block: a {candidate_name(self.frozen)} is enough. If you do train blocks, {trained} {sure}"
             )
         return f"Freeze {depth} {sure}" if self.freeze_through else f"Train all blocks {sure}"
+
+    @property
+    def text(self) -> str:
+        """The drift, where there is a model to be trained again, and the reasons."""
+        return f"{self.drift} {self.reasons}".strip()
 
     @property
     def figures(self) -> list[str]:
@@ -75,9 +91,11 @@ class FreezeAdvice:
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the score of each candidate with its interval; the advised one is marked."""
         if self.method == "heatmap":
-            return charts.block_evidence(self.evidence, self.freeze_through, self.votes, measure=self.measure, ax=ax)
+            return block_charts.block_evidence(
+                self.evidence, self.freeze_through, self.votes, measure=self.measure, ax=ax
+            )
         labels = [candidate_name(candidate) for candidate in self.evidence.index]
-        return charts.block_evidence(
+        return block_charts.block_evidence(
             self.evidence, str(self.freeze_through), self.votes, labels, measure=self.measure, share="best", ax=ax
         )
 
@@ -86,9 +104,7 @@ class FreezeAdvice:
         return self.evidence
 
     def _repr_html_(self) -> str:
-        return (
-            f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.reasons)}</p>" + self.evidence.round(3).to_html()
-        )
+        return f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.text)}</p>" + self.evidence.round(3).to_html()
 
 
 def load_advice(path: str | Path) -> FreezeAdvice:

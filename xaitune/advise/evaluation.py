@@ -1,25 +1,30 @@
 """The evaluation of all candidates on frozen features and in short trainings, and the advice that follows from it."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from xaitune import _machine, _names
+from xaitune import _files, _machine, _names
 from xaitune._progress import Notes, Progress
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS, candidate_name, training_costs
 from xaitune.advise.decision import Decision, DecisionModel, decide, load_decision_models
+from xaitune.advise.drift import Drift, comparable_data, measure_drift
 from xaitune.advise.race import plan_race, run_race
 from xaitune.advise.signals import feature_signals
-from xaitune.config.settings import SweepConfig, TrainConfig
+from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import PREPROCESSING, Backbone, load_backbone
+from xaitune.plots import figures
+from xaitune.plots.block_charts import block_drift
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import run_identity
+from xaitune.training.run import Run
 
 SIGNAL_NAMES = {
     "prior": "prior",
@@ -31,7 +36,11 @@ LIKELY = 0.5  # depths with at least this chance of being near the best are not 
 
 
 class Evaluation:
-    """The evidence for every candidate on a data set, and the decision. `race`: the sweep that the race is part of, or None."""
+    """The evidence for every candidate on a data set, and the decision.
+
+    `race`: the sweep that the race is part of, or None. `run`: the run that is to be trained again, or None: its weights
+    are those to start from, and the images are compared with its own (see `measure_drift`).
+    """
 
     def __init__(
         self,
@@ -40,9 +49,15 @@ class Evaluation:
         race: SweepConfig | None,
         runs_dir: str | Path,
         cache: FeatureCache,
+        cost_weight: float,
+        run: Run | None = None,
         notes: Notes | None = None,
     ) -> None:
-        self.data, self.config, self.cache = data, config, cache
+        if run is not None:
+            self.old = comparable_data(run, data)
+            config = replace_fields(config, {"weights": str(run.path)})
+        self.data, self.config, self.cache, self.cost_weight, self.run = data, config, cache, cost_weight, run
+        self.drift: Drift | None = None
         self.backbone = load_backbone(config.weights)
         self.plan = plan_race(data, config, race, runs_dir, notes) if race else None
 
@@ -60,7 +75,10 @@ class Evaluation:
             whole = run_identity(self.config, self.data.config, self.data.fingerprint, self.backbone.digest)
             identity = {key: whole[key] for key in ("fingerprint", "image_size", "resize", "weights", "metric")}
             identity["seed"] = self.config.seed if self.backbone.arrays is None else 0
-        return identity | {"method": "race" if self.plan else "features", "model": self.model.digest}
+        identity |= {"method": "race" if self.plan else "features", "model": self.model.digest}
+        if self.run is not None:
+            identity |= {"retrained": self.run.fingerprint}
+        return identity | {"cost_weight": self.cost_weight}
 
     def evidence(self, progress: Progress | None = None) -> pd.DataFrame:
         """One row per candidate: its signals, and the `cost` of its training (0..1)."""
@@ -78,9 +96,11 @@ class Evaluation:
         costs = training_costs(self.data.image_size)
         return table.assign(cost=[costs[name] for name in CANDIDATES])
 
-    def advise(self, method: str, cost_weight: float, progress: Progress | None = None) -> FreezeAdvice:
+    def advise(self, progress: Progress | None = None) -> FreezeAdvice:
         """The advice, with its reasons in words."""
-        evidence, source = self.evidence(progress), source_kind(self.backbone)
+        if self.run is not None:
+            self.drift = measure_drift(self.run, self.old, self.data, drift_report(progress))
+        evidence, source, cost_weight = self.evidence(progress), source_kind(self.backbone), self.cost_weight
         depths = [str(depth) for depth in DEPTHS]
         every = decide(self.model, evidence, source, cost_weight=cost_weight)
         trained = decide(self.model, evidence, source, among=depths, cost_weight=cost_weight)
@@ -94,7 +114,9 @@ class Evaluation:
             evidence=table.join(evidence),
             votes=every.table["best"].to_dict(),
             reasons=reasons(self.model, evidence, source, every, trained, cost_weight),
-            method=method,
+            drift=self.drift.text if self.drift else "",
+            keep=self.drift is not None and not self.drift.found,
+            method="race" if self.plan else "features",
             measure="expected score, relative to the mean of all",
             fingerprint=self.data.fingerprint,
             weights=self.backbone.digest,
@@ -104,6 +126,17 @@ class Evaluation:
             model_calls=0,
             created=_machine.now(),
         )
+
+    def draw(self, folder: Path) -> None:
+        """Write drift.csv and drift.png, where the images were compared with a run's own."""
+        if self.drift is not None:
+            _files.write_csv(folder / "drift.csv", self.drift.blocks.reset_index())
+            figures.save(block_drift(self.drift.blocks), folder / "drift.png")
+
+
+def drift_report(progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Reports the comparison of images to `progress`."""
+    return (lambda done, total: progress(done, total, "comparing with the model's own images")) if progress else None
 
 
 def source_kind(backbone: Backbone) -> str:

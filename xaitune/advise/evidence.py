@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 
 from xaitune import evaluate
@@ -12,6 +11,7 @@ from xaitune._progress import Progress
 from xaitune.advise.probe import BLOCK_NUMBERS, MAP_CALLS, STEPS, Probe
 from xaitune.data.dataset import ImageData
 from xaitune.data.resize import map_to_image
+from xaitune.data.sample import choose_images
 from xaitune.evaluate.table import unit_maps
 from xaitune.explain.gradcam import BlockMapper
 from xaitune.explain.heatmaps import unit_view
@@ -80,7 +80,7 @@ def measure_blocks(data: ImageData, probe: Probe, budget: tuple[int, int], progr
         calls += MAP_CALLS * len(rows)
         rng = np.random.default_rng([seed, 7])
         if by_masks:
-            scores |= _localisation(raw, data, rows, rng)
+            scores |= localisation_scores(raw, data, rows, rng)
         else:
             predict = Probabilities(probe.classifier)
             faithfulness, used = _faithfulness(predict, images, raw, classes, rng)
@@ -101,17 +101,6 @@ def masked_images(data: ImageData, rows: np.ndarray) -> np.ndarray:
     return np.array([i for i in rows if (mask := data.mask(int(i))) is not None and mask.any()], rows.dtype)
 
 
-def choose_images(data: ImageData, rows: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` of the rows: the classes in turn, and a new group before a second image of the same group."""
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(rows)
-    frame = pd.DataFrame({"row": rows, "class": data.labels[rows], "group": data.groups[rows]})
-    frame["again"] = frame.groupby(["class", "group"]).cumcount()
-    frame = frame.sort_values("again", kind="stable")
-    frame["turn"] = frame.groupby("class").cumcount()
-    return np.sort(frame.sort_values("turn", kind="stable")["row"].to_numpy()[:limit])
-
-
 def _agreement(maps: np.ndarray) -> np.ndarray:
     """(n, blocks): mean Spearman correlation of a block's map with those of the other blocks; 0 if a map is constant."""
     blocks = range(maps.shape[1])
@@ -122,10 +111,14 @@ def _agreement(maps: np.ndarray) -> np.ndarray:
     return pairs.sum(axis=2) / (len(blocks) - 1)
 
 
-def _localisation(
+def localisation_scores(
     raw: dict[int, np.ndarray], data: ImageData, rows: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Average precision for the mask at the file's own size, minus that of the same map moved to a random place."""
+    """`localisation`: the average precision for the mask, minus that of the same map moved to a random place.
+
+    `raw`: block -> maps of the images `rows`, which have masks. Each score is (n, blocks), at the file's own size; also
+    `average_precision` itself and `mass_inside`.
+    """
     views = {b: unit_view(raw[b]) for b in sorted(raw)}
     moved = {b: evaluate.random_like(view, rng) for b, view in views.items()}
     scores = {key: np.zeros((len(rows), len(views))) for key in ("localisation", "average_precision", "mass_inside")}

@@ -1,17 +1,84 @@
 """The advice from heatmaps alone: from the evidence to the number of blocks to freeze, with its reasons in words."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from xaitune import _machine, _names
+from xaitune._progress import Progress
 from xaitune.advise.advice import FreezeAdvice
-from xaitune.advise.evidence import Evidence
-from xaitune.advise.probe import BLOCK_NUMBERS, Probe
+from xaitune.advise.evidence import Evidence, masked_images, measure_blocks
+from xaitune.advise.probe import BLOCK_NUMBERS, Probe, image_limits, masks_digest
+from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
+from xaitune.data.sample import choose_images
+from xaitune.evaluate.table import unit_maps
+from xaitune.explain.gradcam import BlockMapper
+from xaitune.plots import figures, overlays, pictures
+from xaitune.training.features import FeatureCache
 
 DRAWS = 2000
+SHOWN_IMAGES = 6  # in heatmaps.png
+
+
+class HeatmapEvaluation:
+    """The evidence of heatmaps alone, of a probe or of a given model, and the advice that follows from it.
+
+    Raises ConfigError where `max_calls` is too few, DataError for a model that does not fit the data.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        config: TrainConfig,
+        model: Any,
+        head_seeds: int,
+        max_calls: int | None,
+        cache: FeatureCache,
+    ) -> None:
+        self.data, self.config, self.max_calls = data, config, max_calls
+        self.probe = Probe(data, config, model, head_seeds, cache)
+        self.limits = image_limits(data, self.probe.channels, len(self.probe.seeds), max_calls)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the advice: equal identities give the same advice."""
+        return {
+            "fingerprint": self.data.fingerprint,
+            "masks": masks_digest(self.data),
+            "seed": self.config.seed,
+            "weights": self.probe.weights,
+            "model": self.probe.explained,
+            "method": "heatmap",
+            "head": self.config.head,
+            "head_epochs": self.probe.head_epochs,
+            "head_seeds": len(self.probe.seeds),
+            "max_calls": self.max_calls,
+            **{field: getattr(self.config, field) for field in ("batch_size", "loss", "class_weight")},
+        }
+
+    def advise(self, progress: Progress | None = None) -> FreezeAdvice:
+        """The advice, with its reasons in words."""
+        return decide(measure_blocks(self.data, self.probe, self.limits, progress), self.data, self.probe)
+
+    def draw(self, folder: Path) -> None:
+        """Write heatmaps.png: the probe's maps of a few validation images at all blocks."""
+        data, validation = self.data, self.data.indices("validation")
+        masked = masked_images(data, validation)
+        rows = choose_images(data, masked if len(masked) else validation, SHOWN_IMAGES)
+        images = data.load(rows)
+        mapper = BlockMapper(self.probe.classifier.model, BLOCK_NUMBERS)
+        maps = unit_maps(mapper(images.astype(np.float32), data.labels[rows])[0], data.image_size)
+        strips = [
+            overlays.strip([image, *(overlays.overlay(image, heat) for heat in block_maps)], height=160)
+            for image, block_maps in zip(images, maps, strict=True)
+        ]
+        labels = [f"{Path(data.files[i]).stem} ({data.class_names[data.labels[i]]})" for i in rows]
+        titles = ["image", *(f"Block {b}" for b in BLOCK_NUMBERS)]
+        figures.save(pictures.contact_sheet(strips, labels, titles=titles), folder / "heatmaps.png")
 
 
 def choose_block(means: np.ndarray, errors: np.ndarray) -> np.ndarray:
@@ -25,7 +92,7 @@ def choose_block(means: np.ndarray, errors: np.ndarray) -> np.ndarray:
     return means.shape[-1] - np.argmax(good[..., ::-1], axis=-1)
 
 
-def decide(evidence: Evidence, data: ImageData, probe: Probe, method: str) -> FreezeAdvice:
+def decide(evidence: Evidence, data: ImageData, probe: Probe) -> FreezeAdvice:
     """The advice that follows from the evidence: `choose_block` on the means, with votes over resampled groups."""
     scores = evidence.scores
     names, number = np.unique(evidence.groups, return_inverse=True)
@@ -54,7 +121,7 @@ def decide(evidence: Evidence, data: ImageData, probe: Probe, method: str) -> Fr
         evidence=pd.DataFrame(columns, index=pd.Index(BLOCK_NUMBERS, name="block")),
         votes=share,
         reasons="",
-        method=method,
+        method="heatmap",
         measure=evidence.measure,
         fingerprint=data.fingerprint,
         weights=probe.weights,

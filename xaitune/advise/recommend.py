@@ -4,27 +4,21 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xaitune import _files
 from xaitune._progress import Notes, Progress
 from xaitune.advise.advice import FreezeAdvice, load_advice
 from xaitune.advise.decision import COST_WEIGHT
 from xaitune.advise.evaluation import Evaluation
-from xaitune.advise.evidence import choose_images, masked_images, measure_blocks
-from xaitune.advise.heatmap import decide
-from xaitune.advise.probe import BLOCK_NUMBERS, Probe, image_limits, masks_digest
+from xaitune.advise.heatmap import HeatmapEvaluation
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
-from xaitune.evaluate.table import unit_maps
-from xaitune.explain.gradcam import BlockMapper
-from xaitune.plots import figures, overlays, pictures
+from xaitune.plots import figures
 from xaitune.training.features import FeatureCache
-from xaitune.training.folder import choose_folder, locked, start_folder
+from xaitune.training.folder import choose_folder, is_finished, locked, start_folder
+from xaitune.training.run import Run, load_run
 
 METHODS = ("features", "race", "heatmap")
-SHOWN_IMAGES = 6  # in heatmaps.png
 
 
 def advise_freeze(
@@ -55,7 +49,10 @@ def advise_freeze(
     one, plus `cost_weight` (a score) times the share of the multiply-adds that its training takes. The confidence is the
     chance of being within a point of the best.
 
-    'heatmap' (the default with a `model`) looks at Grad-CAM maps of validation images alone, at Block 1 to 5: those of a
+    With a `model` that is a run (or its folder) trained on other images, the advice is about training it again on these:
+    they are compared with its own validation images (`FreezeAdvice.drift`), and its weights are those to start from.
+
+    'heatmap' (the default with any other `model`) looks at Grad-CAM maps of validation images alone, at Block 1 to 5: those of a
     probe (VGG16 fully frozen, with a head trained for each of `head_seeds` seeds) or of the `model`. With masks a block's
     score is its localisation: the average precision of the map for the mask, minus that of the same map moved to a random
     place. Without masks it is the mean rank over faithfulness, agreement with the other blocks' maps, concentration and
@@ -71,13 +68,16 @@ def advise_freeze(
         >>> advise_freeze(data, weights="imagenet").freeze_through  # doctest: +SKIP
         3
     """
-    method = method or ("features" if model is None else "heatmap")
+    run = _other_run(model, data)
+    method = method or ("features" if model is None or run is not None else "heatmap")
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
     if head_seeds < 1:
         raise ConfigError(f"head_seeds must be at least 1. Received: {head_seeds}.")
-    if model is not None and method != "heatmap":
-        raise ConfigError(f"Only the method heatmap looks at a given model. Received: method={method!r}.")
+    if model is not None and run is None and method != "heatmap":
+        raise ConfigError(
+            f"The methods features and race take a finished run that was trained on other images. Received: {model}."
+        )
     if not cost_weight >= 0:
         raise ConfigError(f"cost_weight must be at least 0. Received: {cost_weight}.")
     if max_calls is not None and method != "heatmap":
@@ -87,15 +87,13 @@ def advise_freeze(
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
     cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
-    source: Probe | Evaluation
+    source: HeatmapEvaluation | Evaluation
     if method == "heatmap":
-        source = Probe(data, config, model, head_seeds, cache)
-        budget = image_limits(data, source.channels, len(source.seeds), max_calls)
-        identity = _heatmap_identity(data, config, source, max_calls)
+        source = HeatmapEvaluation(data, config, model, head_seeds, max_calls, cache)
     else:
         race = (sweep or SweepConfig()) if method == "race" else None
-        source = Evaluation(data, config, race, runs_dir, cache, notes)
-        identity = source.identity | {"cost_weight": cost_weight}
+        source = Evaluation(data, config, race, runs_dir, cache, cost_weight, run, notes)
+    identity = source.identity
     folder, note = choose_folder(Path(runs_dir), "advice", name, identity, overwrite=overwrite)
     if note and notes:
         notes(note)
@@ -105,30 +103,10 @@ def advise_freeze(
         return load_advice(folder)
     with locked(folder):
         start_folder(folder, "advice", {"identity": identity, "train": dataclasses.asdict(config)}, overwrite=overwrite)
-        if isinstance(source, Probe):
-            advice = decide(measure_blocks(data, source, budget, progress), data, source, method)
-            _draw_heatmaps(folder, data, source)
-        else:
-            advice = source.advise(method, cost_weight, progress)
+        advice = source.advise(progress)
+        source.draw(folder)
         write_advice(advice, folder)
     return load_advice(folder)
-
-
-def _heatmap_identity(data: ImageData, config: TrainConfig, probe: Probe, max_calls: int | None) -> dict[str, Any]:
-    """Everything that decides the advice: equal identities give the same advice."""
-    return {
-        "fingerprint": data.fingerprint,
-        "masks": masks_digest(data),
-        "seed": config.seed,
-        "weights": probe.weights,
-        "model": probe.explained,
-        "method": "heatmap",
-        "head": config.head,
-        "head_epochs": probe.head_epochs,
-        "head_seeds": len(probe.seeds),
-        "max_calls": max_calls,
-        **{field: getattr(config, field) for field in ("batch_size", "loss", "class_weight")},
-    }
 
 
 def write_advice(advice: FreezeAdvice, folder: Path) -> None:
@@ -139,18 +117,9 @@ def write_advice(advice: FreezeAdvice, folder: Path) -> None:
     _files.write_json(folder / "advice.json", {name: getattr(advice, name) for name in names})
 
 
-def _draw_heatmaps(folder: Path, data: ImageData, probe: Probe) -> None:
-    """Write heatmaps.png: the probe's maps of a few validation images at all blocks."""
-    validation = data.indices("validation")
-    masked = masked_images(data, validation)
-    rows = choose_images(data, masked if len(masked) else validation, SHOWN_IMAGES)
-    images = data.load(rows)
-    mapper = BlockMapper(probe.classifier.model, BLOCK_NUMBERS)
-    maps = unit_maps(mapper(images.astype(np.float32), data.labels[rows])[0], data.image_size)
-    strips = [
-        overlays.strip([image, *(overlays.overlay(image, heat) for heat in block_maps)], height=160)
-        for image, block_maps in zip(images, maps, strict=True)
-    ]
-    labels = [f"{Path(data.files[i]).stem} ({data.class_names[data.labels[i]]})" for i in rows]
-    titles = ["image", *(f"Block {b}" for b in BLOCK_NUMBERS)]
-    figures.save(pictures.contact_sheet(strips, labels, titles=titles), folder / "heatmaps.png")
+def _other_run(model: Any, data: ImageData) -> Run | None:
+    """The run that `model` is or names, if it was trained on other images than `data`."""
+    path = Path(model) if isinstance(model, str | Path) else None
+    if path is not None and is_finished(path):
+        model = load_run(path)
+    return model if isinstance(model, Run) and model.fingerprint != data.fingerprint else None

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xaitune.advise.evidence import choose_images
 from xaitune.data.dataset import ImageData
+from xaitune.data.sample import choose_images
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS
 from xaitune.models.gradients import ActivationGradients

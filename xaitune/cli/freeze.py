@@ -25,7 +25,7 @@ def advise(
             "--method",
             help="What the advice rests on: frozen features (features), also a few epochs of every depth (race), or "
             "heatmaps alone (heatmap).",
-            default="features; heatmap with --model",
+            default="features; heatmap with a --model that is not trained on other images",
             metavar="NAME",
         ),
     ] = None,
@@ -41,9 +41,10 @@ def advise(
         str | None,
         option(
             "--model",
-            help="Look at the heatmaps of this model, a run's folder or a .keras file, and train nothing.",
+            help="A run to train again on these images: compared with its own, its weights the start. On its own images, "
+            "or with --method heatmap (also a .keras file): look at its heatmaps.",
             panel="Model",
-            default="a new probe",
+            default="a new model",
             metavar="PATH",
         ),
     ] = None,
@@ -64,7 +65,8 @@ def advise(
 
     Looks at what frozen features and the gradients of each block tell about the classes of the training and validation
     images, and weighs it by what was learnt from many tasks. With --method race every depth is also fine-tuned for a few
-    epochs, which a sweep that follows continues.
+    epochs, which a sweep that follows continues. With --model RUN on other images than the run's own: whether they have
+    drifted, and how deep to train the run again.
     """
     config, images = load_data(job, data)
     options = {
@@ -77,9 +79,12 @@ def advise(
         "cache_gb": cache_gb,
     }
     advice = _advise(job, config, images, **options)
+    sweep = f"xaitune sweep-freeze --weights {model}" if advice.drift else "xaitune sweep-freeze"
     job.ui.finish(
         [advice.path],
-        "xaitune sweep-freeze",
+        sweep,
+        drift=advice.drift,
+        keep=advice.keep,
         freeze_through=advice.freeze_through,
         frozen=advice.frozen,
         confidence=advice.confidence,
@@ -109,7 +114,7 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
         columns = ["score", "low", "high", *advice.figures]
     table = advice.evidence[columns].rename(index=lambda candidate: candidate_name(candidate))
     job.ui.table(table, f"Evidence (score: {advice.measure})")
-    job.ui.say(f"Advice: {advice.headline} {advice.reasons}")
+    job.ui.say(f"Advice: {advice.headline} {advice.text}")
     job.ui.say(f"This command took {duration(time.monotonic() - start)}")
     return advice
 

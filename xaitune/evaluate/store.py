@@ -26,7 +26,7 @@ from xaitune.evaluate.table import (
 from xaitune.explain.classifier import Classifier
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.store import SCORE_FILES
-from xaitune.plots import charts, figures
+from xaitune.plots import block_charts, figures
 
 
 def masks_of(paths: Sequence[Path], folder: str | Path) -> list[Path | None]:
@@ -121,5 +121,5 @@ def write_scores(folder: Path, table: pd.DataFrame, about: dict[str, Any]) -> tu
     _files.write_json(folder / SCORE_FILES[1], {**about, "scores": rows})
     wrote = [folder / SCORE_FILES[0], folder / SCORE_FILES[1]]
     if summary["block"].nunique() > 1:
-        wrote.append(figures.save(charts.block_scores(summary), folder / SCORE_FILES[2]))
+        wrote.append(figures.save(block_charts.block_scores(summary), folder / SCORE_FILES[2]))
     return summary, wrote

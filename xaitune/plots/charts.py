@@ -1,7 +1,7 @@
 """Charts of plain arrays and tables, drawn on matplotlib Axes.
 
 Every function takes `ax=None` and returns the Axes; without `ax` it makes its own figure, outside pyplot. No function
-calls show() or changes rcParams. Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+calls show() or changes rcParams. Colour-blind readers can tell the colours apart. Charts over blocks: `block_charts`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +16,21 @@ from matplotlib.ticker import MaxNLocator
 
 from xaitune._names import frozen_name, metric_name
 from xaitune.errors import InputError
-from xaitune.plots.figures import figure_of, finish, is_wide, own_axes, tidy, wrap
-
-BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#767676"
-PALETTE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
-MARKERS: tuple[Any, ...] = ("o", "s", "^", "D", "v", "P", "X")
-LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
+from xaitune.plots.figures import finish, is_wide, own_axes, tidy
+from xaitune.plots.marks import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    MARKERS,
+    PALETTE,
+    VERMILION,
+    axes_below,
+    colours,
+    interval_bars,
+    legend,
+)
 
 
 def class_frequencies(counts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -53,7 +61,7 @@ def class_frequencies(counts: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("images")
     tidy(ax, f"Class frequencies ({images:,.0f} images)", grid="x")
     ax.tick_params(axis="y", length=0)
-    _legend(ax, [Line2D([], [], color=c, linewidth=6, label=s) for s, c in zip(splits, PALETTE, strict=False)], own)
+    legend(ax, [Line2D([], [], color=c, linewidth=6, label=s) for s, c in zip(splits, PALETTE, strict=False)], own)
     return finish(ax)
 
 
@@ -91,18 +99,6 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, ax: Axes | None
     return finish(ax)
 
 
-def _add_axes_below(ax: Axes) -> Axes:
-    """A second Axes in the lower half of `ax`, which shrinks to the upper half; both share the x axis."""
-    figure, spec = figure_of(ax), ax.get_subplotspec()
-    if spec is not None:
-        grid = spec.subgridspec(2, 1, hspace=0.12)
-        ax.set_subplotspec(grid[0])
-        return figure.add_subplot(grid[1], sharex=ax)
-    box = ax.get_position()
-    ax.set_position((box.x0, box.y0 + 0.55 * box.height, box.width, 0.45 * box.height))
-    return figure.add_axes((box.x0, box.y0, box.width, 0.45 * box.height), sharex=ax)
-
-
 def _mark_stages(axes: Iterable[Axes], history: pd.DataFrame) -> None:
     """Mark where each stage of training begins by a dotted line, with the stage's name on the first Axes."""
     stages = history["stage"].to_numpy() if "stage" in history else np.array([])
@@ -124,8 +120,8 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_mac
     """
     if ax is None:
         ax = own_axes(7.5, 4.6)
-    below = _add_axes_below(ax)
-    for (name, history), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
+    below = axes_below(ax)
+    for (name, history), colour in zip(curves.items(), colours(len(curves)), strict=True):
         epochs = np.arange(1, len(history) + 1)
         if (score := history.get(f"val_{metric}")) is not None:
             ax.plot(epochs, score, color=colour, marker=".", label=name)
@@ -165,16 +161,6 @@ def learning_curves(curves: Mapping[str, pd.DataFrame], *, metric: str = "f1_mac
     return finish(ax, below)
 
 
-def _legend(ax: Axes, handles: list[Line2D], own: bool, title: str | None = None) -> None:
-    """Draw the legend right of the plot in a figure of our own, or inside the plot in a caller's, which may lack room."""
-    position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if own else {"loc": "best"}
-    ax.legend(handles=handles, fontsize=8, frameon=not own, framealpha=0.6, title=title, title_fontsize=8, **position)
-
-
-def _cycle(count: int) -> list[str]:
-    return [PALETTE[i % len(PALETTE)] for i in range(count)]
-
-
 def all_curves(
     curves: Mapping[str, pd.DataFrame], runs: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None
 ) -> Axes:
@@ -198,19 +184,13 @@ def all_curves(
             ax.plot(epochs, history[f"val_{metric}"], linewidth=1.3, alpha=0.85, **style)
     handles = [Line2D([], [], color=colour[d], linewidth=3, label=frozen_name(d)) for d in depths]
     handles += [Line2D([], [], color=GREY, linestyle=line_style[o], label=o) for o in optimizers]
-    _legend(ax, handles, own, title="frozen, optimizer")
+    legend(ax, handles, own, title="frozen, optimizer")
     ax.set_xlim(0.5, max(map(len, curves.values()), default=1) + 0.5)
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{metric_name(metric)} (validation)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(ax, f"All {len(runs)} runs")
     return finish(ax)
-
-
-def _interval_bars(value: Any, low: Any, high: Any) -> np.ndarray:
-    """(2, n) lengths of the error bars below and above the values; 0 where a bound is missing."""
-    value, low, high = (np.asarray(v, float) for v in (value, low, high))
-    return np.nan_to_num(np.maximum(np.stack([value - low, high - value]), 0))
 
 
 def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) -> Axes:
@@ -226,126 +206,6 @@ def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) ->
     ax.set_xticks([])
     tidy(ax, "Share of the positive superpixel weight", grid="x")
     return finish(ax)
-
-
-def block_evidence(
-    table: pd.DataFrame,
-    advised: Any,
-    votes: Mapping[Any, float],
-    labels: Sequence[str] = (),
-    *,
-    measure: str = "score",
-    share: str = "chosen",
-    ax: Axes | None = None,
-) -> Axes:
-    """The score of each candidate with its 95 % interval and its share of the votes; the advised one is marked.
-
-    `table`: one row per candidate, columns score, low, high. `votes`: candidate -> share 0..1 of the resamples or draws
-    in which it is chosen; `share` is the word for it. `labels`: the candidates' names, if they are not depths.
-    """
-    if ax is None:
-        ax = own_axes(max(6.6, 1.15 * len(table)), 3.6)
-    names = list(table.index)
-    blocks = list(range(len(names)))
-    missing = pd.Series(np.nan, index=table.index)
-    low, high = table.get("low", missing), table.get("high", missing)
-    bars = _interval_bars(table["score"], low, high)
-    chosen = [name == advised for name in names]
-    ax.plot(blocks, table["score"], color="#b9c6cf", linewidth=1, zorder=1)
-    for i, is_chosen in enumerate(chosen):
-        ax.errorbar(
-            i,
-            table["score"].iloc[i],
-            yerr=bars[:, i : i + 1],
-            color=VERMILION if is_chosen else BLUE,
-            fmt=MARKERS[is_chosen],
-            capsize=4,
-            markersize=9 if is_chosen else 7,
-            linewidth=1.8,
-        )
-    if advised in names:
-        row = names.index(advised)
-        top = float(table["score"].iloc[row] + bars[1, row])
-        ax.annotate(
-            "advised",
-            (row, top),
-            (0, 5),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=9,
-            color=VERMILION,
-        )
-    shown = [wrap(label, 0.8, 9) for label in labels] or [frozen_name(name) for name in names]
-    ax.set_xticks(blocks, [f"{label}\n{share} {votes.get(n, 0):.0%}" for n, label in zip(names, shown, strict=True)])
-    ax.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)
-    ax.margins(y=0.18)
-    ax.set_ylabel(wrap(measure, 2.6, 10))
-    ax.set_xlabel(
-        "frozen (share of resamples that choose it)" if share == "chosen" else "frozen (chance of being the best)"
-    )
-    tidy(ax, "Evidence for each freezing point, 95 % intervals")
-    return finish(ax)
-
-
-_SCORE_PANELS = {  # the panels of `block_scores`: title -> {score: label}
-    "against the masks": {
-        "average_precision": "average precision",
-        "mass_inside": "mass inside",
-        "pointing_game": "pointing game",
-        "best_iou": "best IoU",
-    },
-    "against the model": {
-        "insertion": "insertion",
-        "road": "ROAD",
-        "stability": "stability",
-        "deletion": "deletion (lower is better)",
-        "average_drop": "average drop (lower is better)",
-    },
-}
-
-
-def block_scores(summary: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Mean scores of each block's heatmaps with 95 % intervals: against the masks (top) and the model (bottom).
-
-    `summary`: columns block, score, mean, low, high. Missing scores are not drawn; 'mask_area' is drawn as a dashed line
-    for chance. With scores of both kinds, a second Axes takes the lower half of `ax`. Raises InputError if there is
-    nothing to draw.
-    """
-    table = summary.dropna(subset=["mean"])
-    drawn = {title: [n for n in names if (table["score"] == n).any()] for title, names in _SCORE_PANELS.items()}
-    drawn = {title: names for title, names in drawn.items() if names}
-    if not drawn:
-        raise InputError(f"No scores to draw. Received: {', '.join(table['score'].unique()) or 'none'}.")
-    own = ax is None
-    ax = ax or own_axes(7.2, 0.9 + 2.3 * len(drawn))
-    axes = [ax, _add_axes_below(ax)] if len(drawn) > 1 else [ax]
-    blocks = sorted(table["block"].unique())
-    for panel, (title, names) in zip(axes, drawn.items(), strict=True):
-        handles = [
-            _block_line(panel, table, blocks, title, name, i - (len(names) - 1) / 2) for i, name in enumerate(names)
-        ]
-        if title == "against the masks" and (table["score"] == "mask_area").any():
-            style: dict[str, Any] = {"color": GREY, "linestyle": "--", "linewidth": 1}
-            panel.axhline(table.loc[table["score"] == "mask_area", "mean"].mean(), **style)
-            handles.append(Line2D([], [], label="chance (mask area)", **style))
-        _legend(panel, handles, own)
-        panel.set_ylabel(title)
-        tidy(panel)
-        panel.tick_params(labelbottom=panel is axes[-1])
-    ax.set_title("Scores of the heatmaps, mean and 95 % interval", loc="left", fontsize=11)
-    axes[-1].set_xticks(range(len(blocks)), [f"Block {b}" for b in blocks])
-    return finish(*axes)
-
-
-def _block_line(ax: Axes, table: pd.DataFrame, blocks: list[Any], title: str, name: str, shift: float) -> Line2D:
-    """Draw one score over the blocks, moved right by `shift` tenths of their distance; returns its legend entry."""
-    rows = table[table["score"] == name].set_index("block").reindex(blocks)
-    number = list(_SCORE_PANELS[title]).index(name)
-    style: dict[str, Any] = {"color": PALETTE[number], "marker": MARKERS[number], "markersize": 5, "linewidth": 1}
-    bars = _interval_bars(rows["mean"], rows["low"], rows["high"])
-    ax.errorbar(np.arange(len(blocks)) + 0.1 * shift, rows["mean"], yerr=bars, capsize=2, **style)
-    return Line2D([], [], label=_SCORE_PANELS[title][name], **style)
 
 
 def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
@@ -366,7 +226,7 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
         colour, marker = style[cell["optimizer"]]
         fill = colour if cell.get("equals", True) else "white"
         if np.isfinite(cell["test"]):
-            bars = _interval_bars([cell["test"]], [cell["low"]], [cell["high"]])
+            bars = interval_bars([cell["test"]], [cell["low"]], [cell["high"]])
             ax.errorbar(x, cell["test"], yerr=bars, color=colour, fmt=marker, markerfacecolor=fill, capsize=3)
         scores = cell.get("scores")
         if isinstance(scores, list | tuple | np.ndarray) and len(scores) > 1:
@@ -382,7 +242,7 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
         handles.append(_marker("filled: not told apart from the best", markersize=6, markerfacecolor=GREY))
     if "scores" in cells and "seeds" in cells and cells["seeds"].max() > 1:
         handles.append(_marker("one seed", markersize=3, markerfacecolor=GREY))
-    _legend(ax, handles, own)
+    legend(ax, handles, own)
     ax.set_xticks(range(len(depths)), [frozen_name(d) for d in depths])
     ax.set_xlim(-0.5, len(depths) - 0.5)
     ax.set_xlabel("frozen")
@@ -412,9 +272,7 @@ def difference(
     ax.axvline(0, color=BLACK, linewidth=1)
     ax.axvline(-margin, color=GREY, linewidth=1, linestyle="--")
     if np.isfinite(value):
-        ax.errorbar(
-            value, 0, xerr=_interval_bars([value], [low], [high]), fmt="o", color=BLACK, capsize=5, markersize=8
-        )
+        ax.errorbar(value, 0, xerr=interval_bars([value], [low], [high]), fmt="o", color=BLACK, capsize=5, markersize=8)
         ax.annotate(
             f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
             (value, 0),

@@ -97,7 +97,7 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
     return {
         "headline": advice.headline,
         "share": "chosen by" if advice.method == "heatmap" else "chance of being the best",
-        "reasons": [p for p in advice.reasons.split("\n") if p.strip()],
+        "reasons": [p for p in advice.text.split("\n") if p.strip()],
         "measures": [str(m).replace("_", " ") for m in measures],
         "measure": advice.measure,
         "rows": rows,

@@ -1,0 +1,132 @@
+"""Whether the advice for training again sees a drift where there is one, and only there.
+
+    python benchmarks/drift.py WORK IMAGES GROUPS.csv --weights vgg16_imagenet_notop.h5 [--image-size 48x48] [--draws 10]
+
+Half of the groups, drawn at random, belong to a model (Block 1-4 frozen, NAG); the other half are new images: as they are
+(any drift found is false), brighter, darker, blurred, and with a class that the model does not know. Writes one row per draw
+and change to results/drift.csv: the smallest p-value, the block with the clearest drift, the change of the score, and the
+advice.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from xaitune.advise.drift import measure_drift
+from xaitune.config.settings import TrainConfig
+from xaitune.data.dataset import ImageData
+from xaitune.data.images import read_image
+from xaitune.training.run import Run
+from xaitune.training.train import train_model
+
+Change = Callable[[np.ndarray], np.ndarray]
+CHANGES: dict[str, Change | None] = {
+    "none": None,
+    "5 % brighter": lambda image: image * 1.05,
+    "20 % brighter": lambda image: image * 1.2,
+    "20 % darker": lambda image: image * 0.8,
+    "blurred, sigma 1 % of the width": lambda image: cv2.GaussianBlur(image, (0, 0), image.shape[1] / 100),
+    "blurred, sigma 3 % of the width": lambda image: cv2.GaussianBlur(image, (0, 0), image.shape[1] / 33),
+}
+
+
+def main() -> None:
+    """Train a model for every draw, compare every change with its own images, and write and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for images, lists and runs")
+    parser.add_argument("images")
+    parser.add_argument("groups")
+    parser.add_argument("--weights", default="imagenet")
+    parser.add_argument("--image-size", default="48x48")
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--new-class", help="the class that the model does not know (default: the rarest)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "drift.csv")
+    args = parser.parse_args()
+    every = ImageData.from_folder(args.images, groups=args.groups, image_size=args.image_size)
+    table = every.to_dataframe().assign(file=[str(path) for path in every.paths()])
+    unknown = args.new_class or table["class"].value_counts().index[-1]
+    rows = []
+    for draw in range(args.draws):
+        is_old = old_groups(table, draw)
+        known = table[is_old & (table["class"] != unknown)]
+        old = listed(known, args.work / f"{draw}-old.csv", args.image_size)
+        config = TrainConfig(weights=args.weights, freeze_through=4, optimizer="nag", epochs=args.epochs, seed=draw)
+        run = train_model(old, config, runs_dir=args.work / "runs", name=f"old{draw}")
+        new = table[~is_old]
+        for name, change in CHANGES.items():
+            part = new[new["class"] != unknown]
+            rows.append(
+                {"draw": draw, "change": name, **row_of(run, old, changed(part, change, args, f"{draw}-{name}"))}
+            )
+        rows.append(
+            {"draw": draw, "change": "a new class", **row_of(run, old, changed(new, None, args, f"{draw}-class"))}
+        )
+        print(
+            pd.DataFrame(rows).tail(len(CHANGES) + 1).to_string(index=False, float_format="{:.3f}".format), flush=True
+        )
+    result = pd.DataFrame(rows)
+    result.to_csv(args.out, index=False, float_format="%.4f")
+    summary = result.assign(drifted=result["p"] <= 0.05).groupby("change", sort=False)
+    print(summary[["drifted", "lower", "found", "gap"]].mean().round(3).to_string())
+
+
+def old_groups(table: pd.DataFrame, draw: int) -> np.ndarray:
+    """Which images belong to the half of the groups that the model knows, half of every class."""
+    rng = np.random.default_rng(draw)
+    first = table.groupby("group")["class"].first()
+    chosen: set[str] = set()
+    for _, groups in first.groupby(first):
+        names = rng.permutation(groups.index.to_numpy())
+        chosen |= set(names[: (len(names) + 1) // 2])
+    return table["group"].isin(chosen).to_numpy()
+
+
+def listed(table: pd.DataFrame, file: Path, image_size: str) -> ImageData:
+    """The images of a table, as a data set listed in a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table.rename(columns={"class": "label"})[["file", "label", "group"]].to_csv(file, index=False)
+    return ImageData.from_csv(file, image_size=image_size)
+
+
+def changed(table: pd.DataFrame, change: Change | None, args: argparse.Namespace, name: str) -> ImageData:
+    """The images of a table, changed, in a folder of their own."""
+    if change is None:
+        return listed(table, args.work / f"{name}.csv", args.image_size)
+    folder = args.work / "changed" / name.replace(" ", "-").replace("%", "").replace(",", "")
+    files = []
+    for number, file in enumerate(table["file"]):
+        target = folder / f"{number}.png"
+        if not target.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            image = change(read_image(Path(file)).astype(np.float32))
+            cv2.imwrite(str(target), np.clip(image, 0, 255).astype(np.uint8)[..., ::-1])
+        files.append(str(target))
+    return listed(table.assign(file=files), folder / "list.csv", args.image_size)
+
+
+def row_of(run: Run, old: ImageData, data: ImageData) -> dict[str, object]:
+    """What the comparison says."""
+    drift = measure_drift(run, old, data)
+    gap, low, high = drift.score_gap
+    worst = drift.blocks["distance"].sub(drift.blocks["usual"]).idxmax()
+    return {
+        "p": drift.p,
+        "block": int(worst),
+        "old": drift.scores.loc["old", "score"],
+        "new": drift.scores.loc["new", "score"],
+        "gap": gap,
+        "gap_low": low,
+        "gap_high": high,
+        "lower": high < 0,
+        "found": drift.found,
+        "new_classes": " ".join(drift.new_classes),
+    }
+
+
+if __name__ == "__main__":
+    main()
