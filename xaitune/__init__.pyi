@@ -1,5 +1,6 @@
 from .advise.advice import FreezeAdvice, load_advice
 from .advise.check import AdviceCheck, check_advice
+from .advise.collection import CollectionAdvice, advise_collection, load_collection
 from .advise.recommend import advise_freeze
 from .comparison.sweep import sweep_freeze
 from .comparison.table import SweepTable, load_sweep
@@ -36,6 +37,7 @@ __version__: str
 __all__ = [
     "AdviceCheck",
     "BlockHeatmaps",
+    "CollectionAdvice",
     "Config",
     "ConfigError",
     "DataConfig",
@@ -54,6 +56,7 @@ __all__ = [
     "WeightsError",
     "XaituneError",
     "__version__",
+    "advise_collection",
     "advise_freeze",
     "build_vgg16",
     "check_advice",
@@ -63,6 +66,7 @@ __all__ = [
     "gradcam_blocks",
     "lime_superpixels",
     "load_advice",
+    "load_collection",
     "load_config",
     "load_heatmaps",
     "load_run",

@@ -294,3 +294,17 @@ def difference(
     tidy(ax, f"Verdict: {label}" if label else "", grid="x")
     ax.spines["left"].set_visible(False)
     return finish(ax)
+
+
+def score_by_images(curve: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
+    """The score by the number of training images, on a logarithmic scale: columns images and score."""
+    ax = ax if ax is not None else own_axes(5.0, 3.4)
+    ax.plot(curve["images"], curve["score"], color=BLUE, marker="o", linewidth=1.6)
+    ax.set_xscale("log")
+    ticks = [round(images) for images in curve["images"]]
+    ax.set_xticks(ticks, [f"{images:,}" for images in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel("training images")
+    ax.set_ylabel(f"held-out {metric_name(metric)}")
+    tidy(ax, "What more images bring: a linear head on frozen features")
+    return finish(ax)

@@ -10,6 +10,7 @@ from xaitune._files import read_json
 from xaitune._progress import Notes, Progress
 from xaitune.advise.advice import find_advice, load_advice
 from xaitune.advise.check import can_check, check_advice
+from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
@@ -96,7 +97,7 @@ def list_runs(runs_dir: Path) -> pd.DataFrame:
     for file in sorted(Path(runs_dir).glob(f"*/{CONFIG}")):
         folder = file.parent
         kind = folder_kind(folder)
-        about = {"advice": _about_advice, "sweep": _about_sweep}.get(str(kind), _about_run)(folder)
+        about = ABOUT.get(str(kind), _about_run)(folder)
         rows.append({"name": folder.name, "kind": kind, "state": "unfinished", "about": ""} | about)
     return pd.DataFrame(rows, columns=["name", "kind", "state", "validation", "test", "about"])
 
@@ -121,3 +122,10 @@ def _about_run(folder: Path) -> dict[str, Any]:
     run = load_run(folder)
     scores = {"validation": run.score("validation"), "test": run.score()}
     return {"state": run.state, "about": run.config.metric, **scores}
+
+
+def _about_collection(folder: Path) -> dict[str, Any]:
+    return {"state": "finished", "about": "what to collect next"} if (folder / COLLECTION).is_file() else {}
+
+
+ABOUT = {"advice": _about_advice, "sweep": _about_sweep, "collection": _about_collection}

@@ -16,11 +16,11 @@ from xaitune.errors import ConfigError, RunError, RunLockedError
 LAYOUT = 2  # version of the layout of config.json, which names the folder's kind since 2
 CONFIG = "config.json"
 RESULT = "result.json"  # written last: a run is finished once it exists
-KINDS = ("run", "sweep", "advice")
+KINDS = ("run", "sweep", "advice", "collection")
 
 
 def folder_kind(path: str | Path) -> str | None:
-    """What a folder holds, finished or not: 'run', 'sweep' or 'advice'; None if it is none of these.
+    """What a folder holds, finished or not: one of KINDS; None if it is none of these.
 
     Layout 1 does not record the kind. There, 'started' marks a sweep, and 'method' in the identity marks advice.
     Raises RunError for a damaged config.json.
