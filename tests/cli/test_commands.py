@@ -22,7 +22,7 @@ from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ScoreOp
 from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
 
-COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice"]
+COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice", "collect"]
 COMMANDS += ["report", "runs", "demo"]
 SMALL = ["--image-size", "32x32", "--weights", "slim", "--head-epochs", "2", "--epochs", "2", "--precision", "float32"]
 GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag", "--learning-rates", "own"]
@@ -315,6 +315,30 @@ def test_predict(project, crack, tmp_path):
     known = xt.load_run(run).predictions.set_index("file")  # as when it was trained
     kept = known.loc[[f"crack/{p.name}" for p in crack], list(probabilities)].to_numpy(float)
     np.testing.assert_allclose(probabilities, kept, atol=1e-4)
+
+
+def test_collect(project):
+    folder, _ = project
+    answer = xaitune(folder, "collect", "--json")
+    made = json.loads(answer.out)
+    assert answer.status == 0
+    assert {row["class"] for row in made["classes"]} >= {"crack", "burst"}
+    assert made["headline"].startswith(("Collect more images of", "No class is shown"))
+    assert (folder / "runs/collection/classes.csv").is_file()
+
+
+def test_advise_on_other_images(project, demo, tmp_path):
+    """The same images, listed anew: compared with the run's own."""
+    folder, _ = project
+    table = demo.to_dataframe().rename(columns={"class": "label"})[["file", "label", "group"]]
+    table["file"] = [str(path) for path in demo.paths()]
+    table.to_csv(tmp_path / "new.csv", index=False)
+    options = ["--model", folder / "runs/freeze4-nag-seed0", "--image-size", "32x32", "--json"]
+    made = json.loads(xaitune(tmp_path, "advise", "new.csv", *options).out)
+    assert "do not differ more than by chance" in made["drift"]
+    assert made["keep"]
+    assert made["next"].startswith("xaitune sweep-freeze --weights")
+    assert (tmp_path / "runs/advice/drift.csv").is_file()
 
 
 def test_advise(project):
