@@ -14,16 +14,22 @@ from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS, candidate_name, training_costs
 from xaitune.advise.decision import Decision, DecisionModel, decide, load_decision_models
 from xaitune.advise.drift import Drift, comparable_data, measure_drift
+from xaitune.advise.masks import mask_evidence, said
+from xaitune.advise.probe import masks_digest
 from xaitune.advise.race import plan_race, run_race
-from xaitune.advise.signals import feature_signals
+from xaitune.advise.signals import feature_signals, tangent_images
+from xaitune.advise.tangent import DIRECTIONS
+from xaitune.comparison.grid import frozen_runs
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import PREPROCESSING, Backbone, load_backbone
 from xaitune.plots import figures
-from xaitune.plots.block_charts import block_drift
+from xaitune.plots.block_charts import block_drift, block_finds
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import run_identity
+from xaitune.training.head import block5_features
+from xaitune.training.network import Network, build_for
 from xaitune.training.run import Run
 
 SIGNAL_NAMES = {
@@ -32,6 +38,7 @@ SIGNAL_NAMES = {
     "short": "short trainings",
     "cost": "cost of training",
 }
+LINEARISED = "linearised fine-tuning of all depths"
 LIKELY = 0.5  # depths with at least this chance of being near the best are not told apart
 
 
@@ -58,6 +65,7 @@ class Evaluation:
             config = replace_fields(config, {"weights": str(run.path)})
         self.data, self.config, self.cache, self.cost_weight, self.run = data, config, cache, cost_weight, run
         self.drift: Drift | None = None
+        self.masks: pd.DataFrame | None = None  # what heatmaps find of the masks
         self.backbone = load_backbone(config.weights)
         self.plan = plan_race(data, config, race, runs_dir, notes) if race else None
 
@@ -76,14 +84,39 @@ class Evaluation:
             identity = {key: whole[key] for key in ("fingerprint", "image_size", "resize", "weights", "metric")}
             identity["seed"] = self.config.seed if self.backbone.arrays is None else 0
         identity |= {"method": "race" if self.plan else "features", "model": self.model.digest}
+        if self.data.masks is not None:
+            identity |= {"masks": masks_digest(self.data)}
         if self.run is not None:
             identity |= {"retrained": self.run.fingerprint}
         return identity | {"cost_weight": self.cost_weight}
 
     def evidence(self, progress: Progress | None = None) -> pd.DataFrame:
         """One row per candidate: its signals, and the `cost` of its training (0..1)."""
-        precision = resolve_precision(self.config.precision)[0]
-        table = feature_signals(self.data, self.config, self.backbone, precision, self.cache, progress)
+        images = len(self.data)
+        backward = (
+            3 * DIRECTIONS * tangent_images(self.data)
+        )  # forward and backward passes cost about three forward ones
+
+        def report(done: int, what: str) -> None:
+            if progress:
+                progress(done, images + backward, what)
+
+        network = Network(
+            build_for(self.data, frozen_runs(self.config)[0], self.backbone),
+            resolve_precision(self.config.precision)[0],
+        )
+        features = np.asarray(
+            block5_features(network, self.data, self.cache, lambda done, _, what: report(done, what)), np.float32
+        )
+        report(images, LINEARISED)
+        table = feature_signals(
+            features,
+            self.data,
+            self.config,
+            self.backbone,
+            lambda done, of: report(images + backward * done // of, LINEARISED),
+        )
+        self.masks = mask_evidence(features, network.model, self.data, self.config, self.backbone)
         if self.plan is not None:
             race = run_race(
                 self.plan,
@@ -113,7 +146,12 @@ class Evaluation:
             confidence=trained.confidence,
             evidence=table.join(evidence),
             votes=every.table["best"].to_dict(),
-            reasons=reasons(self.model, evidence, source, every, trained, cost_weight),
+            reasons=" ".join(
+                [
+                    reasons(self.model, evidence, source, every, trained, cost_weight),
+                    *([said(self.masks)] if self.masks is not None else []),
+                ]
+            ),
             drift=self.drift.text if self.drift else "",
             keep=self.drift is not None and not self.drift.found,
             method="race" if self.plan else "features",
@@ -128,10 +166,13 @@ class Evaluation:
         )
 
     def draw(self, folder: Path) -> None:
-        """Write drift.csv and drift.png, where the images were compared with a run's own."""
+        """Write what drift was found and what heatmaps find of the masks, where there is such evidence."""
         if self.drift is not None:
             _files.write_csv(folder / "drift.csv", self.drift.blocks.reset_index())
             figures.save(block_drift(self.drift.blocks), folder / "drift.png")
+        if self.masks is not None:
+            _files.write_csv(folder / "masks.csv", self.masks.reset_index())
+            figures.save(block_finds(self.masks), folder / "masks.png")
 
 
 def drift_report(progress: Progress | None) -> Callable[[int, int], None] | None:

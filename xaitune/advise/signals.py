@@ -1,61 +1,46 @@
 """What frozen features tell about every candidate before any training: linear heads, second opinions, and tangents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from xaitune._progress import Progress
 from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS
 from xaitune.advise.opinions import OPINIONS
-from xaitune.advise.tangent import DIRECTIONS, MOST_IMAGES, tangent_scores
-from xaitune.comparison.grid import frozen_runs
+from xaitune.advise.tangent import MOST_IMAGES, tangent_scores
 from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import BLOCKS
 from xaitune.models.weights import Backbone
 from xaitune.training.cut import pooled_columns
-from xaitune.training.features import FeatureCache
-from xaitune.training.head import block5_features
 from xaitune.training.linear import fit_linear_head
-from xaitune.training.network import Network, build_for
+from xaitune.training.network import build_for
+
+
+def tangent_images(data: ImageData) -> int:
+    """How many images the linearised fine-tuning looks at."""
+    return min(len(data.indices("train")) + len(data.indices("validation")), MOST_IMAGES)
 
 
 def feature_signals(
+    features: np.ndarray,
     data: ImageData,
     config: TrainConfig,
     backbone: Backbone,
-    precision: str,
-    cache: FeatureCache,
-    progress: Progress | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """One row per candidate, from training and validation images: `linear`, and as second opinions `probe` and OPINIONS.
 
-    `linear`: the macro F1 (or the chosen metric) of the linear model that the candidate is near its pretrained weights, on
-    the held-out images of a cross-validation over groups: linearised fine-tuning for a depth (`tangent_scores`), the head
-    itself for a linear head (`fit_linear_head`). `probe`: that of a linear head on the frozen features of one block. To
-    freezing Block 1-k belong those of Block k + 1, the first that is trained (Block 5 where all are frozen), and to the
-    linear heads their own. The OPINIONS are on the same block's means over space.
+    `features`: the pooled features of all blocks (`block5_features`), of all images. `linear`: the macro F1 (or the chosen
+    metric) of the linear model that the candidate is near its pretrained weights, on the held-out images of a
+    cross-validation over groups: linearised fine-tuning for a depth (`tangent_scores`), the head itself for a linear head
+    (`fit_linear_head`). `probe`: that of a linear head on the frozen features of one block. To freezing Block 1-k belong
+    those of Block k + 1, the first that is trained (Block 5 where all are frozen), and to the linear heads their own. The
+    OPINIONS are on the same block's means over space. `report` is called with the images done and in all.
     """
-
-    images = min(len(data.indices("train")) + len(data.indices("validation")), MOST_IMAGES)
-    backward = 3 * DIRECTIONS * images  # forward and backward passes cost about three forward passes
-    total = len(data) + backward
-
-    def features_done(done: int, _: int, what: str) -> None:
-        if progress:
-            progress(done, total, what)
-
-    def tangents_done(done: int, of: int) -> None:
-        if progress:
-            progress(len(data) + backward * done // of, total, "linearised fine-tuning of all depths")
-
-    network = Network(build_for(data, frozen_runs(config)[0], backbone), precision)
-    features = np.asarray(block5_features(network, data, cache, features_done), np.float32)
     blocks = block_scores(features, data, backbone.channels, config.metric)
-    tangents_done(0, 1)
     plain = replace_fields(config, {"head": "gap", "head_blocks": "all"})
-    tangent = tangent_scores(build_for(data, plain, backbone), data, config.metric, report=tangents_done)
+    tangent = tangent_scores(build_for(data, plain, backbone), data, config.metric, report=report)
     rows = {str(depth): blocks.loc[str(min(depth + 1, 5))] for depth in DEPTHS}
     rows |= {HEADS[0]: blocks.loc["all"], HEADS[1]: blocks.loc[blocks.index != "all"].max()}
     table = pd.DataFrame.from_dict(rows, orient="index").loc[list(CANDIDATES)].rename_axis("candidate")

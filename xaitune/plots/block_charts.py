@@ -150,3 +150,23 @@ def block_drift(blocks: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.legend(fontsize=8, framealpha=0.6)
     tidy(ax, "Drift, block by block")
     return finish(ax)
+
+
+def block_finds(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """How much of the masks the maps of each block find, with intervals.
+
+    `table`: one row per block, columns own, gradcam and their _low and _high.
+    """
+    ax = ax if ax is not None else own_axes(6.8, 3.6)
+    names = {"own": "linear head on this block alone", "gradcam": "Grad-CAM through the blocks above"}
+    for i, (name, label) in enumerate(names.items()):
+        x = np.arange(len(table)) + 0.12 * (2 * i - 1)
+        bars = interval_bars(table[name], table[f"{name}_low"], table[f"{name}_high"])
+        style: dict[str, Any] = {"color": PALETTE[i], "fmt": MARKERS[i], "capsize": 3, "markersize": 6}
+        ax.errorbar(x, table[name], yerr=bars, label=label, **style)
+    ax.axhline(0, color=GREY, linestyle="--", linewidth=1)
+    ax.set_xticks(range(len(table)), [f"Block {block}" for block in table.index])
+    ax.set_ylabel("found of the masks\n(0: as other images' maps,\n1: as the mask at this resolution)")
+    ax.legend(fontsize=8, framealpha=0.6)
+    tidy(ax, "What heatmaps find, 95 % intervals")
+    return finish(ax)
