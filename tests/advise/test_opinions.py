@@ -107,3 +107,9 @@ def test_noise_ranks_no_depth(demo):
     assert set(scores) == set(range(6))
     assert max(scores.values()) < 0.25
     assert np.ptp(list(scores.values())) < 0.12
+
+
+def test_bfloat16_gives_nearly_the_same_scores(demo):
+    model = build_vgg16(len(demo.class_names), image_size=demo.image_size, weights="slim")
+    exact, rounded = (tangent_scores(model, demo, "accuracy", precision=p) for p in ("float32", "bfloat16"))
+    assert max(abs(exact[depth] - rounded[depth]) for depth in exact) < 0.08

@@ -40,7 +40,9 @@ def feature_signals(
     """
     blocks = block_scores(features, data, backbone.channels, config.metric)
     plain = replace_fields(config, {"head": "gap", "head_blocks": "all"})
-    tangent = tangent_scores(build_for(data, plain, backbone), data, config.metric, report=report)
+    tangent = tangent_scores(
+        build_for(data, plain, backbone), data, config.metric, precision=config.precision, report=report
+    )
     rows = {str(depth): blocks.loc[str(min(depth + 1, 5))] for depth in DEPTHS}
     rows |= {HEADS[0]: blocks.loc["all"], HEADS[1]: blocks.loc[blocks.index != "all"].max()}
     table = pd.DataFrame.from_dict(rows, orient="index").loc[list(CANDIDATES)].rename_axis("candidate")

@@ -12,6 +12,7 @@ import numpy as np
 
 from xaitune.data.dataset import ImageData
 from xaitune.data.sample import choose_images
+from xaitune.explain.gradcam import model_for_maps
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS
 from xaitune.models.gradients import ActivationGradients
@@ -51,16 +52,18 @@ def tangent_scores(
     data: ImageData,
     metric: str,
     seed: int = 0,
+    precision: str = "auto",
     report: Callable[[int, int], None] | None = None,
 ) -> dict[int, float]:
     """Depth 0..5 -> the score of linearised fine-tuning of Block k+1..5 and the head, in cross-validation over groups.
 
     `model`: VGG16 with the head 'gap'. Its logits are replaced by DIRECTIONS random directions of the features: gradients
     through a trained head would hold the labels that it was trained on. At most MOST_IMAGES training and validation images are
-    used, of all classes and groups in turn. NaN where a class has a single group.
+    used, of all classes and groups in turn. `precision`: see `model_for_maps`. NaN where a class has a single group.
     """
     rng = np.random.default_rng(seed)
     rows = choose_images(data, np.concatenate([data.indices("train"), data.indices("validation")]), MOST_IMAGES)
+    model, _ = model_for_maps(model, precision)
     gap = model.get_layer("gap").output
     directions = keras.layers.Dense(DIRECTIONS, use_bias=False, dtype="float32", name="directions")
     outputs = keras.Model(model.input, directions(gap))
