@@ -122,7 +122,7 @@ def test_block_zero_where_it_means_something():
         ("block_rates", "4", "such as 1-3=0.1,head=10. Received: block_rates='4'."),
         ("block_rates", "4=0", "Received: block_rates='4=0'."),
         ("block_rates", {}, "Received: block_rates={}."),
-        ("class_weight", "even", "class_weight must be None or 'balanced'. Received: class_weight='even'."),
+        ("class_weight", "even", "class_weight must be None, 'balanced', 'share', or weights above 0"),
     ],
 )
 def test_train_config_refuses(field, value, says):

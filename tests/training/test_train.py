@@ -419,6 +419,24 @@ def test_balanced_class_weights_are_those_of_scikit_learn(demo, tmp_path):
     np.testing.assert_allclose(fit.sample_weight[rows], compute_sample_weight("balanced", demo.labels[rows]), rtol=1e-6)
 
 
+def test_class_weights_by_share_and_by_name(demo):
+    """'share': 1 - the class's share of the training images; named ones as given, 1 for the others."""
+    from xaitune.errors import ConfigError
+    from xaitune.training.fit import image_weights
+
+    rows = demo.indices("train")
+    share = np.bincount(demo.labels[rows], minlength=len(demo.class_names)) / len(rows)
+    weights = image_weights(demo, dataclasses.replace(BASE, class_weight="share"))
+    np.testing.assert_allclose(weights, 1 - share[demo.labels], rtol=1e-6)
+    named = dataclasses.replace(BASE, class_weight={"crack": 3, "burst": 0.5})
+    assert named.class_weight == "crack=3,burst=0.5"
+    expected = {"crack": 3.0, "burst": 0.5}
+    names = [demo.class_names[label] for label in demo.labels]
+    np.testing.assert_allclose(image_weights(demo, named), [expected.get(name, 1.0) for name in names])
+    with pytest.raises(ConfigError, match=r"class_weight must be classes of the data .* Received: cracks"):
+        train_model(demo, dataclasses.replace(BASE, class_weight="cracks=2"))
+
+
 def test_the_history_has_the_rate_of_each_epoch(demo, tmp_path, cache):
     options = {"freeze_through": 5, "learning_rate": 1e-9}
     run = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, epochs=6, schedule="plateau", **options)

@@ -26,7 +26,7 @@ def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
     config = job.config(path)
     config = dataclasses.replace(config, train=_absolute_weights(config.train))
     data = ImageData.from_config(config.data)
-    data.require_classes(config.train.classes_to_augment, "augment_classes")
+    data.require_classes(config.train.named_classes)
     groups = len(set(data.groups))
     job.ui.say(
         f"Data: {len(data)} images, {len(data.class_names)} classes, {groups} groups, "

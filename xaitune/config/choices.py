@@ -2,7 +2,8 @@
 
 from types import MappingProxyType
 
-# Keras optimizer class, its arguments, and a learning rate that suits fine-tuning VGG16 (which has no batch normalisation).
+# Optimizer class (of Keras or models/optimizers.py), its arguments, and a learning rate that suits fine-tuning VGG16 (which
+# has no batch normalisation).
 OPTIMIZERS = MappingProxyType(
     {
         "sgd": ("SGD", {}, 1e-2),
@@ -14,6 +15,9 @@ OPTIMIZERS = MappingProxyType(
         "adam": ("Adam", {}, 3e-5),
         "adamw": ("AdamW", {}, 3e-5),
         "nadam": ("Nadam", {}, 3e-5),
+        "radam": ("RAdam", {}, 3e-5),
+        "adamp": ("AdamP", {}, 3e-5),
+        "sgdp": ("SGDP", {"momentum": 0.9}, 1e-3),
     }
 )
 # Keras loss class, whether its targets are one-hot (else class numbers), and its arguments. The focal loss (Lin et al.

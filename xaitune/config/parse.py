@@ -154,6 +154,31 @@ def parse_block_rates(value: Any) -> dict[int | str, float]:
     return dict(sorted(rates.items(), key=lambda pair: str(pair[0])))
 
 
+def parse_class_weight(value: Any) -> str | None:
+    """'balanced', 'share', or weights above 0 of named classes as 'crack=2,free=0.5'; None and 'none' give None.
+
+    Raises ConfigError.
+
+    Examples:
+        >>> parse_class_weight({"crack": 2, "free": 0.5})
+        'crack=2,free=0.5'
+    """
+    if value in (None, "none", "balanced", "share"):
+        return None if value == "none" else value
+    pairs = value.items() if isinstance(value, Mapping) else [str(part).rpartition("=")[::2] for part in _items(value)]
+    weights: dict[str, float] = {}
+    try:
+        weights = {str(name).strip(): float(weight) for name, weight in pairs}
+    except (TypeError, ValueError):
+        weights = {}
+    if not weights or "" in weights or not all(0 < weight <= 1e6 for weight in weights.values()):
+        raise ConfigError(
+            "class_weight must be None, 'balanced', 'share', or weights above 0 of classes such as crack=2,free=0.5. "
+            f"Received: class_weight={value!r}."
+        )
+    return ",".join(f"{name}={weight:g}" for name, weight in weights.items())
+
+
 def _items(value: Any) -> list[Any]:
     """The items of a list, or of text separated by commas."""
     return list(value) if isinstance(value, list | tuple) else str(value).split(",")

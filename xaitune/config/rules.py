@@ -97,22 +97,6 @@ class Choice(Rule):
 
 
 @dataclass(frozen=True)
-class OptionalChoice(Choice):
-    """One of the `names`, or None, which is 'none' on the command line and in xaitune.toml."""
-
-    @property
-    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The names, and none."""
-        return (*self.names, "none")
-
-    def __call__(self, name: str, value: Any) -> str | None:  # type: ignore[override]
-        value = None if value == "none" else value
-        want = " or ".join(["None", *map(repr, self.names)])
-        require(value is None or value in self.names, name, want, value)
-        return value
-
-
-@dataclass(frozen=True)
 class Text(Rule):
     """Text, or a path as text; None too where it is `optional`."""
 

@@ -21,14 +21,20 @@ from xaitune.config.choices import (
     SCHEDULES,
 )
 from xaitune.config.fields import check_fields, setting, settings_of
-from xaitune.config.parse import parse_block_rates, parse_fold, parse_image_size, parse_rates, parse_split
+from xaitune.config.parse import (
+    parse_block_rates,
+    parse_class_weight,
+    parse_fold,
+    parse_image_size,
+    parse_rates,
+    parse_split,
+)
 from xaitune.config.rules import (
     Choice,
     Depth,
     Depths,
     Names,
     Number,
-    OptionalChoice,
     Parsed,
     SeveralOf,
     Text,
@@ -185,8 +191,8 @@ class TrainConfig:
     )
     class_weight: str | None = setting(
         None,
-        OptionalChoice(("balanced",)),
-        "Give rare classes more weight (balanced), or all images the same.",
+        Parsed(parse_class_weight, "NAME"),
+        "Weights of the classes in the loss: balanced (by 1 / frequency), share (1 - frequency), or crack=2,free=0.5.",
         panel="Training",
         stage="head",
     )
@@ -262,6 +268,19 @@ class TrainConfig:
         for name in ("augment_classes", "augmented_views"):
             unused = getattr(self, name) and not self.augmentation
             require(not unused, name, "left out without augmentation", getattr(self, name))
+
+    @property
+    def named_classes(self) -> dict[str, tuple[str, ...]]:
+        """Setting -> the classes that it names, which the data must have."""
+        return {"augment_classes": self.classes_to_augment, "class_weight": tuple(self.weights_by_class)}
+
+    @property
+    def weights_by_class(self) -> dict[str, float]:
+        """The named weights in `class_weight`."""
+        if self.class_weight in (None, "balanced", "share"):
+            return {}
+        pairs = (part.rpartition("=") for part in str(self.class_weight).split(","))
+        return {name: float(weight) for name, _, weight in pairs}
 
     @property
     def classes_to_augment(self) -> tuple[str, ...]:

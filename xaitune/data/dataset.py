@@ -1,7 +1,7 @@
 """ImageData: a labelled image set from class folders or a CSV, with groups, a seeded split and a fingerprint."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,14 +196,15 @@ class ImageData:
             more = f" And {len(messages) - 2} more: see data-check." if len(messages) > 2 else ""
             raise DataError(f"Training on {self.config.path} would be meaningless. {' '.join(messages[:2])}{more}")
 
-    def require_classes(self, names: Iterable[str], field: str) -> None:
-        """Raise ConfigError for a name in the setting `field` that is not a class of the data."""
-        for name in names:
-            if name not in self.class_names:
-                raise ConfigError(
-                    f"{field} must be classes of the data ({', '.join(self.class_names)}). "
-                    f"Received: {name}.{nearest(name, self.class_names)}"
-                )
+    def require_classes(self, named: Mapping[str, Iterable[str]]) -> None:
+        """Raise ConfigError for a name that is not a class of the data; `named`: setting -> the classes that it names."""
+        for setting, names in named.items():
+            for name in names:
+                if name not in self.class_names:
+                    raise ConfigError(
+                        f"{setting} must be classes of the data ({', '.join(self.class_names)}). "
+                        f"Received: {name}.{nearest(name, self.class_names)}"
+                    )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per image: file, class, group, split, height, width, mode, mask."""

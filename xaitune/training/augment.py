@@ -22,7 +22,7 @@ class Augmenter:
         kinds = [AUGMENTATIONS[name] for name in names]
         self.layers = [getattr(keras.layers, kind)(**options) for kind, options in kinds]
         classes = config.classes_to_augment or data.class_names
-        data.require_classes(classes, "augment_classes")
+        data.require_classes({"augment_classes": classes})
         self.is_augmented = np.isin(np.array(data.class_names), classes)  # (classes,)
         self.labels = data.labels
 

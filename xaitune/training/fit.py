@@ -13,6 +13,7 @@ from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import scaled_optimizer
+from xaitune.models.optimizers import optimizer_class
 from xaitune.models.steps import TrainingStep
 from xaitune.stats.metrics import confusion, scores_from_confusion
 from xaitune.training.inputs import AugmentedImages, AugmentedViews
@@ -42,8 +43,8 @@ class Fit:
         self.augmented: AugmentedImages | AugmentedViews | None = None  # training inputs other than `inputs`
         optimizer_name, optimizer_options, _ = OPTIMIZERS[optimizer]
         factors = block_factors(variable_parts(model), config.block_rates if stage == "fine-tune" else None)
-        optimizer_class = scaled_optimizer(getattr(keras.optimizers, optimizer_name), factors)
-        self.optimizer = optimizer_class(learning_rate=rate, **optimizer_options)
+        kind = scaled_optimizer(optimizer_class(optimizer_name), factors)
+        self.optimizer = kind(learning_rate=rate, **optimizer_options)
         self.optimizer.build(model.trainable_variables)
         self.step = TrainingStep(part.gradients(config), self.optimizer)
         self.predict = part.predict
@@ -112,12 +113,20 @@ class Fit:
 
 
 def image_weights(data: ImageData, config: TrainConfig) -> np.ndarray:
-    """The weight of each image in the loss (images,): 1, or with class_weight 'balanced' that of its class."""
-    if config.class_weight != "balanced":
-        return np.ones(len(data.labels), np.float32)
+    """The weight of each image in the loss (images,), that of its class, by the frequencies f of the training images.
+
+    class_weight 'balanced': 1 / (f * classes); 'share': 1 - f, as a study of animal X-rays has it; named weights: those,
+    and 1 for the other classes; None: 1.
+    """
     counts = np.bincount(data.labels[data.indices("train")], minlength=len(data.class_names))
-    class_weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
-    return class_weights[data.labels].astype(np.float32)
+    if config.class_weight == "balanced":
+        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    elif config.class_weight == "share":
+        weights = 1 - counts / counts.sum()
+    else:
+        named = config.weights_by_class
+        weights = np.array([named.get(name, 1.0) for name in data.class_names])
+    return weights[data.labels].astype(np.float32)
 
 
 def mean_loss(logits: np.ndarray, true: np.ndarray) -> float:

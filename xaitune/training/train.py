@@ -107,7 +107,7 @@ def train_until(
     built and traced for the next call.
     """
     data.require_trainable()
-    data.require_classes(config.classes_to_augment, "augment_classes")
+    data.require_classes(config.named_classes)
     backbone = load_backbone(config.weights)
     identity = run_identity(config, data.config, data.fingerprint, backbone.digest)
     folder, note = choose_folder(Path(runs_dir), run_name(config), name, identity, overwrite=overwrite)
