@@ -571,6 +571,33 @@ def test_a_block_takes_the_same_step_however_many_others_are_trained(demo):
     np.testing.assert_allclose(steps[1:], [steps[0]] * 2, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize(("given", "trained", "through", "text"), [("1", {1}, 0, "1"), ("3,5", {3, 5}, 2, "3,5")])
+def test_only_the_named_blocks_are_trained(demo, tmp_path, cache, given, trained, through, text):
+    """And the features up to the first of them are cached, as with a freezing point."""
+    options = {"epochs": 1, "learning_rate": 0.02, "runs_dir": tmp_path, "cache_dir": cache}
+    run = train_model(demo, BASE, freeze_through=through, trained_blocks=given, **options)
+    assert run.name == f"train{text}-{run.config.optimizer}-seed0"
+    assert run.config.freeze_through == through
+    start = build_vgg16(11, image_size=(32, 32), weights="slim", seed=0)
+    changed = {b for b, names in BLOCKS.items() for n in names if not same_weights(run.model, start, n)}
+    assert changed == trained
+
+
+def same_weights(model, other, name):
+    return all(
+        np.array_equal(a, b) for a, b in zip(*(m.get_layer(name).get_weights() for m in (model, other)), strict=True)
+    )
+
+
+def test_blocks_up_to_the_end_are_a_freezing_point():
+    """'4-5' is the same run as freezing Block 1-3."""
+    assert TrainConfig(trained_blocks="4-5") == TrainConfig(freeze_through=3)
+    assert TrainConfig(trained_blocks="all") == TrainConfig(freeze_through=0)
+    assert TrainConfig(trained_blocks=[1, 5]).frozen_above == (2, 3, 4)
+    with pytest.raises(ConfigError, match="freeze_through must be 0, or left out, with trained_blocks 1"):
+        TrainConfig(trained_blocks="1", freeze_through=4)
+
+
 def test_the_head_alone_is_a_candidate(demo, tmp_path):
     """Fine-tuning that only makes the model worse gives back the head's scores and weights."""
     run = train_model(demo, BASE, learning_rate=10.0, optimizer="adam", epochs=1, runs_dir=tmp_path, cache_dir=tmp_path)

@@ -15,7 +15,9 @@ from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig, replac
 from xaitune.errors import ConfigError, RunError
 
 
-@command("advise", DataConfig, TrainConfig, skip=("seed", "freeze_through", "final_epochs", "head_blocks"))
+@command(
+    "advise", DataConfig, TrainConfig, skip=("seed", "freeze_through", "trained_blocks", "final_epochs", "head_blocks")
+)
 def advise(
     job: Job,
     data: DataPath = None,
@@ -119,7 +121,7 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
     return advice
 
 
-@command("sweep-freeze", DataConfig, TrainConfig, SweepConfig, skip=("seed", "optimizer"))
+@command("sweep-freeze", DataConfig, TrainConfig, SweepConfig, skip=("seed", "optimizer", "trained_blocks"))
 def sweep_freeze(
     job: Job,
     data: DataPath = None,

@@ -30,7 +30,9 @@ def train(
     from xaitune.training.train import train_model
 
     precision, why = resolve_precision(config.train.precision)
-    job.ui.say(f"{frozen_name(config.train.freeze_through)} frozen, {config.train.optimizer}, {precision} ({why})")
+    trained = config.train.trained_blocks
+    blocks = f"Only Block {trained} trained" if trained else f"{frozen_name(config.train.freeze_through)} frozen"
+    job.ui.say(f"{blocks}, {config.train.optimizer}, {precision} ({why})")
     with job.ui.progress("training", "epochs") as report:
         run = train_model(
             images,

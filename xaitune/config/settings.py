@@ -23,6 +23,7 @@ from xaitune.config.choices import (
 from xaitune.config.fields import check_fields, setting, settings_of
 from xaitune.config.parse import (
     parse_block_rates,
+    parse_blocks,
     parse_class_weight,
     parse_fold,
     parse_image_size,
@@ -103,7 +104,9 @@ class TrainConfig:
     Stage (a) trains the head alone for `head_epochs` on the frozen base (Adam), stage
     (b) Block k+1..5 and the head for up to `epochs` with `optimizer`, stopped after `patience` epochs without a
     better validation `metric`; stage (c), `final_epochs` of the whole network at a hundredth of the rate, only on
-    request. With head 'blocks' stage (a) fits the head at once, and there is no stage (b) where all blocks are frozen.
+    request. `trained_blocks`, such as '1' or '4-5', trains these blocks instead of all above `freeze_through`, which is then
+    the last block before them. With head 'blocks' stage (a) fits the head at once, and there is no stage (b) where all
+    blocks are frozen.
     `seed` changes initialisation and order, never the split. `learning_rate` None means the table's.
 
     Of stage (b): `schedule` holds the rate (constant), lets it fall to 0 along half a cosine over `epochs`, or cuts it
@@ -147,6 +150,15 @@ class TrainConfig:
         "Freeze Block 1 to this one: 0 nothing, 5 all (feature extraction).",
         panel="Model",
         stage="fine-tune",
+    )
+    trained_blocks: str | None = setting(
+        None,
+        Parsed(lambda value: _trained_blocks_text(value), "B,..."),
+        "Train these blocks and the head, and freeze all others, such as 1, 4-5 or 1,5; in place of --freeze-through.",
+        panel="Model",
+        stage="fine-tune",
+        otherwise="those that are not frozen",
+        since=2,
     )
     optimizer: str = setting(
         "nag", Choice(tuple(OPTIMIZERS)), "Optimizer of the fine-tuning.", panel="Training", stage="fine-tune"
@@ -255,6 +267,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        self._settle_blocks()
         require(self.head_epochs + self.epochs > 0, "epochs", "above 0 where head_epochs is 0", self.epochs)
         only_fitted = self.head == "blocks" and self.freeze_through == 5 and not self.final_epochs
         want = "all unless head is blocks and freeze_through is 5, without final_epochs"
@@ -268,6 +281,28 @@ class TrainConfig:
         for name in ("augment_classes", "augmented_views"):
             unused = getattr(self, name) and not self.augmentation
             require(not unused, name, "left out without augmentation", getattr(self, name))
+
+    def _settle_blocks(self) -> None:
+        """Give the two ways of naming the blocks one form: `trained_blocks` stays only where it is no end of the network."""
+        if self.trained_blocks is None:
+            return
+        blocks = parse_blocks(self.trained_blocks, "trained_blocks")
+        through = blocks[0] - 1
+        want = f"{through}, or left out, with trained_blocks {self.trained_blocks}"
+        require(
+            self.freeze_through in (type(self).freeze_through, through), "freeze_through", want, self.freeze_through
+        )
+        object.__setattr__(self, "freeze_through", through)
+        if blocks == tuple(range(through + 1, 6)):
+            object.__setattr__(self, "trained_blocks", None)
+
+    @property
+    def frozen_above(self) -> tuple[int, ...]:
+        """The frozen blocks above the first one that is trained."""
+        if self.trained_blocks is None:
+            return ()
+        trained = parse_blocks(self.trained_blocks, "trained_blocks")
+        return tuple(block for block in range(trained[0], 6) if block not in trained)
 
     @property
     def named_classes(self) -> dict[str, tuple[str, ...]]:
@@ -291,6 +326,10 @@ class TrainConfig:
     def rate(self) -> float:
         """The learning rate of stage (b): `learning_rate`, or the optimizer table's."""
         return self.learning_rate if self.learning_rate is not None else OPTIMIZERS[self.optimizer][2]
+
+
+def _trained_blocks_text(value: Any) -> str | None:
+    return None if value is None else ",".join(map(str, parse_blocks(value, "trained_blocks")))
 
 
 def _block_rates_text(value: Any) -> str | None:

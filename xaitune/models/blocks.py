@@ -13,11 +13,11 @@ BLOCKS = {b: tuple(f"block{b}_conv{i}" for i in range(1, count + 1)) for b, coun
 CHANNELS = (64, 128, 256, 512, 512)
 
 
-def freeze_blocks(model: "keras.Model", through: int) -> "keras.Model":
+def freeze_blocks(model: "keras.Model", through: int, also: Sequence[int] = ()) -> "keras.Model":
     """Freeze Block 1..`through` of a VGG16 and unfreeze the rest, in place; compile the model afterwards.
 
-    0 freezes nothing, 5 is feature extraction. Raises ConfigError outside 0..5, and ModelError for a model without
-    VGG16's blocks.
+    0 freezes nothing, 5 is feature extraction. `also`: further blocks to freeze. Raises ConfigError outside 0..5, and
+    ModelError for a model without VGG16's blocks.
 
     Examples:
         >>> from xaitune import build_vgg16
@@ -31,7 +31,7 @@ def freeze_blocks(model: "keras.Model", through: int) -> "keras.Model":
     model.trainable = True
     for block, convolutions in layers.items():
         for layer in convolutions:
-            layer.trainable = block > through
+            layer.trainable = block > through and block not in also
     return model
 
 

@@ -53,7 +53,8 @@ def run_name(config: TrainConfig, *, with_rate: bool = False) -> str:
     if is_linear(config):
         return "frozen-all-blocks" if config.head_blocks == "all" else "frozen-best-block"
     rate = f"-lr{config.rate:g}" if with_rate else ""
-    return f"freeze{config.freeze_through}-{config.optimizer}{rate}-seed{config.seed}"
+    blocks = f"train{config.trained_blocks}" if config.trained_blocks else f"freeze{config.freeze_through}"
+    return f"{blocks}-{config.optimizer}{rate}-seed{config.seed}"
 
 
 def is_linear(config: TrainConfig) -> bool:

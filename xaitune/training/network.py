@@ -56,16 +56,20 @@ class Network:
 
     def __init__(self, model: keras.Model, precision: str) -> None:
         self.model, self.precision = model, precision
-        self._parts: dict[tuple[int, bool], Part] = {}
+        self._parts: dict[tuple[int, bool, tuple[int, ...]], Part] = {}
         self._prefixes: dict[int, Predictor] = {}
 
-    def part(self, through: int, *, cut: bool = True) -> Part:
-        """The part after Block `through` as it is now, or the whole model unless `cut`; Block 1..`through` are frozen."""
-        freeze_blocks(self.model, through)
+    def part(self, through: int, *, cut: bool = True, also: tuple[int, ...] = ()) -> Part:
+        """The part after Block `through` as it is now, or the whole model unless `cut`.
+
+        Block 1..`through` and the blocks in `also` are frozen.
+        """
+        freeze_blocks(self.model, through, also)
         copy_layers(self.model.layers, self._computing.layers)
-        if (through, cut) not in self._parts:
-            self._parts[through, cut] = Part(suffix_model(self._computing, through) if cut else self._computing)
-        return self._parts[through, cut]
+        key = through, cut, also
+        if key not in self._parts:
+            self._parts[key] = Part(suffix_model(self._computing, through) if cut else self._computing)
+        return self._parts[key]
 
     def prefix(self, through: int) -> Predictor:
         """Images -> the inputs of the part after Block `through`."""

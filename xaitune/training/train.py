@@ -140,6 +140,7 @@ class _Stage(NamedTuple):
     name: str
     epochs: int
     through: int  # Block 1..`through` are frozen
+    also: tuple[int, ...]  # and these
     rate: float
 
 
@@ -193,7 +194,7 @@ class _Training:
             return
         fit, inputs = None, None
         for stage in self._stages():
-            part, inputs = self._prepare(stage.through)
+            part, inputs = self._prepare(stage)
             augmented = self._augmented(stage, inputs) if self.config.augmentation else None
             try:
                 with training_scope():
@@ -229,17 +230,17 @@ class _Training:
 
     def _stages(self) -> list[_Stage]:
         config = self.config
-        stages = [_Stage("fine-tune", config.epochs, config.freeze_through, config.rate)]
+        stages = [_Stage("fine-tune", config.epochs, config.freeze_through, config.frozen_above, config.rate)]
         if config.head == "blocks" and config.freeze_through == 5:
             stages = []  # the head has been fitted, and nothing else is trained
         if config.final_epochs:
-            stages.append(_Stage("final", config.final_epochs, 0, config.rate / FINAL_RATE_DIVISOR))
+            stages.append(_Stage("final", config.final_epochs, 0, (), config.rate / FINAL_RATE_DIVISOR))
         return stages
 
-    def _prepare(self, through: int) -> tuple[Part, Any]:
+    def _prepare(self, stage: _Stage) -> tuple[Part, Any]:
         """(the part of the network to train; the inputs of that part)."""
-        features = self._features(self.data, through) if through else None
-        part = self.network.part(through, cut=features is not None)
+        features = self._features(self.data, stage.through) if stage.through else None
+        part = self.network.part(stage.through, cut=features is not None, also=stage.also)
         return part, self._all_images() if features is None else features
 
     def _all_images(self) -> np.ndarray | ImagesOnDisk:
