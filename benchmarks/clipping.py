@@ -72,7 +72,12 @@ def draw(table: pd.DataFrame, file: Path) -> None:
                 name = "Block 1" if depth == 1 else f"Block 1-{depth}"
                 style = {"color": PALETTE[int(depth) - 1], "marker": MARKERS[int(depth) - 1]}
                 ax.plot(curve["epoch"], curve[column], label=f"{name} frozen", ms=4, lw=1.4, **style)
-            ax.set_title(f"{title}\nclipped {way}", fontsize=10)
+            ax.set_title(
+                f"{title}\n(one norm for {way})"
+                if way == "all variables together"
+                else f"{title}\n(a norm for each part)",
+                fontsize=10,
+            )
             ax.grid(alpha=0.3)
     for ax in axes[-1]:
         ax.set_xlabel("epoch")
