@@ -72,7 +72,7 @@ def main() -> None:
     result = pd.DataFrame(rows)
     result.to_csv(args.out, index=False, float_format="%.4f")
     summary = result.assign(drifted=result["p"] <= 0.05).groupby("change", sort=False)
-    print(summary[["drifted", "lower", "found", "gap"]].mean().round(3).to_string())
+    print(summary[["drifted", "lower", "gap"]].mean().round(3).to_string())
 
 
 def old_groups(table: pd.DataFrame, draw: int) -> np.ndarray:
@@ -123,7 +123,7 @@ def row_of(run: Run, old: ImageData, data: ImageData) -> dict[str, object]:
         "gap_low": low,
         "gap_high": high,
         "lower": high < 0,
-        "found": drift.found,
+        "retrain": drift.retrain,
         "new_classes": " ".join(drift.new_classes),
     }
 

@@ -32,34 +32,67 @@ def held_out_of(*args, **options):
 
 
 def test_predictions_are_those_of_ridge_regression_without_the_images_group():
+    """With the penalty of the fold's own cross-validation, and every class at the weight it has among all images."""
     held_out = held_out_of([8, 10, 6])
     keep = np.random.default_rng(1).random(len(held_out.labels)) < 0.7
     for part in (None, keep):
         expected = np.empty(len(held_out.labels), int)
-        for test in held_out.folds:
-            chosen = np.ones(len(held_out.labels), bool) if part is None else part.copy()
-            chosen[test] = False
-            targets = np.eye(3)[held_out.labels[chosen]]
-            model = Ridge(alpha=held_out.head.penalty * chosen.sum()).fit(held_out.standard[chosen], targets)
+        for fold, test in enumerate(held_out.folds):
+            outside = np.ones(len(held_out.labels), bool)
+            outside[test] = False
+            chosen = outside if part is None else outside & part
+            labels = held_out.labels[chosen]
+            weights = (np.bincount(held_out.labels[outside]) / np.bincount(labels))[labels]
+            model = Ridge(alpha=held_out.fold_heads[fold].penalty * len(labels))
+            model.fit(held_out.standard[chosen], np.eye(3)[labels], sample_weight=weights / weights.mean())
             expected[test] = model.predict(held_out.standard[test]).argmax(axis=1)
         np.testing.assert_array_equal(held_out.predict(part), expected)
     for test in held_out.folds:
         assert not set(held_out.groups[test]) & set(np.delete(held_out.groups, test))
     predicted = held_out.predict()
-    for fold, test in enumerate(held_out.folds):
-        head = held_out.fold_head(fold)
-        logits = held_out.standard[test] @ head.kernel + head.bias
+    for head, test in zip(held_out.fold_heads, held_out.folds, strict=True):
+        logits = (held_out.features[test] - head.mean) / np.sqrt(head.variance) @ head.kernel + head.bias
         np.testing.assert_array_equal(logits.argmax(axis=1), predicted[test])
 
 
-def test_the_class_with_few_images_gains_most_and_confused_classes_are_named():
+def test_noise_and_uneven_classes_need_no_more_images_of_one_class():
+    """Six classes without any information; and two that differ in number, where the curve is flat."""
+    found = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        labels, groups = np.repeat(np.arange(6), 40), np.arange(240)
+        held_out = HeldOut(rng.normal(size=(240, 30)).astype(np.float32), labels, groups, 6, "f1_macro")
+        classes = collection._classes(held_out, held_out.predict(), tuple("abcdef"), "f1_macro", None)
+        found += bool((classes["gain_low"] > 0).any())
+    assert found <= 2
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [400, 80])
+    features = (rng.normal(size=(480, 2)) + 1.5 * labels[:, None]).astype(np.float32)
+    held_out = HeldOut(features, labels, np.arange(480), 2, "f1_macro")
+    uneven = collection._classes(held_out, held_out.predict(), ("many", "rare"), "f1_macro", None)
+    assert not (uneven["gain_low"] > 0).any()
+    assert uneven["gain"].abs().max() < 0.05
+
+
+def test_the_class_with_few_images_gains_most():
+    """Three classes with weak means in many dimensions, one of which has an eighth of the images."""
+    gains = []
+    for seed in (3, 4, 5):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat(np.arange(3), [20, 160, 160])
+        centres = rng.normal(0, 0.25, (3, 150))
+        features = (centres[labels] + rng.normal(0, 1, (len(labels), 150))).astype(np.float32)
+        held_out = HeldOut(features, labels, np.arange(len(labels)) // 2, 3, "f1_macro")
+        gains.append(collection._classes(held_out, held_out.predict(), ("few", "a", "b"), "f1_macro", None))
+        assert gains[-1]["images"].tolist() == [20, 160, 160]
+    assert all(table["gain"].idxmax() == "few" for table in gains)
+    assert any(table.loc["few", "gain_low"] > 0 for table in gains)
+
+
+def test_confused_classes_are_named():
     names = ("few", "many", "like many", "other")
-    held_out = held_out_of([4, 60, 60, 60], overlap=[(2, 1)], seed=3)
+    held_out = held_out_of([12, 60, 60, 60], overlap=[(2, 1)], seed=3)
     predicted = held_out.predict()
-    classes = collection._classes(held_out, predicted, names, "f1_macro", None)
-    assert classes["gain"].idxmax() == "few"
-    assert classes.loc["few", "gain_low"] < classes.loc["few", "gain"] < classes.loc["few", "gain_high"]
-    assert classes["images"].tolist() == [8, 120, 120, 120]
     pairs = collection._pairs(held_out, predicted, names)
     assert {pairs["class"][0], pairs["predicted"][0]} == {"many", "like many"}
     first = (held_out.labels == names.index(pairs["class"][0])) & (predicted == names.index(pairs["predicted"][0]))
@@ -92,11 +125,12 @@ def test_the_sentences():
     advice = advice_of([0.2, 0.6, 0.8, 0.9])
     assert advice.headline == "Collect more images of crack (+)."
     assert (
-        "crack: with half of its 10 groups macro F1 is 3.1 points lower [95 % interval: +1.0 to +6.0]" in advice.reasons
+        "crack: with half of its 10 groups macro F1 is 3.1 points lower [+1.0 to +6.0, 95 % for all classes together]"
+        in advice.reasons
     )
     assert "crack that looks like free: 4 images of 3 groups (20%) are taken for it." in advice.reasons
     unsure = advice_of([0.2, 0.6, 0.8, 0.9], gain_low=-0.01)
-    assert unsure.headline == "No class is shown to need more images than the others."
+    assert unsure.headline == "Of no single class are more images shown to help."
     assert "not told from none" in unsure.reasons
 
 
@@ -106,6 +140,25 @@ def test_the_expected_gain_follows_the_errors():
     assert advice_of([0.5, 0.5, 0.5, 0.5]).expected_gain == pytest.approx(0, abs=1e-12)
     assert advice_of([0.9, 0.8, 0.7, 0.6]).expected_gain == pytest.approx(0, abs=1e-12)
     assert advice_of([0.9, 0.95, 0.99, 1.0]).expected_gain == 0
+    flat = dataclasses.replace(halved, curve=halved.curve.assign(images=9.0))
+    assert np.isnan(flat.expected_gain)
+    assert "Twice as many" in halved.reasons
+    assert "Twice as many" not in flat.reasons
+
+
+def test_any_class_name_survives_the_folder(tmp_path):
+    advice = advice_of([0.2, 0.6, 0.8, 0.9])
+    classes = advice.classes.rename(index={"crack": "None", "free": "007"})
+    classes.loc["007", ["gain", "gain_low", "gain_high"]] = np.nan
+    pairs = advice.pairs.replace({"crack": "None", "free": "007"})
+    wrong = pd.DataFrame([{"file": "1.png", "class": "None", "predicted": "007", "group": "001"}])
+    collection._write(dataclasses.replace(advice, classes=classes, pairs=pairs, wrong=wrong), tmp_path)
+    loaded = load_collection(tmp_path)
+    assert list(loaded.classes.index) == ["None", "007"]
+    assert loaded.classes["gain"].isna().tolist() == [False, True]
+    assert loaded.pairs[["class", "predicted"]].to_numpy().tolist() == [["None", "007"]]
+    assert loaded.wrong["group"].tolist() == ["001"]
+    assert "Too few groups to tell what more bring: 007." in loaded.reasons
 
 
 def test_the_folder(demo, tmp_path):

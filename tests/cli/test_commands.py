@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -323,21 +324,28 @@ def test_collect(project):
     made = json.loads(answer.out)
     assert answer.status == 0
     assert {row["class"] for row in made["classes"]} >= {"crack", "burst"}
-    assert made["headline"].startswith(("Collect more images of", "No class is shown"))
+    assert made["headline"].startswith(("Collect more images of", "Of no single class"))
     assert (folder / "runs/collection/classes.csv").is_file()
 
 
 def test_advise_on_other_images(project, demo, tmp_path):
-    """The same images, listed anew: compared with the run's own."""
+    """Darker ones: compared with the run's own, and the next command is for them."""
+    import cv2
+
     folder, _ = project
-    table = demo.to_dataframe().rename(columns={"class": "label"})[["file", "label", "group"]]
-    table["file"] = [str(path) for path in demo.paths()]
-    table.to_csv(tmp_path / "new.csv", index=False)
-    options = ["--model", folder / "runs/freeze4-nag-seed0", "--image-size", "32x32", "--json"]
-    made = json.loads(xaitune(tmp_path, "advise", "new.csv", *options).out)
-    assert "do not differ more than by chance" in made["drift"]
-    assert made["keep"]
-    assert made["next"].startswith("xaitune sweep-freeze --weights")
+    rows = []
+    for path, label, group in zip(demo.paths(), demo.labels, demo.groups, strict=True):
+        file = tmp_path / "new images" / demo.class_names[label] / path.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), cv2.imread(str(path)) // 2)
+        rows.append({"file": f"{file.parent.name}/{file.name}", "group": group})
+    pd.DataFrame(rows).to_csv(tmp_path / "groups.csv", index=False)
+    run = folder / "runs/freeze4-nag-seed0"
+    options = ["--model", run, "--image-size", "32x32", "--groups", "groups.csv", "--json"]
+    made = json.loads(xaitune(tmp_path, "advise", "new images", *options).out)
+    assert "differ in Block 1" in made["drift"]
+    assert made["retrain"] in ("yes", "drifted")
+    assert made["next"] == f"xaitune sweep-freeze 'new images' --weights {shlex.quote(str(run))}"
     assert (tmp_path / "runs/advice/drift.csv").is_file()
 
 

@@ -66,6 +66,19 @@ def every_plot():
             table, 2, {1: 0.3, 2: 0.7}, measure="localisation", ax=ax
         ),
         "sweep_cells": lambda ax: charts.sweep_cells(cells(), ax=ax),
+        "block_drift": lambda ax: block_charts.block_drift(
+            pd.DataFrame({"distance": [0.3, 0.1], "usual": 0.2, "p": [0.01, 0.6]}, index=[1, 2]), ax=ax
+        ),
+        "block_finds": lambda ax: block_charts.block_finds(
+            pd.DataFrame(
+                {f"{n}{end}": v for n in ("own", "gradcam") for end, v in (("", 0.2), ("_low", 0.1), ("_high", 0.4))},
+                index=[1, 2],
+            ),
+            ax=ax,
+        ),
+        "score_by_images": lambda ax: charts.score_by_images(
+            pd.DataFrame({"images": [10.0, 20.0, 40.0], "score": [0.5, 0.6, 0.7]}), ax=ax
+        ),
         "block_scores": lambda ax: block_charts.block_scores(block_summary(), ax=ax),
         "shares": lambda ax: charts.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
         "difference": lambda ax: charts.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+RETRAIN = {  # the beginning of the headline, by `Drift.retrain`
+    "yes": "Train the model again",
+    "drifted": "The images have drifted, but the model is not shown to be worse on them. If you train it again, do it",
+    "no": "Keep the model: no drift was found. If you train it again, do it",
+    "unknown": "Too few images to tell drift. If you train the model again, do it",
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FreezeAdvice:
     """The recommended `freeze_through` with its reasons; no test image takes part.
@@ -25,8 +33,8 @@ class FreezeAdvice:
     expected `score` relative to the mean of all and the interval of that, and its expected `regret`. `confidence`: the
     chance that the advised depth is within a point of the best one. `votes`: candidate -> chance of being the best.
     `frozen`: the linear head that is expected to do as well as any training, '' without one. `drift`: how the images
-    differ from those of a model that is to be trained again, in words, '' without such a model; `keep`: whether they do
-    not, so that it need not be.
+    differ from those of a model that is to be trained again, in words, '' without such a model; `retrain`: whether it should
+    be (see `Drift.retrain`).
 
     With method 'heatmap' there is one row per block (1..5), with the mean of each measure and the score that decides;
     `confidence` is the share of resamples, over groups and head seeds, that choose the same block, and `votes` that share
@@ -49,7 +57,7 @@ class FreezeAdvice:
     created: str
     frozen: str = ""
     drift: str = ""
-    keep: bool = False
+    retrain: str = ""
     path: Path | None = None
 
     @property
@@ -66,9 +74,7 @@ class FreezeAdvice:
             trained = f"with {depth} frozen" if self.freeze_through else "with all blocks trained"
             if self.frozen:
                 trained = f"by a {candidate_name(self.frozen)}; if blocks are trained, {trained}"
-            return (
-                "Keep the model. If you train it again" if self.keep else "Train the model again"
-            ) + f" {trained} {sure}"
+            return f"{RETRAIN[self.retrain]} {trained} {sure}"
         if self.frozen:
             trained = f"freeze {depth}" if self.freeze_through else "train all of them"
             return (

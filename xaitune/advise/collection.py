@@ -35,8 +35,10 @@ from xaitune.training.network import Network, build_for
 SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them
 MOST_IMAGES = 1500
 REPEATS = 5  # draws of the part that is left
+FEWEST = 4  # groups of a class whose half is looked at
 SHOWN_PAIRS, SHOWN_IMAGES = 5, 3
 SMOOTHING = 0.04  # of the drawn evidence, a Gaussian's sigma as a share of the width
+TEXT_COLUMNS = dict.fromkeys(("class", "predicted", "file", "group"), str)
 RESULT = "collection.json"  # written last
 
 
@@ -45,10 +47,11 @@ class CollectionAdvice:
     """Which images to collect next; no test image takes part.
 
     All figures are of a linear head on the frozen features of all blocks, on images held out from it. `classes`: one row per
-    class: images, groups, `f1` with its interval, and `gain` with its interval: what the last doubling of the class's groups
-    has brought in the `metric`, which the next one will hardly exceed. `pairs`: class, the class that it is taken for,
-    images, groups and `share` of the class's images, the largest share first. `curve`: `images` for training on average, and
-    the mean `score`. `wrong`: the wrong predictions: file, class, predicted, group.
+    class: images, groups, `f1` with its interval, and `gain` with its interval (95 % for all classes together): what the last
+    doubling of the class's groups has brought in the `metric`, which the next one will hardly exceed; NaN below FEWEST
+    groups. `pairs`: class, the class that it is taken for, images, groups and `share` of the class's images, the largest
+    share first. `curve`: `images` for training on average, and the mean `score`. `wrong`: the wrong predictions: file,
+    class, predicted, group.
     """
 
     classes: pd.DataFrame
@@ -63,8 +66,13 @@ class CollectionAdvice:
 
     @property
     def expected_gain(self) -> float:
-        """What twice as many images of all classes bring, if the errors go on falling as a power of their number."""
+        """What twice as many images of all classes bring, if the errors go on falling as a power of their number.
+
+        NaN where the curve has fewer than three numbers of images.
+        """
         images, errors = self.curve["images"].to_numpy(float), 1 - self.curve["score"].to_numpy(float)
+        if len(np.unique(images)) < 3:
+            return math.nan
         if errors.min() <= 0:
             return 0.0
         slope = min(0.0, float(np.polyfit(np.log(images), np.log(errors), 1)[0]))
@@ -76,18 +84,18 @@ class CollectionAdvice:
         shown = self.classes[self.classes["gain_low"] > 0].sort_values("gain", ascending=False)
         if len(shown):
             return f"Collect more images of {_names.listed(list(shown.index[:3]))} (+)."
-        return "No class is shown to need more images than the others."
+        return "Of no single class are more images shown to help."
 
     @property
     def reasons(self) -> str:
         """A few plain sentences."""
         name, lines = _names.metric_name(self.metric), []
-        ordered = self.classes.sort_values("gain", ascending=False)
+        ordered = self.classes.dropna(subset=["gain"]).sort_values("gain", ascending=False)
         for label, row in ordered[ordered["gain_low"] > 0].head(3).iterrows():
             lines.append(
                 f"{label}: with half of its {_names.plural(int(row['groups']), 'group')} {name} is "
-                f"{_names.points(row['gain'])} lower [95 % interval: {row['gain_low'] * 100:+.1f} to "
-                f"{row['gain_high'] * 100:+.1f}]; twice as many are expected to bring at most that."
+                f"{_names.points(row['gain'])} lower [{row['gain_low'] * 100:+.1f} to {row['gain_high'] * 100:+.1f}, 95 % for "
+                "all classes together]; twice as many are expected to bring at most that."
             )
         if not lines and len(ordered):
             row = ordered.iloc[0]
@@ -95,16 +103,20 @@ class CollectionAdvice:
                 f"Most may come from {ordered.index[0]}: {row['gain'] * 100:+.1f} points of {name} by the last doubling "
                 f"[{row['gain_low'] * 100:+.1f}, {row['gain_high'] * 100:+.1f}], which is not told from none."
             )
+        few = list(self.classes.index[self.classes["gain"].isna()])
+        if few:
+            lines.append(f"Too few groups to tell what more bring: {_names.listed(few)}.")
         for pair in self.pairs.head(2).to_dict("records"):
             lines.append(
                 f"Counter-examples (-): {pair['class']} that looks like {pair['predicted']}: "
                 f"{_names.plural(int(pair['images']), 'image')} of {_names.plural(int(pair['groups']), 'group')} "
                 f"({pair['share']:.0%}) are taken for it."
             )
-        lines.append(
-            f"Twice as many images of all classes are expected to bring {_names.points(self.expected_gain)} of {name}, "
-            "if the errors go on falling as they have."
-        )
+        if math.isfinite(self.expected_gain):
+            lines.append(
+                f"Twice as many images of all classes bring roughly {_names.points(self.expected_gain)} of {name}, if the "
+                "errors go on falling as they have."
+            )
         return " ".join(lines)
 
     def plot(self, ax: Any = None) -> Any:
@@ -205,22 +217,25 @@ def _classes(
     own = per_class_intervals(labels, predicted, groups, len(names))
     scores = PairedScores(labels, groups, metric)
     scores.add("all", np.repeat(predicted[None], REPEATS, axis=0))
+    level = 1 - 0.05 / len(names)
     rows = []
     for number, name in enumerate(names):
-        scores.add(number, np.stack([held_out.predict(_half_of(held_out, number, r)) for r in range(REPEATS)]))
-        gap = scores.difference("all", number)
-        scores.remove(number)
         inside = labels == number
+        count = len(set(groups[inside].tolist()))
+        gain = (math.nan,) * 3
+        if count >= FEWEST:
+            scores.add(number, np.stack([held_out.predict(_half_of(held_out, number, r)) for r in range(REPEATS)]))
+            gap = scores.difference("all", number, level)
+            scores.remove(number)
+            gain = gap.difference, gap.low, gap.high
         rows.append(
             {
                 "images": int(inside.sum()),
-                "groups": len(set(groups[inside].tolist())),
+                "groups": count,
                 "f1": own.f1.value[number],
                 "low": own.f1.low[number],
                 "high": own.f1.high[number],
-                "gain": gap.difference,
-                "gain_low": gap.low,
-                "gain_high": gap.high,
+                **dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True)),
             }
         )
         if progress:
@@ -314,9 +329,7 @@ def _draw_pairs(
         chosen = np.flatnonzero((held_out.labels == true) & (predicted == other))
         _, first = np.unique(held_out.groups[chosen], return_index=True)  # an image of each group
         for i in chosen[np.sort(first)][:SHOWN_IMAGES]:
-            head = held_out.fold_head(int(fold_of[i]))
-            standardise = [head.mean, head.variance, np.zeros((), np.int32)]
-            set_head(model, {"weights": {"standardise": standardise, "logits": [head.kernel, head.bias]}})
+            set_head(model, {"weights": held_out.fold_heads[fold_of[i]].layers})
             image = data.load([rows[i]]).astype(np.float32)
             evidence = np.zeros(data.image_size, np.float32)
             for label, sign in ((other, 1), (true, -1)):
@@ -349,9 +362,14 @@ def load_collection(path: str | Path) -> CollectionAdvice:
     folder = Path(path)
     values = _files.read_json(folder / RESULT)
     try:
-        tables = {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False) for name in ("pairs", "wrong")}
-        classes = pd.read_csv(folder / "classes.csv", dtype={"class": str}).set_index("class")
-        curve = pd.read_csv(folder / "curve.csv")
-        return CollectionAdvice(classes=classes, curve=curve, **tables, **values, path=folder)
+        tables = {name: _read(folder / f"{name}.csv") for name in ("pairs", "wrong", "curve")}
+        classes = _read(folder / "classes.csv").set_index("class")
+        return CollectionAdvice(classes=classes, **tables, **values, path=folder)
     except (TypeError, ValueError, OSError) as error:
         raise RunError(f"{folder} is damaged ({error}). Make it again with 'xaitune collect --overwrite'.") from None
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """A table in which a class may have any name, such as 007 or None; an empty figure is missing."""
+    empty = dict.fromkeys(("gain", "gain_low", "gain_high"), "")
+    return pd.read_csv(file, dtype=TEXT_COLUMNS, keep_default_na=False, na_values=empty)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS
 from xaitune.models.predict import Predictor
 from xaitune.stats.intervals import bootstrap_interval, mean_intervals
-from xaitune.training.cut import cached_output, pooled_columns
+from xaitune.training.cut import POOLED, cached_output, pooled_columns
 from xaitune.training.run import Run
 
 SIGNIFICANT = 0.05
@@ -35,17 +36,18 @@ class Drift:
     """How new images differ from the validation images of the data set that a run was trained on.
 
     `blocks`: one row per block (1..5): `distance` (0 where the features have the same distribution, 1 where they have
-    nothing in common), `usual` (its 95 % quantile if there is no drift), `p` (adjusted for five blocks), and of the
-    heatmaps `empty_old`, `empty_new` (shares), `maps_old`, `maps_new` (means of `measure`). `scores`: old and new: the
-    run's metric on the classes that it knows, with its interval, and the numbers of images and groups. `new_classes`:
-    class -> number of images of a class that the run does not know. `metric`, `run`: their names.
+    nothing in common), `usual` (its 95 % quantile if there is no drift), `p` (adjusted for five blocks; NaN where nothing
+    could be compared), and of the heatmaps `empty_old`, `empty_new` (shares), `maps_old`, `maps_new` (means of `measure`).
+    `scores`: old and new: the balanced accuracy on the classes that both sets have, with its interval, the numbers of images
+    and groups, and what is `few`. `new_classes`: class -> number of images of a class that the run does not know. `known`: the
+    number of images left out since the run's own data set has them. `run`: its name.
     """
 
     blocks: pd.DataFrame
     scores: pd.DataFrame
     new_classes: dict[str, int]
     measure: str
-    metric: str
+    known: int
     run: str
 
     @property
@@ -63,56 +65,68 @@ class Drift:
         return float(gap), float(low), float(high)
 
     @property
-    def found(self) -> bool:
-        """Whether the features differ, the score has fallen, or there are new classes."""
-        return self.p <= SIGNIFICANT or self.score_gap[2] < 0 or bool(self.new_classes)
+    def retrain(self) -> str:
+        """Whether the run should be trained again.
+
+        'yes' if its score has fallen or there are new classes, 'drifted' if only the features differ, 'no' if neither does,
+        and 'unknown' with too few groups to tell.
+        """
+        if self.new_classes or (self.score_gap[2] < 0 and not self.scores["few"].any()):
+            return "yes"
+        if self.p <= SIGNIFICANT:
+            return "drifted"
+        enough = self.scores["groups"].min() >= FEW_GROUPS and math.isfinite(self.p)
+        return "no" if enough else "unknown"
 
     @property
     def text(self) -> str:
         """A few plain sentences."""
         old, new = self.scores.loc["old"], self.scores.loc["new"]
         sets = (
-            f"the {_names.plural(int(old['images']), 'validation image')} of {self.run} "
-            f"({_names.plural(int(old['groups']), 'group')}) and these {_names.plural(int(new['images']), 'image')} "
+            f"{_names.plural(int(old['images']), 'validation image')} of {self.run} "
+            f"({_names.plural(int(old['groups']), 'group')}) and {_names.plural(int(new['images']), 'image')} of these "
             f"({_names.plural(int(new['groups']), 'group')})"
         )
-        worst = int(self.blocks["distance"].sub(self.blocks["usual"]).idxmax())
         if self.p <= SIGNIFICANT:
+            worst = int(self.blocks["distance"].sub(self.blocks["usual"]).idxmax())
             blocks = [f"Block {b}" for b in self.blocks.index[self.blocks["p"] <= SIGNIFICANT]]
             lines = [
                 f"The features of {sets} differ in {_names.listed(blocks)} (p = {self.p:.3f}), most in Block {worst}."
             ]
-        else:
+        elif math.isfinite(self.p):
             lines = [f"The features of {sets} do not differ more than by chance (p = {self.p:.2f})."]
-            if min(old["groups"], new["groups"]) < FEW_GROUPS:
-                lines.append("With so few groups that says little.")
+        else:
+            lines = [f"The features of {sets} cannot be compared: no class has a group in both."]
+        if self.retrain == "unknown":
+            lines.append("With so few groups that says little.")
         gap, low, high = self.score_gap
-        name = _names.metric_name(self.metric)
         change = "lower" if high < 0 else "higher" if low > 0 else "not shown to have changed"
         lines.append(
-            f"Its {name} is {change}: {old['score']:.3f} then, {new['score']:.3f} now "
+            f"The balanced accuracy is {change}: {old['score']:.3f} then, {new['score']:.3f} now "
             f"({gap * 100:+.1f} points [{low * 100:+.1f}, {high * 100:+.1f}])."
         )
+        lacks = dict.fromkeys(reason for few in self.scores["few"] if few for reason in few.split(", "))
+        if lacks:
+            lines.append(f"Do not rely on this interval: only {', '.join(lacks)}.")
         if self.new_classes:
             known = [f"{name} ({_names.plural(count, 'image')})" for name, count in self.new_classes.items()]
-            lines.append(f"It does not know the class{'es' if len(known) > 1 else ''} {_names.listed(known)}.")
-        empty = self.blocks["empty_new"] - self.blocks["empty_old"]
-        if empty.max() > 0.1:
-            block = int(empty.idxmax())
-            lines.append(
-                f"At Block {block} {self.blocks.loc[block, 'empty_new']:.0%} of the heatmaps are empty now, "
-                f"{self.blocks.loc[block, 'empty_old']:.0%} were."
-            )
+            lines.append(f"The model does not know the class{'es' if len(known) > 1 else ''} {_names.listed(known)}.")
+        if self.known:
+            lines.append(f"Left out, since the model's own data set has them: {_names.plural(self.known, 'image')}.")
         return " ".join(lines)
 
 
 def comparable_data(run: Run, data: ImageData) -> ImageData:
     """The images that the run was trained on, with which `data` can be compared.
 
-    Raises DataError where they have changed or are gone, or the run knows no class of `data`, and ConfigError where `data`
-    has another image size.
+    Raises DataError where they have changed or are gone, where the run knows no class of `data` or all its images, and
+    ConfigError where `data` has another image size, or the run has no model of all five blocks.
     """
     advice = "Drift is measured against them; --method heatmap looks at the model alone."
+    if run.state != "finished":
+        raise ConfigError(f"{run.path} {run.state}: it has no model to train again. Give a finished run.")
+    if run.config.head_blocks != "all":
+        raise ConfigError(f"{run.path} ends with the block of its linear head. Give a run of all five blocks.")
     try:
         old = ImageData.from_config(run.data_config)
     except DataError as error:
@@ -127,25 +141,70 @@ def comparable_data(run: Run, data: ImageData) -> ImageData:
         raise DataError(
             f"{run.path} knows none of these classes ({', '.join(data.class_names)}): it has {', '.join(run.class_names)}."
         )
+    if not len(_unseen(old, data)):
+        raise DataError(
+            f"All images of {data.config.path} are among those that {run.path} was trained on. Give new ones."
+        )
     return old
+
+
+def _unseen(old: ImageData, data: ImageData) -> np.ndarray:
+    """The training and validation images whose content the old data set lacks."""
+    seen = set(old.digests)
+    rows = np.concatenate([data.indices("train"), data.indices("validation")])
+    return np.array([row for row in rows if data.digests[row] not in seen], rows.dtype)
 
 
 def measure_drift(run: Run, old: ImageData, data: ImageData, report: Callable[[int, int], None] | None = None) -> Drift:
     """Compare the training and validation images of `data` with the validation images of `old`, the run's own data set.
 
-    Both are seen as the run's model sees them. Features are compared within each class that both sets have, so that other
-    shares of the classes are no drift; see `two_samples`. At most MOST_IMAGES of each set are used. `old`: the result of
-    `comparable_data`.
+    Both are seen as the run's model sees them. Features are compared within each class that both sets have, and the balanced
+    accuracy is that of these classes, so that other shares of the classes are no drift. At most MOST_IMAGES of each set are
+    used, whole groups drawn at random; images that `old` has too are left out. `old`: the result of `comparable_data`.
     """
-    sets = {"old": (old, old.indices("validation"))}
-    sets["new"] = (data, np.concatenate([data.indices("train"), data.indices("validation")]))
-    sets = {which: (of, choose_images(of, rows, MOST_IMAGES)) for which, (of, rows) in sets.items()}
-    unknown = [name for name in data.class_names if name not in run.class_names]
+    unseen = _unseen(old, data)
+    sets = {"old": (old, _some_groups(old, old.indices("validation"))), "new": (data, _some_groups(data, unseen))}
+    names = {which: np.array(of.class_names)[of.labels[rows]] for which, (of, rows) in sets.items()}
+    groups = {which: np.asarray(of.groups)[rows] for which, (of, rows) in sets.items()}
     model = run.model
-    layers = [model.get_layer(names[-1]).output.shape[-1] for names in BLOCKS.values()]
-    both = keras.Model(model.input, keras.ops.concatenate([cached_output(model, "pooled"), model.output], axis=1))
-    predictor = Predictor(both)
-    total, done, features, scores = sum(len(rows) for _, rows in sets.values()), 0, {}, {}
+    channels = [model.get_layer(convolutions[-1]).output.shape[-1] for convolutions in BLOCKS.values()]
+    both = keras.Model(model.input, keras.ops.concatenate([cached_output(model, POOLED), model.output], axis=1))
+    outputs = _passed(Predictor(both), sets, report)
+    width = 2 * sum(channels)
+    shared = sorted(set(names["old"]) & set(names["new"]) & set(run.class_names))
+    columns = [pooled_columns(channels, block) for block in BLOCKS]
+    blocks = two_samples([(outputs["old"][:, c], outputs["new"][:, c]) for c in columns], names, groups)
+    maps, measure = _compare_maps(run, sets)
+    counts = pd.Series(np.array(data.class_names)[data.labels[unseen]]).value_counts()
+    scores = {
+        which: _score(run, shared, names[which], groups[which], outputs[which][:, width:]) for which in ("old", "new")
+    }
+    return Drift(
+        blocks=blocks.join(maps),
+        scores=pd.DataFrame.from_dict(scores, orient="index"),
+        new_classes={
+            name: int(counts[name]) for name in data.class_names if name not in run.class_names and name in counts
+        },
+        measure=measure,
+        known=len(data.indices("train")) + len(data.indices("validation")) - len(unseen),
+        run=str(run.path),
+    )
+
+
+def _some_groups(data: ImageData, rows: np.ndarray) -> np.ndarray:
+    """The rows of groups drawn at random, until there are MOST_IMAGES; at least one group."""
+    groups = np.asarray(data.groups)[rows]
+    order = np.random.default_rng(0).permutation(np.unique(groups))
+    sizes = pd.Series(groups).value_counts()[order].to_numpy()
+    chosen = order[: max(1, int((np.cumsum(sizes) <= MOST_IMAGES).sum()))]
+    return rows[np.isin(groups, chosen)]
+
+
+def _passed(
+    predictor: Predictor, sets: dict[str, tuple[ImageData, np.ndarray]], report: Callable[[int, int], None] | None
+) -> dict[str, np.ndarray]:
+    """The outputs for the images of both sets, batch by batch."""
+    total, done, outputs = sum(len(rows) for _, rows in sets.values()), 0, {}
     for which, (of, rows) in sets.items():
         parts = []
         for start in range(0, len(rows), predictor.batch_size):
@@ -153,23 +212,8 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, report: Callable[[i
             done += len(parts[-1])
             if report:
                 report(done, total)
-        outputs = np.concatenate(parts)
-        features[which] = outputs[:, : 2 * sum(layers)]
-        scores[which] = _score(run, of, rows, outputs[:, 2 * sum(layers) :])
-    names = {which: np.array(of.class_names)[of.labels[rows]] for which, (of, rows) in sets.items()}
-    groups = {which: np.asarray(of.groups)[rows] for which, (of, rows) in sets.items()}
-    columns = [pooled_columns(layers, block) for block in BLOCKS]
-    blocks = two_samples([(features["old"][:, c], features["new"][:, c]) for c in columns], names, groups)
-    maps, measure = _compare_maps(run, sets)
-    new = pd.Series(names["new"]).value_counts()
-    return Drift(
-        blocks=blocks.join(maps),
-        scores=pd.DataFrame.from_dict(scores, orient="index"),
-        new_classes={name: int(new.get(name, 0)) for name in unknown},
-        measure=measure,
-        metric=run.config.metric,
-        run=str(run.path),
-    )
+        outputs[which] = np.concatenate(parts)
+    return outputs
 
 
 def _size_of(data: ImageData) -> str:
@@ -177,16 +221,22 @@ def _size_of(data: ImageData) -> str:
     return f"{height}x{width} ({data.config.resize})"
 
 
-def _score(run: Run, data: ImageData, rows: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """The run's metric on the images of classes that it knows, with its interval over groups."""
-    number = np.array([run.class_names.index(name) if name in run.class_names else -1 for name in data.class_names])
-    true = number[data.labels[rows]]
-    known = true >= 0
-    found = bootstrap_interval(
-        true[known], logits[known].argmax(axis=1), np.asarray(data.groups)[rows][known], run.config.metric
-    )
-    groups = len(set(np.asarray(data.groups)[rows].tolist()))
-    return {"score": found.value, "low": found.low, "high": found.high, "images": len(rows), "groups": groups}
+def _score(run: Run, shared: list[str], names: np.ndarray, groups: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+    """The mean recall of the `shared` classes, with its interval over groups."""
+    inside = np.isin(names, shared)
+    about = {"images": len(names), "groups": len(set(groups.tolist()))}
+    if not inside.any():
+        return {
+            "score": math.nan,
+            "low": math.nan,
+            "high": math.nan,
+            "few": "no image of a class that both have",
+            **about,
+        }
+    number = {name: i for i, name in enumerate(run.class_names)}
+    true = np.array([number[name] for name in names[inside]])
+    found = bootstrap_interval(true, logits[inside].argmax(axis=1), groups[inside], "balanced_accuracy")
+    return {"score": found.value, "low": found.low, "high": found.high, "few": found.few, **about}
 
 
 def two_samples(
@@ -195,46 +245,56 @@ def two_samples(
     """Whether old and new features have the same distribution within each class, for several kinds of features at once.
 
     `features`: for each kind (a block) the old (n, d) and the new ones (m, d); `classes` and `groups`: those of the 'old'
-    and 'new' images. The statistic is the energy distance (Szekely and Rizzo 2004) of standardised features, summed over the
-    classes that both have; the features of the images of a group are averaged first. Groups are exchanged at random between
-    old and new within their class, and p-values adjusted over the kinds by the largest statistic (Westfall and Young
-    1993). One row per kind, from 1: `distance` (the energy distance over twice the mean distance of old from new), `usual`
-    (its 95 % quantile under exchange) and `p`.
+    and 'new' images. Of every group one image of each of its classes is taken, at random, so that no group weighs more for
+    having more images. The statistic is the energy distance (Szekely and Rizzo 2004) of standardised features, summed over
+    the classes that both have. Whole groups are exchanged at random between old and new, among those with the same classes,
+    and p-values adjusted over the kinds by the largest statistic (Westfall and Young 1993). One row per kind, from 1:
+    `distance` (the energy distance over twice the mean distance of old from new), `usual` (its 95 % quantile under exchange)
+    and `p`; NaN where no class is in both.
     """
     rng = np.random.default_rng(0)
     which = np.repeat(["old", "new"], [len(classes["old"]), len(classes["new"])])
     label, group = (np.concatenate([names["old"], names["new"]]).astype(str) for names in (classes, groups))
     table = pd.DataFrame({"class": label, "set": which, "group": group})
-    units = table.groupby(["class", "set", "group"], sort=True).ngroup().to_numpy()
-    about = table.groupby(units).first()
-    shared = sorted(set(classes["old"]) & set(classes["new"]))
-    pooled = []
+    units = table.sample(frac=1, random_state=0).drop_duplicates(["class", "set", "group"]).sort_index()
+    owner = units.groupby(["set", "group"]).ngroup().to_numpy()  # the group of each unit, of one set
+    kinds = units.groupby(owner)["class"].agg(lambda names: "\n".join(sorted(names)))
+    is_new = (units.groupby(owner)["set"].first() == "new").to_numpy()
+    drawn = np.repeat(is_new[None], 1 + PERMUTATIONS, axis=0)
+    for kind in set(kinds):
+        inside = np.flatnonzero(kinds == kind)
+        drawn[1:, inside] = rng.permuted(drawn[1:, inside], axis=1)
+    rows = units.index.to_numpy()
+    standard = []
     for old, new in features:
-        values = np.concatenate([old, new]).astype(np.float64)
+        values = np.concatenate([old, new]).astype(np.float64)[rows]
         spread = values.std(axis=0)
-        values = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1)
-        pooled.append(pd.DataFrame(values).groupby(units).mean().to_numpy())
+        standard.append((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1))
     statistic, scale = np.zeros((2, len(features), 1 + PERMUTATIONS))
-    for name in shared:
-        inside = np.flatnonzero(about["class"] == name)
-        is_new = (about["set"].to_numpy()[inside] == "new").astype(float)
-        drawn = np.stack([is_new, *(rng.permutation(is_new) for _ in range(PERMUTATIONS))])
-        a, b = (1 - drawn) / (1 - is_new).sum(), drawn / is_new.sum()  # shares of the old and of the new units
-        weight = is_new.sum() * (1 - is_new).sum() / len(inside)
-        for kind, values in enumerate(pooled):
+    for name in sorted(set(classes["old"]) & set(classes["new"])):
+        inside = np.flatnonzero(units["class"] == name)
+        new = drawn[:, owner[inside]].astype(float)
+        counts = new.sum(axis=1, keepdims=True)
+        a = (1 - new) / np.maximum(len(inside) - counts, 1)  # shares of the old and of the new units
+        b = new / np.maximum(counts, 1)
+        weight = (counts * (len(inside) - counts) / len(inside))[:, 0]  # 0 where all are on one side
+        for kind, values in enumerate(standard):
             distances = cdist(values[inside], values[inside])
             between = 2 * ((a @ distances) * b).sum(axis=1)
             within = ((a @ distances) * a).sum(axis=1) + ((b @ distances) * b).sum(axis=1)
-            statistic[kind] += weight * (between - within)
+            statistic[kind] += weight * np.where(weight > 0, between - within, 0)
             scale[kind] += weight * between
-    relative = np.divide(statistic, scale, out=np.zeros_like(statistic), where=scale > 0)
+    relative = np.divide(statistic, scale, out=np.full_like(statistic, np.nan), where=scale > 0)
     centre, spread = statistic[:, 1:].mean(axis=1, keepdims=True), statistic[:, 1:].std(axis=1, keepdims=True)
-    standard = np.divide(statistic - centre, spread, out=np.zeros_like(statistic), where=spread > 0)
-    largest = standard[:, 1:].max(axis=0)
-    rounding = 1e-9
-    p = (1 + (largest[None] >= standard[:, :1] - rounding).sum(axis=1)) / (1 + PERMUTATIONS)
-    rows = {"distance": relative[:, 0], "usual": np.quantile(relative[:, 1:], 0.95, axis=1), "p": p}
-    return pd.DataFrame(rows, index=pd.Index(range(1, len(features) + 1), name="block"))
+    standardised = np.divide(statistic - centre, spread, out=np.zeros_like(statistic), where=spread > 0)
+    largest, rounding = standardised[:, 1:].max(axis=0), 1e-9
+    p = (1 + (largest[None] >= standardised[:, :1] - rounding).sum(axis=1)) / (1 + PERMUTATIONS)
+    usual = np.array(
+        [np.quantile(r[np.isfinite(r)], 0.95) if np.isfinite(r).any() else np.nan for r in relative[:, 1:]]
+    )
+    p = np.where(np.isfinite(relative[:, 0]), p, np.nan)
+    index = pd.Index(range(1, len(features) + 1), name="block")
+    return pd.DataFrame({"distance": relative[:, 0], "usual": usual, "p": p}, index=index)
 
 
 def _compare_maps(run: Run, sets: dict[str, tuple[ImageData, np.ndarray]]) -> tuple[pd.DataFrame, str]:

@@ -1,6 +1,7 @@
 """The evaluation of all candidates on frozen features and in short trainings, and the advice that follows from it."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from xaitune.advise.tangent import DIRECTIONS
 from xaitune.comparison.grid import frozen_runs
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
+from xaitune.data.listing import digest
 from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import PREPROCESSING, Backbone, load_backbone
 from xaitune.plots import figures
 from xaitune.plots.block_charts import block_drift, block_finds
 from xaitune.training.features import FeatureCache
-from xaitune.training.folder import run_identity
+from xaitune.training.folder import CONFIG, run_identity
 from xaitune.training.head import block5_features
 from xaitune.training.network import Network, build_for
 from xaitune.training.run import Run
@@ -87,7 +89,8 @@ class Evaluation:
         if self.data.masks is not None:
             identity |= {"masks": masks_digest(self.data)}
         if self.run is not None:
-            identity |= {"retrained": self.run.fingerprint}
+            text = json.dumps(_files.read_json(self.run.path / CONFIG)["identity"], sort_keys=True)
+            identity |= {"retrained": digest([text])}
         return identity | {"cost_weight": self.cost_weight}
 
     def evidence(self, progress: Progress | None = None) -> pd.DataFrame:
@@ -153,7 +156,7 @@ class Evaluation:
                 ]
             ),
             drift=self.drift.text if self.drift else "",
-            keep=self.drift is not None and not self.drift.found,
+            retrain=self.drift.retrain if self.drift else "",
             method="race" if self.plan else "features",
             measure="expected score, relative to the mean of all",
             fingerprint=self.data.fingerprint,

@@ -12,53 +12,81 @@ from xaitune.training.linear import FOLDS, LinearHead, fit_linear_head
 class HeldOut:
     """Predictions for every image by a linear head that was fitted without the image's group.
 
-    `features` (n, d), `labels` (n,) class numbers, `groups` (n,). The head is that of `fit_linear_head`, with the penalty
-    that it finds on all images; features are standardised by all images. All fits share one Gram matrix, so that a fit on
-    another part of the images takes milliseconds. Raises ValueError where a class has a single group.
+    `features` (n, d), `labels` (n,) class numbers, `groups` (n,). The head is ridge regression on one-hot targets, as in
+    `fit_linear_head`, whose cross-validation chooses the penalty of each fold on the images outside it. Features are
+    standardised by all images. All fits share one Gram matrix, so that a fit on another part of the images takes
+    milliseconds. Every class has the weight that it has among all images, whatever part of them is left. Raises ValueError
+    where a class has a single group.
     """
 
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_classes: int, metric: str
     ) -> None:
         self.labels, self.groups, self.num_classes = labels, groups, num_classes
-        self.head = fit_linear_head(features, labels, groups, num_classes, metric=metric)
+        self.features, self.metric = features, metric
         fewest = min(len(set(groups[labels == label])) for label in set(labels.tolist()))
         if fewest < 2:
             raise ValueError("Held-out predictions need two groups of each class.")
         folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
         self.folds = [test for _, test in folds.split(features, labels, groups)]
-        self.standard = ((features - self.head.mean) / np.sqrt(self.head.variance)).astype(np.float64)
+        mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
+        self.mean, self.variance = mean, np.where(variance <= np.maximum(1e-10 * mean**2, 1e-12), 1.0, variance)
+        self.standard = (features - self.mean) / np.sqrt(self.variance)
 
     @functools.cached_property
     def gram(self) -> np.ndarray:
         """(n, n) inner products of the standardised features."""
         return self.standard @ self.standard.T
 
+    @functools.cached_property
+    def fold_heads(self) -> list[LinearHead]:
+        """The head of each fold, fitted on all images outside it."""
+        heads = []
+        for fold, test in enumerate(self.folds):
+            outside = np.ones(len(self.labels), bool)
+            outside[test] = False
+            chosen = fit_linear_head(
+                self.features[outside],
+                self.labels[outside],
+                self.groups[outside],
+                self.num_classes,
+                metric=self.metric,
+            )
+            rows, dual, level, centre = self._fit(fold, None, chosen.penalty)
+            kernel = self.standard[rows].T @ dual
+            bias = level - centre @ self.standard[rows] @ kernel
+            arrays = {"mean": self.mean, "variance": self.variance, "kernel": kernel, "bias": bias}
+            heads.append(dataclasses.replace(chosen, **{k: v.astype(np.float32) for k, v in arrays.items()}))
+        return heads
+
     def predict(self, keep: np.ndarray | None = None) -> np.ndarray:
         """(n,) class numbers, from heads fitted on the images of `keep` (n,) bool outside each fold; on all by default."""
         predicted = np.empty(len(self.labels), int)
-        for fold in range(len(self.folds)):
-            rows, dual, level = self._fit(fold, keep)
-            mean = self.gram[np.ix_(rows, rows)].mean(axis=0)
+        for fold, head in enumerate(self.fold_heads):
+            rows, dual, level, centre = self._fit(fold, keep, head.penalty)
+            mean = centre @ self.gram[np.ix_(rows, rows)]
             outputs = level + (self.gram[np.ix_(self.folds[fold], rows)] - mean) @ dual
             predicted[self.folds[fold]] = outputs.argmax(axis=1)
         return predicted
 
-    def fold_head(self, fold: int) -> LinearHead:
-        """The head that predicts the images of a fold."""
-        rows, dual, level = self._fit(fold, None)
-        kernel = self.standard[rows].T @ dual
-        bias = level - self.standard[rows].mean(axis=0) @ kernel
-        return dataclasses.replace(self.head, kernel=kernel.astype(np.float32), bias=bias.astype(np.float32))
-
-    def _fit(self, fold: int, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows that ridge regression on one-hot targets is fitted on, its dual weights and the mean targets."""
+    def _fit(
+        self, fold: int, keep: np.ndarray | None, penalty: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The rows that the head of a fold is fitted on, its dual weights, the mean targets, and the rows' shares."""
         chosen = np.ones(len(self.labels), bool) if keep is None else keep.copy()
-        chosen[self.folds[fold]] = False
-        rows = np.flatnonzero(chosen)
+        outside = np.ones(len(self.labels), bool)
+        outside[self.folds[fold]] = False
+        rows = np.flatnonzero(chosen & outside)
+        whole, left = (np.bincount(self.labels[r], minlength=self.num_classes) for r in (outside, rows))
+        weights = (whole / np.maximum(left, 1))[self.labels[rows]]
+        weights /= weights.mean()
+        share, root = weights / weights.sum(), np.sqrt(weights)
         targets = np.eye(self.num_classes)[self.labels[rows]]
-        level = targets.mean(axis=0)
+        level = share @ targets
         inner = self.gram[np.ix_(rows, rows)]
-        inner = inner - inner.mean(axis=0) - inner.mean(axis=1)[:, None] + inner.mean()
-        inner[np.diag_indices_from(inner)] += self.head.penalty * len(rows)
-        return rows, np.linalg.solve(inner, targets - level), level
+        mean = share @ inner
+        inner = inner - mean - mean[:, None] + mean @ share
+        inner = root[:, None] * inner * root
+        inner[np.diag_indices_from(inner)] += penalty * len(rows)
+        dual = root[:, None] * np.linalg.solve(inner, root[:, None] * (targets - level))
+        return rows, dual, level, share

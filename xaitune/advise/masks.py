@@ -1,5 +1,6 @@
 """What heatmaps find of the masks at each block, on a scale on which no block has an advantage."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def mask_evidence(
     above. Both are for the image's class, on the scale of `found`, with intervals (`own_low`, ...) over groups. `share`: of
     what the head on all blocks decides, the part that comes from this block, averaged over the images.
 
-    Where `own` is high and `gradcam` is not, a block holds what the blocks above do not hand on to the decision.
+    Where `own` is high and `gradcam` is not, the head on Block 5 does not use what this block holds, or Grad-CAM's average
+    over space does not show it.
     """
     masked = masked_images(data, data.indices("validation"))
     rows = choose_images(data, masked, MOST_IMAGES)
@@ -78,9 +80,9 @@ def mask_evidence(
 def _set_heads(model: keras.Model, heads: list[LinearHead]) -> None:
     """Give the model with the head on all blocks a linear head, or five, each on its own block's features."""
     mean, variance, kernel = (np.concatenate([getattr(h, n) for h in heads]) for n in ("mean", "variance", "kernel"))
-    bias = np.sum([h.bias for h in heads], axis=0, dtype=np.float32)
-    standardise = [mean, variance, np.zeros((), np.int32)]
-    set_head(model, {"weights": {"standardise": standardise, "logits": [kernel, bias]}})
+    bias = np.stack([h.bias for h in heads]).sum(axis=0)
+    joined = dataclasses.replace(heads[0], mean=mean, variance=variance, kernel=kernel, bias=bias)
+    set_head(model, {"weights": joined.layers})
 
 
 def found(raw: dict[int, np.ndarray], masks: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -142,11 +144,8 @@ def said(table: pd.DataFrame) -> str:
         f"maps, 1: as good as the mask at the block's resolution): the linear head of Block {best} alone finds "
         f"{figure('own', best)}, Grad-CAM through all blocks at best {figure('gradcam', through)} (Block {through})."
     ]
-    if table.loc[best, "own_low"] > table.loc[best, "gradcam_high"] and best < 5:
-        lines.append(
-            f"At Block {best} Grad-CAM finds {figure('gradcam', best)}, so the frozen blocks above do not hand on all that "
-            f"Block {best} holds."
-        )
+    if table.loc[best, "own_low"] > table["gradcam_high"].max():
+        lines.append(f"What Block {best} holds of them is not visible in Grad-CAM at any block.")
     if not (table[["own_low", "gradcam_low"]] > 0).any(axis=None):
         lines.append(
             "No map finds the masks for certain: what frozen features tell about the classes may lie outside the marked "

@@ -1,5 +1,6 @@
 """Commands that decide how many blocks to freeze: advise, sweep-freeze, check-advice."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,12 +82,16 @@ def advise(
         "cache_gb": cache_gb,
     }
     advice = _advise(job, config, images, **options)
-    sweep = f"xaitune sweep-freeze --weights {model}" if advice.drift else "xaitune sweep-freeze"
+    following = "xaitune sweep-freeze"
+    if advice.drift:
+        following = (
+            f"xaitune sweep-freeze {shlex.quote(str(data or config.data.path))} --weights {shlex.quote(str(model))}"
+        )
     job.ui.finish(
         [advice.path],
-        sweep,
+        following,
         drift=advice.drift,
-        keep=advice.keep,
+        retrain=advice.retrain,
         freeze_through=advice.freeze_through,
         frozen=advice.frozen,
         confidence=advice.confidence,

@@ -106,9 +106,8 @@ def _fit_head(
     row |= {"learning_rate": 0.0, "seconds": time.perf_counter() - start}
     if report:
         report("linear head")
-    layers = {"standardise": [head.mean, head.variance, np.zeros((), np.int32)], "logits": [head.kernel, head.bias]}
     about = {"blocks": list(blocks), "penalty": head.penalty, "score": head.score}
-    return {"weights": layers, "history": [row], **about}
+    return {"weights": head.layers, "history": [row], **about}
 
 
 def set_head(model: keras.Model, head: dict[str, Any]) -> None:

@@ -28,6 +28,14 @@ class LinearHead:
     penalty: float
     score: float
 
+    @property
+    def layers(self) -> dict[str, list[np.ndarray]]:
+        """The weights of the layers of the head 'blocks' that compute this."""
+        return {
+            "standardise": [self.mean, self.variance, np.zeros((), np.int32)],
+            "logits": [self.kernel, self.bias],
+        }
+
 
 def fit_linear_head(
     features: np.ndarray,
