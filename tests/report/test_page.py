@@ -318,7 +318,11 @@ def test_class_intervals_never_claim_certainty():
     ("verdict", "headline", "command"),
     [
         ("contradicted", "freezing Block 1-2 scores better than Block 1-3", "--freeze-through 2 --optimizer sgd"),
-        ("cannot tell", "cannot tell whether Block 1-3 frozen or Block 1-2 frozen", "--freeze-through 4 --optimizer nag"),
+        (
+            "cannot tell",
+            "cannot tell whether Block 1-3 frozen or Block 1-2 frozen",
+            "--freeze-through 4 --optimizer nag",
+        ),
     ],
 )
 def test_other_verdicts(verdict, headline, command):

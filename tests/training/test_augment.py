@@ -9,7 +9,7 @@ import pytest
 from xaitune.config.choices import AUGMENTATIONS
 from xaitune.config.settings import TrainConfig
 from xaitune.errors import ConfigError
-from xaitune.training.augment import Augmenter, View
+from xaitune.training.augment import Augmenter, View, epoch_rows
 from xaitune.training.train import train_model
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32", freeze_through=4)
@@ -121,3 +121,43 @@ def test_an_unknown_class_is_refused_before_any_work(demo, tmp_path):
     with pytest.raises(ConfigError, match="augment_classes must be classes of the data"):
         train_model(demo, BASE, runs_dir=tmp_path, augmentation="flip", augment_classes="krack")
     assert not list(tmp_path.iterdir())
+
+
+def uneven(demo):
+    """The demo with most training images of two classes left out: one keeps a single image."""
+    rows = demo.indices("train")
+    split = demo.split.copy()
+    for number, kept in ((0, 1), (1, 2)):
+        split[rows[demo.labels[rows] == number][kept:]] = "test"
+    return dataclasses.replace(demo, split=split, fingerprint="uneven")
+
+
+def test_balancing_draws_each_class_as_often_and_each_image_evenly(demo):
+    data = uneven(demo)
+    config = dataclasses.replace(BASE, augmentation="flip", balance_by_augmentation=True)
+    train = data.indices("train")
+    most = np.bincount(data.labels[train]).max()
+    rows = epoch_rows(data, config, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.bincount(data.labels[rows]), most)
+    for number in range(len(data.class_names)):
+        times = np.unique(rows[data.labels[rows] == number], return_counts=True)[1]
+        assert len(times) == (data.labels[train] == number).sum()
+        assert np.ptp(times) <= 1
+    assert not np.array_equal(rows, epoch_rows(data, config, np.random.default_rng(1)))
+    np.testing.assert_array_equal(np.sort(epoch_rows(data, BASE, np.random.default_rng(0))), train)
+    changed = Augmenter(data, config).is_augmented
+    assert changed[:2].all()
+    assert not changed[np.bincount(data.labels[train]).argmax()]
+
+
+def test_training_with_balanced_classes(demo, tmp_path):
+    data = uneven(demo)
+    options = {"augmentation": "brightness,contrast", "balance_by_augmentation": True, "epochs": 1}
+    run = train_model(data, BASE, runs_dir=tmp_path, **options)
+    assert np.isfinite(run.history["train_loss"]).all()
+    for options, message in (
+        ({"balance_by_augmentation": True}, "left out without augmentation"),
+        ({"augmentation": "flip", "balance_by_augmentation": True, "augmented_views": 2}, "left out with balance"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dataclasses.replace(BASE, **options)

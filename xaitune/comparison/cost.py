@@ -14,6 +14,7 @@ from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import CHANNELS, convolution_shapes, multiply_adds
 from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import load_backbone
+from xaitune.training.augment import epoch_rows
 
 SIZES = (64, 96, 128, 224)
 # Multiply-adds per second when training VGG16, relative to a float32 matrix product. Rough figures, for planning only.
@@ -82,7 +83,11 @@ def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
 def _work(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, int], channels: tuple[int, ...]) -> float:
     """Multiply-adds of all runs; a narrower base costs less by the square of its width."""
     share = (channels[0] / CHANNELS[0]) ** 2
-    return share * sum(run_cost(run, len(data.indices("train")), size) for run in runs)
+    return share * sum(run_cost(run, _epoch_images(run, data), size) for run in runs)
+
+
+def _epoch_images(run: TrainConfig, data: ImageData) -> int:
+    return len(epoch_rows(data, run, np.random.default_rng(0)))
 
 
 def _disk_bytes(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, int], channels: tuple[int, ...]) -> int:

@@ -10,6 +10,10 @@ from xaitune.errors import ConfigError
 from xaitune.training.folder import is_linear, run_identity
 
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
+UNUSED_BY_HEADS = (
+    *("optimizer", "learning_rate", "seed", "augmentation", "augment_classes", "augmented_views"),
+    *("balance_by_augmentation", "block_rates", "trained_blocks"),
+)
 RATE_FACTORS = (1, 3)  # multiples of the optimizer's own learning rate that each cell tries by default
 
 
@@ -65,8 +69,7 @@ def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[
 
 def frozen_runs(base: TrainConfig) -> list[TrainConfig]:
     """The linear heads on frozen features that stand beside the grid: on those of all blocks, and of the best one alone."""
-    unused = ("optimizer", "learning_rate", "seed", "augmentation", "augment_classes", "augmented_views", "block_rates")
-    defaults = {name: getattr(TrainConfig(), name) for name in unused}
+    defaults = {name: getattr(TrainConfig(), name) for name in UNUSED_BY_HEADS}
     head = {"head": "blocks", "freeze_through": 5}
     return [replace_fields(base, {**defaults, **head, "head_blocks": blocks}) for blocks in HEAD_BLOCKS]
 

@@ -34,6 +34,7 @@ from xaitune.config.rules import (
     Choice,
     Depth,
     Depths,
+    Flag,
     Names,
     Number,
     Parsed,
@@ -115,7 +116,8 @@ class TrainConfig:
 
     `augmentation`, such as 'flip,rotation', changes training images at random after stage (a), all of them or those of
     `augment_classes`. With `augmented_views` n each has n changed copies, taken in turn by epoch, whose frozen features
-    are kept; with 0 every step draws anew, which costs the frozen blocks again.
+    are kept; with 0 every step draws anew, which costs the frozen blocks again. `balance_by_augmentation` draws the images of
+    all classes but the most frequent one several times in each epoch, changed anew, until every class is as frequent.
 
     >>> TrainConfig(optimizer="sgd").rate
     0.01
@@ -265,6 +267,15 @@ class TrainConfig:
         since=2,
     )
 
+    balance_by_augmentation: bool = setting(
+        False,
+        Flag(),
+        "Draw images of rarer classes again in each epoch, changed by --augmentation, until all classes are as frequent.",
+        panel="Augmentation",
+        stage="fine-tune",
+        since=2,
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
         self._settle_blocks()
@@ -278,9 +289,11 @@ class TrainConfig:
             raise ConfigError(
                 f"label_smoothing needs another loss, such as categorical_crossentropy. Received: {self.loss}."
             )
-        for name in ("augment_classes", "augmented_views"):
+        for name in ("augment_classes", "augmented_views", "balance_by_augmentation"):
             unused = getattr(self, name) and not self.augmentation
             require(not unused, name, "left out without augmentation", getattr(self, name))
+            clash = getattr(self, name) and self.balance_by_augmentation and name != "balance_by_augmentation"
+            require(not clash, name, "left out with balance_by_augmentation", getattr(self, name))
 
     def _settle_blocks(self) -> None:
         """Give the two ways of naming the blocks one form: `trained_blocks` stays only where it is no end of the network."""

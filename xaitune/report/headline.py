@@ -73,7 +73,10 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
         tone, headline = "good", f"Freeze {advised}: the sweep confirms the advice."
         todo.append((f"Train with {advised} frozen:", _advised_command(check, check.advised)))
     elif check.verdict == "contradicted":
-        tone, headline = "bad", f"Do not follow the advice: with {rival} frozen the score is better than with {advised} frozen."
+        tone, headline = (
+            "bad",
+            f"Do not follow the advice: with {rival} frozen the score is better than with {advised} frozen.",
+        )
         todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
     else:
         tone, headline = "open", f"The sweep cannot tell whether {advised} frozen or {rival} frozen is better."

@@ -13,8 +13,8 @@ from xaitune.models.backend import BACKEND, keras
 class Augmenter:
     """The augmentation of a configuration: images (n, h, w, 3) in 0..255 -> float32 of the same shape and range.
 
-    If the configuration has `augment_classes`, only images of these classes are changed. Raises ConfigError for a class
-    that `data` lacks.
+    If the configuration has `augment_classes`, only images of these classes are changed, and with `balance_by_augmentation`
+    those of all classes but the most frequent one. Raises ConfigError for a class that `data` lacks.
     """
 
     def __init__(self, data: ImageData, config: TrainConfig) -> None:
@@ -24,6 +24,9 @@ class Augmenter:
         classes = config.classes_to_augment or data.class_names
         data.require_classes({"augment_classes": classes})
         self.is_augmented = np.isin(np.array(data.class_names), classes)  # (classes,)
+        if config.balance_by_augmentation:
+            counts = np.bincount(data.labels[data.indices("train")], minlength=len(data.class_names))
+            self.is_augmented = counts < counts.max()
         self.labels = data.labels
 
     def __call__(self, images: np.ndarray, rows: np.ndarray, key: list[int]) -> np.ndarray:
@@ -39,6 +42,20 @@ class Augmenter:
             batch = layer(batch, training=True)
         augmented[places] = np.clip(keras.ops.convert_to_numpy(batch), 0, 255)
         return augmented
+
+
+def epoch_rows(data: ImageData, config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
+    """The training images of an epoch, shuffled: each once, or with `balance_by_augmentation` as many of every class.
+
+    Each image of a rarer class then comes equally often, but for a remainder that is drawn.
+    """
+    rows = data.indices("train")
+    if config.balance_by_augmentation:
+        parts = [rows[data.labels[rows] == number] for number in range(len(data.class_names))]
+        most = max(len(part) for part in parts)
+        drawn = [[*np.repeat(part, most // len(part)), *rng.permutation(part)[: most % len(part)]] for part in parts]
+        rows = np.concatenate(drawn).astype(rows.dtype)
+    return rng.permutation(rows)
 
 
 class View:

@@ -1,5 +1,6 @@
 """One stage of training: a model, its optimizer and its data, trained one epoch at a time."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from xaitune.models.keras_private import scaled_optimizer
 from xaitune.models.optimizers import optimizer_class
 from xaitune.models.steps import TrainingStep
 from xaitune.stats.metrics import confusion, scores_from_confusion
+from xaitune.training.augment import epoch_rows
 from xaitune.training.inputs import AugmentedImages, AugmentedViews
 from xaitune.training.network import PREDICT_BATCH, Part
 from xaitune.training.schedule import block_factors, epoch_rates, variable_parts
@@ -52,7 +54,8 @@ class Fit:
         self.targets = (
             np.eye(self.num_classes, dtype=np.float32)[data.labels] if LOSSES[config.loss][1] else data.labels
         )
-        self.train, self.validation = data.indices("train"), data.indices("validation")
+        self.validation = data.indices("validation")
+        self.order = functools.partial(epoch_rows, data, config if stage != "head" else TrainConfig())
         self.sample_weight = image_weights(data, config)
 
     def optimizer_state(self) -> list[np.ndarray]:
@@ -80,7 +83,7 @@ class Fit:
         """Train one epoch and validate: one row of the history. `cuts`: how often a plateau has cut the rate so far."""
         start = time.perf_counter()
         key = [self.config.seed, STAGES.index(self.stage), epoch]
-        order = np.random.default_rng(key).permutation(self.train)
+        order = self.order(np.random.default_rng(key))
         _reseed_dropout(self.model, key)
         firsts = range(0, len(order), self.config.batch_size)
         batches = [order[first : first + self.config.batch_size] for first in firsts]
@@ -104,7 +107,7 @@ class Fit:
             if self.augmented and self.augmented.prefix:
                 inputs = self.augmented.prefix(inputs)
             sums += len(rows) * np.array(self.step(inputs, self.targets[rows], self.sample_weight[rows]))
-        loss, accuracy, clipped = (sums / len(self.train)).tolist()
+        loss, accuracy, clipped = (sums / sum(map(len, batches))).tolist()
         return {"train_loss": loss, "train_accuracy": accuracy, "clipped": clipped}
 
     def _validate(self) -> dict[str, float]:
