@@ -2,6 +2,8 @@ from .advise.advice import FreezeAdvice, load_advice
 from .advise.check import AdviceCheck, check_advice
 from .advise.collection import CollectionAdvice, advise_collection, load_collection
 from .advise.recommend import advise_freeze
+from .comparison.comparison import compare
+from .comparison.comparison_table import ComparisonTable, load_comparison
 from .comparison.sweep import sweep_freeze
 from .comparison.table import SweepTable, load_sweep
 from .config.settings import Config, DataConfig, SweepConfig, TrainConfig
@@ -38,6 +40,7 @@ __all__ = [
     "AdviceCheck",
     "BlockHeatmaps",
     "CollectionAdvice",
+    "ComparisonTable",
     "Config",
     "ConfigError",
     "DataConfig",
@@ -61,12 +64,14 @@ __all__ = [
     "build_vgg16",
     "check_advice",
     "class_activation_map",
+    "compare",
     "explain_images",
     "freeze_blocks",
     "gradcam_blocks",
     "lime_superpixels",
     "load_advice",
     "load_collection",
+    "load_comparison",
     "load_config",
     "load_heatmaps",
     "load_run",

@@ -154,7 +154,17 @@ def test_what_follows_from_the_figures():
     assert table_drift().retrain == "no"
     assert table_drift(groups=6).retrain == "unknown"
     assert table_drift(p=np.nan).retrain == "unknown"
-    assert "only 2 groups" in table_drift(few="2 groups").text
+    assert "of the new images there are only 2 groups" in table_drift(few="2 groups").text
+
+
+def test_lighting_and_missing_classes_are_named():
+    darker = dataclasses.replace(table_drift(), grey=(80.0, 40.0), missing=("crack",), new_classes={"fissure": 9})
+    assert "Their mean grey value is 40, and was 80: look at the lighting first." in darker.text
+    assert (
+        "These images lack crack, so the accuracy is that of the other classes. A class that was only renamed"
+        in darker.text
+    )
+    assert "grey value" not in table_drift().text
 
 
 def test_advice_for_training_again(demo, run, faint, tmp_path):

@@ -24,7 +24,7 @@ from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
 
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice", "collect"]
-COMMANDS += ["report", "runs", "demo"]
+COMMANDS += ["compare", "report", "runs", "demo"]
 SMALL = ["--image-size", "32x32", "--weights", "slim", "--head-epochs", "2", "--epochs", "2", "--precision", "float32"]
 GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag", "--learning-rates", "own"]
 
@@ -324,7 +324,7 @@ def test_collect(project):
     made = json.loads(answer.out)
     assert answer.status == 0
     assert {row["class"] for row in made["classes"]} >= {"crack", "burst"}
-    assert made["headline"].startswith(("Collect more images of", "Of no single class"))
+    assert made["headline"].startswith(("Collect more images of", "No single class"))
     assert (folder / "runs/collection/classes.csv").is_file()
 
 
@@ -345,8 +345,27 @@ def test_advise_on_other_images(project, demo, tmp_path):
     made = json.loads(xaitune(tmp_path, "advise", "new images", *options).out)
     assert "differ in Block 1" in made["drift"]
     assert made["retrain"] in ("yes", "drifted")
-    assert made["next"] == f"xaitune sweep-freeze 'new images' --weights {shlex.quote(str(run))}"
+    assert made["next"].startswith("xaitune train ")
+    assert f"--weights {shlex.quote(str(run))} --image-size 32x32 --groups groups.csv" in made["next"]
+    assert "look at the lighting first" in made["drift"]
     assert (tmp_path / "runs/advice/drift.csv").is_file()
+
+
+def test_compare(project):
+    """Two losses: a table, pictures, and the same command again trains nothing."""
+    folder, _ = project
+    command = ["compare", "--factor", "loss", "--values", "categorical_crossentropy,focal", "--seeds", "1"]
+    command += ["--learning-rates", "own"]
+    answer = xaitune(folder, *command)
+    assert answer.status == 0
+    assert "Best on validation:" in answer.out
+    files = {path.name for path in (folder / "runs/comparison").iterdir()}
+    assert {"comparison.csv", "comparison.png", "curves.png", "comparison.json"} <= files
+    assert "0 of 2 runs to do" in xaitune(folder, *command, "--dry-run").out
+    refused = xaitune(folder, *command, "--loss", "focal")
+    assert (refused.status, "loss is a factor" in refused.err) == (2, True)
+    unknown = xaitune(folder, "compare", "--factor", "los", "--values", "focal")
+    assert (unknown.status, "Did you mean 'loss'" in unknown.err) == (2, True)
 
 
 def test_advise(project):
@@ -415,7 +434,9 @@ def test_check_advice_report_and_runs(project):
     assert xaitune(folder, "report", "runs/freeze4-nag-seed0").status == 0
     listed = xaitune(folder, "runs", "--json").json["runs"]
     kinds = {row["name"]: row["kind"] for row in listed}
-    assert kinds == {"advice": "advice", "freeze4-nag-seed0": "run", "sweep": "sweep"}
+    made = {"advice": "advice", "freeze4-nag-seed0": "run", "sweep": "sweep"}
+    assert {name: kinds[name] for name in made} == made
+    assert all(row["state"] != "unfinished" for row in listed)
 
 
 def test_runs_where_there_is_none(tmp_path):

@@ -76,6 +76,20 @@ def every_plot():
             ),
             ax=ax,
         ),
+        "comparison_cells": lambda ax: charts.comparison_cells(
+            pd.DataFrame(
+                {
+                    "name": [KOREAN, "b"],
+                    "test": 0.5,
+                    "low": 0.4,
+                    "high": 0.7,
+                    "validation": [0.5, 0.6],
+                    "equals": [False, True],
+                    "scores": [[0.4, 0.6], [0.5]],
+                }
+            ),
+            ax=ax,
+        ),
         "score_by_images": lambda ax: charts.score_by_images(
             pd.DataFrame({"images": [10.0, 20.0, 40.0], "score": [0.5, 0.6, 0.7]}), ax=ax
         ),

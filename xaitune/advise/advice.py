@@ -101,8 +101,16 @@ class FreezeAdvice:
                 self.evidence, self.freeze_through, self.votes, measure=self.measure, ax=ax
             )
         labels = [candidate_name(candidate) for candidate in self.evidence.index]
+        depth = str(self.freeze_through)
         return block_charts.block_evidence(
-            self.evidence, str(self.freeze_through), self.votes, labels, measure=self.measure, share="best", ax=ax
+            self.evidence,
+            self.frozen or depth,
+            self.votes,
+            labels,
+            measure=self.measure,
+            share="best",
+            otherwise=depth if self.frozen else None,
+            ax=ax,
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -84,7 +84,7 @@ class CollectionAdvice:
         shown = self.classes[self.classes["gain_low"] > 0].sort_values("gain", ascending=False)
         if len(shown):
             return f"Collect more images of {_names.listed(list(shown.index[:3]))} (+)."
-        return "Of no single class are more images shown to help."
+        return "No single class is shown to gain from more images."
 
     @property
     def reasons(self) -> str:
@@ -108,9 +108,9 @@ class CollectionAdvice:
             lines.append(f"Too few groups to tell what more bring: {_names.listed(few)}.")
         for pair in self.pairs.head(2).to_dict("records"):
             lines.append(
-                f"Counter-examples (-): {pair['class']} that looks like {pair['predicted']}: "
+                f"Collect images of {pair['class']} that look like {pair['predicted']} (counter-examples, -): "
                 f"{_names.plural(int(pair['images']), 'image')} of {_names.plural(int(pair['groups']), 'group')} "
-                f"({pair['share']:.0%}) are taken for it."
+                f"({pair['share']:.0%} of the class) are taken for it."
             )
         if math.isfinite(self.expected_gain):
             lines.append(
@@ -332,7 +332,7 @@ def _draw_pairs(
             set_head(model, {"weights": held_out.fold_heads[fold_of[i]].layers})
             image = data.load([rows[i]]).astype(np.float32)
             evidence = np.zeros(data.image_size, np.float32)
-            for label, sign in ((other, 1), (true, -1)):
+            for label, sign in ((true, 1), (other, -1)):
                 for block_map in mapper(image, np.array([label]))[0].values():
                     evidence += sign * block_map[0].size * map_to_image(block_map[0], data.image_size, data.image_size)
             evidence = gaussian_filter(evidence, SMOOTHING * data.image_size[1])  # maxima are single pixels
@@ -341,9 +341,9 @@ def _draw_pairs(
             shown = [image[0], overlays.signed_overlay(image[0], evidence), data.load([rows[nearest]])[0]]
             strips.append(overlays.strip(shown, height=160))
             labels.append(f"{Path(data.files[rows[i]]).stem}: {pair['class']}, taken for {pair['predicted']}")
-    caption = "Evidence: green for the wrong class, orange for the right one. Nearest: the most similar image of the wrong class."
+    caption = "Evidence: green for its own class, orange for the wrong one. Nearest: the most similar image of the wrong class."
     titles = ["image", "evidence", "nearest"]
-    sheet = pictures.contact_sheet(strips, labels, titles=titles, caption=wrap(caption, 4.5, 9))
+    sheet = pictures.contact_sheet(strips, labels, titles=titles, caption=wrap(caption, 3.0, 9))
     figures.save(sheet, folder / "pairs.png")
 
 

@@ -28,6 +28,7 @@ SIGNIFICANT = 0.05
 PERMUTATIONS = 999
 MOST_IMAGES = 400  # of each set
 MAPPED_IMAGES = 80  # of each set, whose heatmaps are compared
+GREY_SHIFT = 0.1  # a change of the mean grey value, in relation to it, that is worth a sentence
 FEW_GROUPS = 15  # with fewer, finding no drift says little
 
 
@@ -40,7 +41,8 @@ class Drift:
     could be compared), and of the heatmaps `empty_old`, `empty_new` (shares), `maps_old`, `maps_new` (means of `measure`).
     `scores`: old and new: the balanced accuracy on the classes that both sets have, with its interval, the numbers of images
     and groups, and what is `few`. `new_classes`: class -> number of images of a class that the run does not know. `known`: the
-    number of images left out since the run's own data set has them. `run`: its name.
+    number of images left out since the run's own data set has them. `run`: its name. `missing`: its classes that the new images
+    lack. `grey`: the mean grey values (0..255) of old and new images.
     """
 
     blocks: pd.DataFrame
@@ -49,6 +51,8 @@ class Drift:
     measure: str
     known: int
     run: str
+    missing: tuple[str, ...] = ()
+    grey: tuple[float, float] = (0.0, 0.0)
 
     @property
     def p(self) -> float:
@@ -91,7 +95,7 @@ class Drift:
             worst = int(self.blocks["distance"].sub(self.blocks["usual"]).idxmax())
             blocks = [f"Block {b}" for b in self.blocks.index[self.blocks["p"] <= SIGNIFICANT]]
             lines = [
-                f"The features of {sets} differ in {_names.listed(blocks)} (p = {self.p:.3f}), most in Block {worst}."
+                f"The features of {sets} differ in {_names.listed(blocks)} (smallest p = {self.p:.3f}), most in Block {worst}."
             ]
         elif math.isfinite(self.p):
             lines = [f"The features of {sets} do not differ more than by chance (p = {self.p:.2f})."]
@@ -105,12 +109,22 @@ class Drift:
             f"The balanced accuracy is {change}: {old['score']:.3f} then, {new['score']:.3f} now "
             f"({gap * 100:+.1f} points [{low * 100:+.1f}, {high * 100:+.1f}])."
         )
-        lacks = dict.fromkeys(reason for few in self.scores["few"] if few for reason in few.split(", "))
-        if lacks:
-            lines.append(f"Do not rely on this interval: only {', '.join(lacks)}.")
+        for which, few in self.scores["few"].items():
+            if few:
+                lines.append(f"Do not rely on this interval: of the {which} images there are only {few}.")
         if self.new_classes:
             known = [f"{name} ({_names.plural(count, 'image')})" for name, count in self.new_classes.items()]
             lines.append(f"The model does not know the class{'es' if len(known) > 1 else ''} {_names.listed(known)}.")
+        if self.missing:
+            lines.append(
+                f"These images lack {_names.listed(list(self.missing))}, so the accuracy is that of the other classes."
+                + (" A class that was only renamed needs its old name." if self.new_classes else "")
+            )
+        grey_old, grey_new = self.grey
+        if abs(grey_new - grey_old) > GREY_SHIFT * max(grey_old, 1):
+            lines.append(
+                f"Their mean grey value is {grey_new:.0f}, and was {grey_old:.0f}: look at the lighting first."
+            )
         if self.known:
             lines.append(f"Left out, since the model's own data set has them: {_names.plural(self.known, 'image')}.")
         return " ".join(lines)
@@ -188,7 +202,14 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, report: Callable[[i
         measure=measure,
         known=len(data.indices("train")) + len(data.indices("validation")) - len(unseen),
         run=str(run.path),
+        missing=tuple(name for name in run.class_names if name not in data.class_names),
+        grey=(_mean_grey(*sets["old"]), _mean_grey(*sets["new"])),
     )
+
+
+def _mean_grey(data: ImageData, rows: np.ndarray) -> float:
+    """The mean value of at most MAPPED_IMAGES of the images."""
+    return float(data.load(rows[:MAPPED_IMAGES]).mean())
 
 
 def _some_groups(data: ImageData, rows: np.ndarray) -> np.ndarray:

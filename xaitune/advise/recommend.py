@@ -70,6 +70,10 @@ def advise_freeze(
     """
     run = _other_run(model, data)
     method = method or ("features" if model is None or run is not None else "heatmap")
+    if method == "heatmap" and notes and isinstance(_as_run(model), Run):
+        notes(
+            f"{_as_run(model).path} was trained on these images, so there is no drift to test: its heatmaps are looked at."
+        )
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
     if head_seeds < 1:
@@ -119,7 +123,11 @@ def write_advice(advice: FreezeAdvice, folder: Path) -> None:
 
 def _other_run(model: Any, data: ImageData) -> Run | None:
     """The run that `model` is or names, if it was trained on other images than `data`."""
+    run = _as_run(model)
+    return run if isinstance(run, Run) and run.fingerprint != data.fingerprint else None
+
+
+def _as_run(model: Any) -> Any:
+    """The run whose folder `model` names, or `model` itself."""
     path = Path(model) if isinstance(model, str | Path) else None
-    if path is not None and is_finished(path):
-        model = load_run(path)
-    return model if isinstance(model, Run) and model.fingerprint != data.fingerprint else None
+    return load_run(path) if path is not None and is_finished(path) else model

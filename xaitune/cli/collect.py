@@ -47,9 +47,10 @@ def collect(
     job.ui.say(f"{advice.headline} {advice.reasons}")
     job.ui.say(f"This command took {duration(time.monotonic() - start)}")
     folder = advice.path or job.runs_dir
+    pictures = [path for name in ("pairs.png", "curve.png") if (path := folder / name).is_file()]
     job.ui.finish(
-        [folder],
-        "xaitune advise",
+        [folder, *pictures],
+        "",
         headline=advice.headline,
         reasons=advice.reasons,
         expected_gain=advice.expected_gain,

@@ -32,6 +32,8 @@ def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
         f"Data: {len(data)} images, {len(data.class_names)} classes, {groups} groups, "
         f"{data.image_size[0]}x{data.image_size[1]} ({config.data.path})"
     )
+    if path is not None and config.data.groups is None and job.file_config().data.groups:
+        job.ui.say("Without groups: those in xaitune.toml are for its own images. Give --groups if these have some.")
     for file, reason in data.skipped[:5]:
         job.ui.warn(f"Skipped {file}: {reason}")
     if len(data.skipped) > 5:

@@ -10,6 +10,7 @@ import typer
 from xaitune._names import disk_size, duration, frozen_name
 from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
+from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig, replace_fields
@@ -71,6 +72,8 @@ def advise(
     epochs, which a sweep that follows continues. With --model RUN on other images than the run's own: whether they have
     drifted, and how deep to train the run again.
     """
+    if model is not None:
+        choose_model(model, job.runs_dir)  # refuse what is no model before the images are read
     config, images = load_data(job, data)
     options = {
         "method": method,
@@ -84,9 +87,7 @@ def advise(
     advice = _advise(job, config, images, **options)
     following = "xaitune sweep-freeze"
     if advice.drift:
-        following = (
-            f"xaitune sweep-freeze {shlex.quote(str(data or config.data.path))} --weights {shlex.quote(str(model))}"
-        )
+        following = _training_again(config.data, advice, model, job.given.get(DataConfig, {}))
     job.ui.finish(
         [advice.path],
         following,
@@ -99,6 +100,21 @@ def advise(
         reasons=advice.reasons,
         model_calls=advice.model_calls,
     )
+
+
+def _training_again(data: DataConfig, advice: Any, model: str | None, given: dict[str, Any]) -> str:
+    """The command that trains a model again as the advice says."""
+    height, width = advice.image_size
+    words = ["train", data.path, "--weights", str(model), "--image-size", f"{height}x{width}"]
+    for name in ("groups", "masks", "split", "split_seed", "resize"):
+        if name in given:
+            words += [f"--{name.replace('_', '-')}", str(given[name])]
+    if advice.frozen:
+        words += ["--head", "blocks", "--freeze-through", "5"]
+        words += [] if advice.frozen == "frozen-all-blocks" else ["--head-blocks", "best"]
+    else:
+        words += ["--freeze-through", str(advice.freeze_through)]
+    return "xaitune " + " ".join(shlex.quote(word) for word in words)
 
 
 def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:

@@ -53,9 +53,12 @@ def choose_model(named: str | Path | None, runs_dir: Path) -> ModelChoice:
     """
     if named:
         path = Path(named)
+        if not path.exists():
+            near = f" Did you mean {runs_dir / path}?" if (runs_dir / path).exists() else ""
+            raise ConfigError(f"No model at {path}. Give a finished run's folder or a .keras file.{near}")
         kind = folder_kind(path) if path.is_dir() else None
         if path.is_dir() and kind != "sweep" and not (path / RESULT).is_file():
-            what = "is not finished, or no run" if kind else "holds no run"
+            what = "is not finished" if kind == "run" else f"is {kind}, not a run" if kind else "holds no run"
             raise ConfigError(f"{path} {what}. Give a finished run's folder: 'xaitune runs' lists them.")
         return ModelChoice(path)
     runs = find_runs(runs_dir)

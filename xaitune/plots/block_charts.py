@@ -22,12 +22,14 @@ def block_evidence(
     *,
     measure: str = "score",
     share: str = "chosen",
+    otherwise: Any = None,
     ax: Axes | None = None,
 ) -> Axes:
     """The score of each candidate with its 95 % interval and its share of the votes; the advised one is marked.
 
     `table`: one row per candidate, columns score, low, high. `votes`: candidate -> share 0..1 of the resamples or draws
-    in which it is chosen; `share` is the word for it. `labels`: the candidates' names, if they are not depths.
+    in which it is chosen; `share` is the word for it. `labels`: the candidates' names, if they are not depths. `otherwise`:
+    a second candidate to mark, the one advised if blocks are trained.
     """
     if ax is None:
         ax = own_axes(max(6.6, 1.15 * len(table)), 3.6)
@@ -50,19 +52,12 @@ def block_evidence(
             markersize=9 if is_chosen else 7,
             linewidth=1.8,
         )
-    if advised in names:
-        row = names.index(advised)
-        top = float(table["score"].iloc[row] + bars[1, row])
-        ax.annotate(
-            "advised",
-            (row, top),
-            (0, 5),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=9,
-            color=VERMILION,
-        )
+    for marked, text in ((advised, "advised"), (otherwise, "if blocks\nare trained")):
+        if marked in names:
+            row = names.index(marked)
+            top = (row, float(table["score"].iloc[row] + bars[1, row]))
+            style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 9, "color": VERMILION}
+            ax.annotate(text, top, (0, 5), textcoords="offset points", **style)
     shown = [wrap(label, 0.8, 9) for label in labels] or [frozen_name(name) for name in names]
     ax.set_xticks(blocks, [f"{label}\n{share} {votes.get(n, 0):.0%}" for n, label in zip(names, shown, strict=True)])
     ax.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)

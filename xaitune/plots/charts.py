@@ -308,3 +308,26 @@ def score_by_images(curve: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes |
     ax.set_ylabel(f"held-out {metric_name(metric)}")
     tidy(ax, "What more images bring: a linear head on frozen features")
     return finish(ax)
+
+
+def comparison_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
+    """The test score of every cell of a comparison with its 95 % interval and the scores of its seeds, the first on top.
+
+    `cells`: name, test, low, high, scores, validation, equals. Filled: cannot be told apart from the one that is best on
+    validation, which has a ring.
+    """
+    ax = ax if ax is not None else own_axes(7.0, 1.2 + 0.42 * len(cells))
+    best = cells["validation"].idxmax()
+    for row, (index, cell) in enumerate(cells.iterrows()):
+        bars = interval_bars([cell["test"]], [cell["low"]], [cell["high"]])
+        fill = BLUE if cell["equals"] else "white"
+        ax.errorbar(cell["test"], row, xerr=bars, color=BLUE, fmt="o", markerfacecolor=fill, capsize=3)
+        if len(cell["scores"]) > 1:
+            ax.plot(cell["scores"], np.full(len(cell["scores"]), row + 0.22), ".", color=GREY, markersize=5)
+        if index == best:
+            ax.plot(cell["test"], row, "o", markersize=14, markerfacecolor="none", markeredgecolor=BLACK)
+    ax.set_yticks(range(len(cells)), [str(name) for name in cells["name"]])
+    ax.set_ylim(len(cells) - 0.4, -0.6)
+    ax.set_xlabel(f"{metric_name(metric)} (test); ring: best on validation; dots: seeds")
+    tidy(ax, "Comparison, 95 % intervals over groups", grid="x")
+    return finish(ax)

@@ -9,8 +9,10 @@ import pandas as pd
 from xaitune._files import read_json
 from xaitune._progress import Notes, Progress
 from xaitune.advise.advice import find_advice, load_advice
+from xaitune.advise.candidates import candidate_name
 from xaitune.advise.check import can_check, check_advice
 from xaitune.advise.collection import RESULT as COLLECTION
+from xaitune.comparison.comparison_table import PARTS
 from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
@@ -106,7 +108,8 @@ def _about_advice(folder: Path) -> dict[str, Any]:
     if not (folder / "advice.json").is_file():
         return {}
     advice = load_advice(folder)
-    return {"state": "finished", "about": f"freeze_through {advice.freeze_through}, {advice.confidence:.0%}"}
+    depth = f"freeze_through {advice.freeze_through}, {advice.confidence:.0%}"
+    return {"state": "finished", "about": f"{candidate_name(advice.frozen)}; else {depth}" if advice.frozen else depth}
 
 
 def _about_sweep(folder: Path) -> dict[str, Any]:
@@ -128,4 +131,15 @@ def _about_collection(folder: Path) -> dict[str, Any]:
     return {"state": "finished", "about": "what to collect next"} if (folder / COLLECTION).is_file() else {}
 
 
-ABOUT = {"advice": _about_advice, "sweep": _about_sweep, "collection": _about_collection}
+def _about_comparison(folder: Path) -> dict[str, Any]:
+    ended = list(folder.glob(f"*/*/{RESULT}"))
+    factors = read_json(folder / PARTS)["factors"] if (folder / PARTS).is_file() else {}
+    return {"state": f"{len(ended)} runs", "about": ", ".join(factors) or "repeats"}
+
+
+ABOUT = {
+    "advice": _about_advice,
+    "sweep": _about_sweep,
+    "comparison": _about_comparison,
+    "collection": _about_collection,
+}

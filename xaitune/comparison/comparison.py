@@ -1,0 +1,138 @@
+"""A comparison of trainings that differ in any setting: a sweep for each value, and one table of all of them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xaitune._files import write_csv, write_json
+from xaitune._progress import Notes, Progress
+from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
+from xaitune.comparison.factors import check_factors, part_name, parts_of
+from xaitune.comparison.plan import SweepPlan, plan_sweep
+from xaitune.comparison.sweep import SHARES, train_missing
+from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
+from xaitune.data.dataset import ImageData
+from xaitune.errors import RunError
+from xaitune.models.weights import load_backbone
+from xaitune.training.folder import choose_folder, locked, run_identity, start_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonPlan:
+    """What a comparison will do: `factors`, field -> values, and for each part its values and the plan of its sweep."""
+
+    folder: Path
+    identity: dict[str, Any]
+    factors: dict[str, tuple[Any, ...]]
+    parts: tuple[tuple[dict[str, Any], SweepPlan], ...]
+
+    @property
+    def total(self) -> int:
+        """How many runs it has."""
+        return sum(plan.total for _, plan in self.parts)
+
+    @property
+    def done(self) -> int:
+        """How many of them have ended."""
+        return sum(plan.done for _, plan in self.parts)
+
+
+def plan_comparison(
+    data: ImageData,
+    factors: Mapping[str, Sequence[Any]],
+    config: SweepConfig,
+    train: TrainConfig,
+    *,
+    name: str | None = None,
+    runs_dir: str | Path = "runs",
+    notes: Notes | None = None,
+) -> ComparisonPlan:
+    """Plan the comparison that `compare` would run with the same arguments. Writes nothing. Raises InputError, RunError."""
+    checked = check_factors(factors)
+    parts = parts_of(checked, train)  # a value that contradicts another setting is refused here
+    for _, base in parts:
+        data.require_classes(base.named_classes)
+    varied = {*checked, "seed"} | ({"freeze_through"} if "trained_blocks" in checked else set())
+    identity = run_identity(train, data.config, data.fingerprint, load_backbone(train.weights).digest)
+    identity["learning_rate"] = train.learning_rate
+    identity = {key: value for key, value in identity.items() if key not in varied} | {"factors": sorted(checked)}
+    folder, note = choose_folder(Path(runs_dir), "comparison", name, identity, overwrite=False)
+    if note and notes:
+        notes(note)
+    plans = []
+    for values, base in parts:
+        grid = {
+            "freeze_through": checked.get("freeze_through", (base.freeze_through,)),
+            "optimizers": checked.get("optimizer", (base.optimizer,)),
+            "folds": None,
+        }
+        plan = plan_sweep(data, replace_fields(config, grid), base, name=part_name(values), runs_dir=folder)
+        plans.append((values, dataclasses.replace(plan, frozen=())))
+    return ComparisonPlan(folder, identity, checked, tuple(plans))
+
+
+def compare(
+    data: ImageData,
+    train: TrainConfig | None = None,
+    *,
+    factors: Mapping[str, Sequence[Any]],
+    config: SweepConfig | None = None,
+    name: str | None = None,
+    runs_dir: str | Path = "runs",
+    cache_dir: str | Path | None = None,
+    cache_gb: float = 20.0,
+    progress: Progress | None = None,
+    notes: Notes | None = None,
+    **options: Any,
+) -> ComparisonTable:
+    """Train what differs in any settings, with the same seeds on the same images, and compare all of it.
+
+    `factors`: field of TrainConfig -> the values to compare; several make a grid, none repeats the training `train` alone.
+    `config` and `options`, fields of SweepConfig, say how many seeds, which learning rates every cell tries, and what
+    runs them. The folder `runs_dir`/comparison holds a sweep for each combination of values (depths and optimizers vary
+    within one), comparison.csv and comparison.png. The same call resumes, and more values train only what is missing.
+    Raises InputError before anything is trained, and RunError if no run finished.
+
+    Examples:
+        >>> data = ImageData.from_folder("images", image_size=(96, 96))  # doctest: +SKIP
+        >>> compare(data, factors={"loss": ["categorical_crossentropy", "focal"]}, seeds=5).sentence()  # doctest: +SKIP
+    """
+    config = replace_fields(config or SweepConfig(), options)
+    config.require_engine(options)
+    plan = plan_comparison(data, factors, config, train or TrainConfig(), name=name, runs_dir=runs_dir, notes=notes)
+    return run_comparison(
+        plan, data, cache_dir=cache_dir or Path(runs_dir) / "cache", cache_gb=cache_gb, progress=progress, notes=notes
+    )
+
+
+def run_comparison(
+    plan: ComparisonPlan,
+    data: ImageData,
+    *,
+    cache_dir: str | Path,
+    cache_gb: float = 20.0,
+    progress: Progress | None = None,
+    notes: Notes | None = None,
+) -> ComparisonTable:
+    """Train the runs that a plan lacks, and return the table of all; see `compare`. Raises RunError."""
+    with locked(plan.folder):
+        start_folder(plan.folder, "comparison", {"identity": plan.identity}, overwrite=False)
+        known = {part_name(values): values for values, _ in plan.parts}
+        write_json(plan.folder / PARTS, {"factors": plan.factors, "parts": known})
+        failures: dict[str, str] = {}
+        for number, (values, part) in enumerate(plan.parts):
+
+            def report(done: int, total: int, what: str, number: int = number, values: Any = values) -> None:
+                if progress:
+                    share = SHARES * number + SHARES * done // max(total, 1)
+                    progress(share, SHARES * len(plan.parts), f"{part_name(values)}: {what}")
+
+            errors = train_missing(part, data, cache_dir=cache_dir, cache_gb=cache_gb, progress=report, notes=notes)
+            failures |= {f"{part_name(values)}/{run}": error for run, error in errors.items()}
+        if failures and not plan.done:
+            first, error = next(iter(failures.items()))
+            raise RunError(f"No run of the comparison finished. {first}: {error}")
+        table = load_comparison(plan.folder)
+        write_csv(plan.folder / "comparison.csv", table.cells.drop(columns="scores"))
+        return table
