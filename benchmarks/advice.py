@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from xaitune.advise.decision import COST_WEIGHT
 from xaitune.advise.evaluation import Evaluation
 from xaitune.advise.recommend import advise_freeze
 from xaitune.comparison.sweep import sweep_freeze
@@ -157,7 +158,7 @@ def signals_of(task: Task, data: ImageData, args: argparse.Namespace) -> list[di
     """What the advice sees of a task, for each candidate, and what advice from heatmaps alone would be."""
     train, folders = training(task, args), {"cache_dir": args.work / "cache", "cache_gb": args.cache_gb}
     cache, runs = FeatureCache(*folders.values()), args.work / task.name
-    table = Evaluation(data, train, SweepConfig(workers=2), runs, cache).evidence()
+    table = Evaluation(data, train, SweepConfig(workers=2), runs, cache, COST_WEIGHT).evidence()
     heat = advise_freeze(data, train, method="heatmap", runs_dir=runs, **folders)
     table["heatmap"] = table.index.map(heat.evidence["score"].rename(index=str))
     about = {"task": task.name, "heatmap_advice": heat.freeze_through}
