@@ -21,8 +21,8 @@ def _load(path: Path):
     return module
 
 
-def test_the_examples_are_the_two_known_ones():
-    assert [p.name for p in EXAMPLES] == ["freeze_advice.py", "look_inside.py"]
+def test_the_examples_are_the_known_ones():
+    assert [p.name for p in EXAMPLES] == ["freeze_advice.py", "look_inside.py", "loss_study.py"]
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ def test_freeze_advice_example(small_data):
     verdict = _load(ROOT / "examples" / "freeze_advice.py").main(epochs=1)
     assert verdict in ("confirmed", "contradicted", "cannot tell")
     assert "Block" in (small_data / "example-runs" / "sweep" / "report.html").read_text(encoding="utf-8")
+
+
+def test_loss_study_example(small_data, capsys):
+    sentence = _load(ROOT / "examples" / "loss_study.py").main(epochs=1, seeds=2)
+    assert sentence.startswith("Best on validation:")
+    printed = capsys.readouterr().out
+    assert "Loss per class and repeat, test" in printed
+    assert printed.count("crack") >= 6  # three losses, on validation and on test
 
 
 def test_look_inside_example(small_data, capsys):

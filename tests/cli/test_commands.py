@@ -355,12 +355,13 @@ def test_compare(project):
     """Two losses: a table, pictures, and the same command again trains nothing."""
     folder, _ = project
     command = ["compare", "--factor", "loss", "--values", "categorical_crossentropy,focal", "--seeds", "1"]
-    command += ["--learning-rates", "own"]
+    command += ["--learning-rates", "own", "--freeze-through", "5"]
     answer = xaitune(folder, *command)
     assert answer.status == 0
     assert "Best on validation:" in answer.out
     files = {path.name for path in (folder / "runs/comparison").iterdir()}
     assert {"comparison.csv", "comparison.png", "curves.png", "comparison.json"} <= files
+    assert (folder / "runs/comparison/loss=focal/freeze5-nag-seed0").is_dir()
     assert "0 of 2 runs to do" in xaitune(folder, *command, "--dry-run").out
     refused = xaitune(folder, *command, "--loss", "focal")
     assert (refused.status, "loss is a factor" in refused.err) == (2, True)

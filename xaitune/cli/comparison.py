@@ -13,7 +13,7 @@ from xaitune.errors import ConfigError
 SHOWN_PAIRS = 15
 
 
-@command("compare", DataConfig, TrainConfig, SweepConfig, skip=("seed", "optimizers", "folds"))
+@command("compare", DataConfig, SweepConfig, TrainConfig, skip=("seed", "optimizers", "folds"))
 def compare(
     job: Job,
     data: DataPath = None,
