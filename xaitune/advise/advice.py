@@ -77,9 +77,9 @@ class FreezeAdvice:
             return f"{RETRAIN[self.retrain]} {trained} {sure}"
         if self.frozen:
             trained = f"freeze {depth}" if self.freeze_through else "train all of them"
-            return (
-                f"Train no block: a {candidate_name(self.frozen)} is enough. If you do train blocks, {trained} {sure}"
-            )
+            near = f" (confidence {self.evidence.loc[self.frozen, 'near']:.0%})" if "near" in self.evidence else ""
+            head = candidate_name(self.frozen)
+            return f"Train no block: a {head} is enough{near}. If you do train blocks, {trained} {sure}"
         return f"Freeze {depth} {sure}" if self.freeze_through else f"Train all blocks {sure}"
 
     @property

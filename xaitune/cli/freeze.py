@@ -137,6 +137,11 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
         columns = ["score", "low", "high", *advice.figures]
     table = advice.evidence[columns].rename(index=lambda candidate: candidate_name(candidate))
     job.ui.table(table, f"Evidence (score: {advice.measure})")
+    if advice.method != "heatmap":
+        job.ui.say(
+            "regret: expected loss against the best. near: chance of being within 1 point of it. linear, short: held-out scores "
+            "of linearised and of short trainings. cost: share of the multiply-adds of training all blocks."
+        )
     job.ui.say(f"Advice: {advice.headline} {advice.text}")
     job.ui.say(f"This command took {duration(time.monotonic() - start)}")
     return advice
