@@ -10,6 +10,7 @@ from xaitune.config.settings import TrainConfig
 from xaitune.models import blocks, vgg
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import scaled_optimizer
+from xaitune.models.optimizers import optimizer_class
 from xaitune.training import schedule
 from xaitune.training.schedule import block_factors, cuts_rate, epoch_rates, variable_parts
 
@@ -79,11 +80,11 @@ def test_sgd_steps_by_hand():
 def test_half_a_rate_for_a_variable_is_the_optimizer_at_half_the_rate(name):
     """With a rate that changes between steps, and with AdamW's weight decay; the other variable is the same bit for bit."""
     class_name, options, _ = OPTIMIZERS[name]
-    kind = getattr(keras.optimizers, class_name)
+    kind = optimizer_class(class_name)
 
-    def after_four_steps(optimizer_class, rate):
+    def after_four_steps(kind, rate):
         variables = [keras.Variable([0.3, -0.7, 2.0]), keras.Variable([0.1, 0.2])]
-        optimizer = optimizer_class(learning_rate=rate, **options)
+        optimizer = kind(learning_rate=rate, **options)
         optimizer.build(variables)
         rng = np.random.default_rng(0)
         for step in range(4):
