@@ -21,8 +21,8 @@ def parse_factors(names: Sequence[str], values: Sequence[str]) -> dict[str, tupl
     field of TrainConfig, a name without values or a value that the field does not take.
 
     Examples:
-        >>> parse_factors(["freeze_through", "trained_blocks"], ["3-5", "1,4+5"])
-        {'freeze_through': (3, 4, 5), 'trained_blocks': ('1', '4,5')}
+        >>> parse_factors(["loss", "trained_blocks"], ["focal", "1,4+5"])
+        {'loss': ('focal',), 'trained_blocks': ('1', '4,5')}
     """
     if len(names) != len(values):
         raise ConfigError(f"Every --factor needs its --values. Received: {len(names)} factors, {len(values)} lists.")
