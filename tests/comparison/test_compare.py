@@ -1,5 +1,6 @@
 """Comparisons: factors checked before anything is trained, one table of all cells, and losses that are the same function."""
 
+import json
 import math
 
 import numpy as np
@@ -103,6 +104,21 @@ def test_it_resumes_and_grows(losses, demo, monkeypatch):
     assert (more.done, more.total) == (4, 6)
     other = plan_comparison(demo, {"epochs": (1, 2)}, config, BASE, runs_dir=options["runs_dir"])
     assert other.folder != table.path
+
+
+def test_other_values_join_those_that_are_there_and_what_diverges_is_named(demo, tmp_path):
+    """A rate that no run survives takes nothing from the others."""
+    options = {"seeds": 1, "runs_dir": tmp_path}
+    compare(demo, BASE, factors={"learning_rate": [1e-3]}, **options)
+    table = compare(demo, BASE, factors={"learning_rate": [1e-4]}, **options)
+    assert table.cells["learning_rate"].tolist() == [1e-3, 1e-4]
+    assert {"comparison.csv", "comparison.png", "curves.png"} <= {path.name for path in table.path.iterdir()}
+    lost = next((table.path / "learning_rate=0.0001").glob("*/result.json"))
+    lost.write_text(json.dumps(json.loads(lost.read_text()) | {"state": "diverged"}))
+    rest = load_comparison(table.path)
+    assert rest.cells["learning_rate"].tolist() == [1e-3]
+    assert rest.diverged == ("learning_rate=0.0001",)
+    assert "Diverged, and left out: learning_rate=0.0001." in rest.sentence()
 
 
 def test_depths_and_optimizers_vary_within_one_sweep(demo, tmp_path):

@@ -20,7 +20,7 @@ from xaitune.explain.gradcam import BlockMapper
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS
 from xaitune.models.predict import Predictor
-from xaitune.stats.intervals import bootstrap_interval, mean_intervals
+from xaitune.stats.intervals import bootstrap_interval
 from xaitune.training.cut import POOLED, cached_output, pooled_columns
 from xaitune.training.run import Run
 
@@ -339,5 +339,5 @@ def _compare_maps(run: Run, sets: dict[str, tuple[ImageData, np.ndarray]]) -> tu
             quality = localisation_scores(raw, data, chosen, rng)["localisation"]
         else:
             quality = evaluate.map_concentration(maps).gini
-        columns[f"maps_{which}"] = mean_intervals(quality, np.asarray(data.groups)[chosen], draws=1)[0]
+        columns[f"maps_{which}"] = np.nanmean(quality, axis=0)
     return pd.DataFrame(columns, index=pd.Index(list(BLOCKS), name="block")), "localisation" if by_masks else "gini"

@@ -96,9 +96,8 @@ class Evaluation:
     def evidence(self, progress: Progress | None = None) -> pd.DataFrame:
         """One row per candidate: its signals, and the `cost` of its training (0..1)."""
         images = len(self.data)
-        backward = (
-            3 * DIRECTIONS * tangent_images(self.data)
-        )  # forward and backward passes cost about three forward ones
+        # Forward and backward passes cost about three forward ones.
+        backward = 3 * DIRECTIONS * tangent_images(self.data)
 
         def report(done: int, what: str) -> None:
             if progress:

@@ -68,12 +68,11 @@ def advise_freeze(
         >>> advise_freeze(data, weights="imagenet").freeze_through  # doctest: +SKIP
         3
     """
-    run = _other_run(model, data)
+    given = _as_run(model)
+    run = given if isinstance(given, Run) and given.fingerprint != data.fingerprint else None
+    if method is None and notes and isinstance(given, Run) and run is None:
+        notes(f"{given.path} was trained on these images, so there is no drift to test: its heatmaps are looked at.")
     method = method or ("features" if model is None or run is not None else "heatmap")
-    if method == "heatmap" and notes and isinstance(_as_run(model), Run):
-        notes(
-            f"{_as_run(model).path} was trained on these images, so there is no drift to test: its heatmaps are looked at."
-        )
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
     if head_seeds < 1:
@@ -119,12 +118,6 @@ def write_advice(advice: FreezeAdvice, folder: Path) -> None:
     figures.save(advice.plot(), folder / "evidence.png")
     names = [field.name for field in dataclasses.fields(advice) if field.name not in ("evidence", "path")]
     _files.write_json(folder / "advice.json", {name: getattr(advice, name) for name in names})
-
-
-def _other_run(model: Any, data: ImageData) -> Run | None:
-    """The run that `model` is or names, if it was trained on other images than `data`."""
-    run = _as_run(model)
-    return run if isinstance(run, Run) and run.fingerprint != data.fingerprint else None
 
 
 def _as_run(model: Any) -> Any:

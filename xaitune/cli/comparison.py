@@ -55,7 +55,6 @@ def compare(
             raise ConfigError(f"{field} is a factor, so {flag} has no meaning. Leave out {flag} or --factor {field}.")
     config, images = load_data(job, data)
     from xaitune.comparison.comparison import plan_comparison, run_comparison
-    from xaitune.plots import figures
 
     config.sweep.require_engine(job.given.get(SweepConfig, {}))
     plan = plan_comparison(
@@ -78,12 +77,8 @@ def compare(
         job.ui.table(pairs.set_index("cell"), "Pairs: each difference by itself")
     job.ui.say(table.sentence())
     job.ui.say(f"The comparison took {duration(time.monotonic() - start)}")
-    pictures = [
-        figures.save(table.plot(), table.path / "comparison.png"),
-        figures.save(table.plot_histories(), table.path / "curves.png"),
-    ]
     job.ui.finish(
-        [table.path / "comparison.csv", *pictures],
+        [table.path / name for name in ("comparison.csv", "comparison.png", "curves.png")],
         "xaitune runs",
         cells=table.cells.to_dict("records"),
         pairs=pairs.to_dict("records"),

@@ -108,7 +108,9 @@ def _training_again(data: DataConfig, advice: Any, model: str | None, given: dic
     words = ["train", data.path, "--weights", str(model), "--image-size", f"{height}x{width}"]
     for name in ("groups", "masks", "split", "split_seed", "resize"):
         if name in given:
-            words += [f"--{name.replace('_', '-')}", str(given[name])]
+            value = given[name]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{name.replace('_', '-')}", text]
     if advice.frozen:
         words += ["--head", "blocks", "--freeze-through", "5"]
         words += [] if advice.frozen == "frozen-all-blocks" else ["--head-blocks", "best"]

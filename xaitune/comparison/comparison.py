@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xaitune._files import write_csv, write_json
+from xaitune._files import read_json, write_csv, write_json
 from xaitune._progress import Notes, Progress
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.factors import check_factors, part_name, parts_of
@@ -15,6 +15,7 @@ from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.weights import load_backbone
+from xaitune.plots import figures
 from xaitune.training.folder import choose_folder, locked, run_identity, start_folder
 
 
@@ -54,7 +55,8 @@ def plan_comparison(
     for _, base in parts:
         data.require_classes(base.named_classes)
     varied = {*checked, "seed"} | ({"freeze_through"} if "trained_blocks" in checked else set())
-    identity = run_identity(train, data.config, data.fingerprint, load_backbone(train.weights).digest)
+    digest = "" if "weights" in checked else load_backbone(train.weights).digest
+    identity = run_identity(train, data.config, data.fingerprint, digest)
     identity["learning_rate"] = train.learning_rate
     identity = {key: value for key, value in identity.items() if key not in varied} | {"factors": sorted(checked)}
     folder, note = choose_folder(Path(runs_dir), "comparison", name, identity, overwrite=False)
@@ -91,7 +93,7 @@ def compare(
     `factors`: field of TrainConfig -> the values to compare; several make a grid, none repeats the training `train` alone.
     `config` and `options`, fields of SweepConfig, say how many seeds, which learning rates every cell tries, and what
     runs them. The folder `runs_dir`/comparison holds a sweep for each combination of values (depths and optimizers vary
-    within one), comparison.csv and comparison.png. The same call resumes, and more values train only what is missing.
+    within one), comparison.csv, comparison.png and curves.png. The same call resumes, and other values join those that are there.
     Raises InputError before anything is trained, and RunError if no run finished.
 
     Examples:
@@ -118,8 +120,10 @@ def run_comparison(
     """Train the runs that a plan lacks, and return the table of all; see `compare`. Raises RunError."""
     with locked(plan.folder):
         start_folder(plan.folder, "comparison", {"identity": plan.identity}, overwrite=False)
-        known = {part_name(values): values for values, _ in plan.parts}
-        write_json(plan.folder / PARTS, {"factors": plan.factors, "parts": known})
+        file = plan.folder / PARTS
+        known = read_json(file)["parts"] if file.is_file() else {}
+        known |= {part_name(values): values for values, _ in plan.parts}
+        write_json(file, {"factors": list(plan.factors), "parts": known})
         failures: dict[str, str] = {}
         for number, (values, part) in enumerate(plan.parts):
 
@@ -134,5 +138,7 @@ def run_comparison(
             first, error = next(iter(failures.items()))
             raise RunError(f"No run of the comparison finished. {first}: {error}")
         table = load_comparison(plan.folder)
-        write_csv(plan.folder / "comparison.csv", table.cells.drop(columns="scores"))
+        write_csv(plan.folder / "comparison.csv", table.cells.drop(columns=["scores", "runs"]))
+        figures.save(table.plot(), plan.folder / "comparison.png")
+        figures.save(table.plot_histories(), plan.folder / "curves.png")
         return table

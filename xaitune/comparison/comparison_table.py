@@ -34,6 +34,7 @@ class ComparisonTable:
     `validation`, `test` and `seconds` over the seeds, the interval of the test score over groups (`low`, `high`), the
     `scores` of the seeds, the `difference` from the cell that is best on validation with its interval (`diff_low`,
     `diff_high`), whether it `equals` that one (cannot be told apart), and the share of the seeds that `converged`.
+    `diverged`: the runs, or parts without a finished run, that are in no cell.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class ComparisonTable:
     images: int
     parts: dict[str, SweepTable]
     paired: PairedScores
+    diverged: tuple[str, ...] = ()
 
     @property
     def best(self) -> pd.Series:
@@ -93,9 +95,11 @@ class ComparisonTable:
         best, others = self.best, self.cells[self.cells["name"] != self.best["name"]]
         shown = f"{metric_name(self.metric)} {best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
         lines = [f"Best on validation: {best['name']} (test {shown}, {plural(int(best['seeds']), 'seed')})."]
+        if self.diverged:
+            lines.append(f"Diverged, and left out: {', '.join(self.diverged)}.")
         worse = [row for row in others.to_dict("records") if not row["equals"]]
         if not len(others):
-            return lines[0]
+            return " ".join(lines)
         if not worse:
             lines.append(
                 "No difference beyond the noise of test images and seeds: none of the others is told apart from it."
@@ -163,7 +167,16 @@ def load_comparison(path: str | Path) -> ComparisonTable:
         raise RunError(f"{folder} is not a comparison's folder.")
     about = read_json(folder / PARTS)
     factors = tuple(about["factors"])
-    parts = {name: load_sweep(folder / name) for name in about["parts"] if list((folder / name).glob(f"*/{RESULT}"))}
+    parts, diverged = {}, []
+    for name in about["parts"]:
+        if list((folder / name).glob(f"*/{RESULT}")):
+            try:
+                parts[name] = load_sweep(folder / name)
+            except RunError:  # none of its runs has a model
+                diverged.append(name)
+                continue
+            lost = parts[name].runs.query("state == 'diverged'")["name"]
+            diverged += [f"{name}/{run}" for run in lost]
     if not parts:
         raise RunError(f"{folder} has no finished run yet. Run 'xaitune compare' again to continue.")
     first = next(iter(parts.values()))
@@ -203,7 +216,16 @@ def load_comparison(path: str | Path) -> ComparisonTable:
         equals=[gap.high >= 0 or name not in complete for gap, name in zip(gaps, cells["name"], strict=True)],
     )
     return ComparisonTable(
-        folder, factors, first.metric, cells, first.class_names, first.groups, first.images, parts, paired
+        path=folder,
+        factors=factors,
+        metric=first.metric,
+        cells=cells,
+        class_names=first.class_names,
+        groups=first.groups,
+        images=first.images,
+        parts=parts,
+        paired=paired,
+        diverged=tuple(diverged),
     )
 
 

@@ -4,15 +4,9 @@ from typing import Any
 
 from xaitune.models.backend import keras
 
-DELTA = (
-    0.1  # a weight counts as one whose scale has no effect if its gradient's cosine with it is below this / sqrt(size)
-)
+# A weight counts as one whose scale has no effect if its gradient's cosine with it is below DELTA / sqrt(size).
+DELTA = 0.1
 EPSILON = 1e-8
-
-
-def optimizer_class(name: str) -> type[Any]:
-    """The optimizer of that class name, from Keras or from here."""
-    return globals()[name] if name in ("RAdam", "AdamP", "SGDP") else getattr(keras.optimizers, name)
 
 
 class _Moments(keras.optimizers.Optimizer):
@@ -42,8 +36,8 @@ class _Moments(keras.optimizers.Optimizer):
     def direction(self, mean: Any, root: Any, step: Any, left: Any, variable: Any, gradient: Any) -> Any:
         """The step for a learning rate of 1.
 
-        `mean`: the first moment without its bias; `root`: the root of the second, with its bias, whose share of zeros is `left`
-        = beta_2^step.
+        `mean`: the first moment, corrected for its start at 0; `root`: the root of the second one, not corrected; `left`:
+        beta_2^step, what the start still weighs in it.
         """
         raise NotImplementedError
 
@@ -134,3 +128,11 @@ def _without_part_along(direction: Any, weight: Any, gradient: Any, axis: Any) -
     unit = weight / (norm(weight) + EPSILON)
     along = ops.sum(unit * direction, axis=axis, keepdims=True)
     return direction - unit * along, ops.max(cosine) < DELTA / size**0.5
+
+
+OWN = {"RAdam": RAdam, "AdamP": AdamP, "SGDP": SGDP}
+
+
+def optimizer_class(name: str) -> type[Any]:
+    """The optimizer of that class name, from Keras or from here."""
+    return OWN[name] if name in OWN else getattr(keras.optimizers, name)
