@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter
 
 from xaitune import _files, _machine, _names
-from xaitune._progress import Notes, Progress
+from xaitune._progress import Notes, Progress, part_of
 from xaitune.advise.held_out import HeldOut
 from xaitune.comparison.grid import frozen_runs
 from xaitune.config.settings import TrainConfig, replace_fields
@@ -179,12 +179,12 @@ def advise_collection(
         cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
         run = frozen_runs(config)[0]
         network = Network(build_for(data, run, backbone), resolve_precision(config.precision)[0])
-        features = np.asarray(block5_features(network, data, cache, progress), np.float32)[rows]
+        features = np.asarray(block5_features(network, data, cache, part_of(progress, 0, 0.6)), np.float32)[rows]
         groups = np.asarray(data.groups)[rows]
         held_out = HeldOut(features, data.labels[rows], groups, len(data.class_names), config.metric)
         predicted = held_out.predict()
         advice = CollectionAdvice(
-            classes=_classes(held_out, predicted, data.class_names, config.metric, progress),
+            classes=_classes(held_out, predicted, data.class_names, config.metric, part_of(progress, 0.6, 1)),
             pairs=_pairs(held_out, predicted, data.class_names),
             curve=_curve(held_out, predicted, config.metric),
             wrong=_wrong(data, rows, predicted),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from xaitune import _names, evaluate
+from xaitune._progress import Progress
 from xaitune.advise.evidence import localisation_scores, masked_images
 from xaitune.data.dataset import ImageData
 from xaitune.data.sample import choose_images
@@ -169,7 +169,7 @@ def _unseen(old: ImageData, data: ImageData) -> np.ndarray:
     return np.array([row for row in rows if data.digests[row] not in seen], rows.dtype)
 
 
-def measure_drift(run: Run, old: ImageData, data: ImageData, report: Callable[[int, int], None] | None = None) -> Drift:
+def measure_drift(run: Run, old: ImageData, data: ImageData, progress: Progress | None = None) -> Drift:
     """Compare the training and validation images of `data` with the validation images of `old`, the run's own data set.
 
     Both are seen as the run's model sees them. Features are compared within each class that both sets have, and the balanced
@@ -183,7 +183,7 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, report: Callable[[i
     model = run.model
     channels = [model.get_layer(convolutions[-1]).output.shape[-1] for convolutions in BLOCKS.values()]
     both = keras.Model(model.input, keras.ops.concatenate([cached_output(model, POOLED), model.output], axis=1))
-    outputs = _passed(Predictor(both), sets, report)
+    outputs = _passed(Predictor(both), sets, progress)
     width = 2 * sum(channels)
     shared = sorted(set(names["old"]) & set(names["new"]) & set(run.class_names))
     columns = [pooled_columns(channels, block) for block in BLOCKS]
@@ -222,7 +222,7 @@ def _some_groups(data: ImageData, rows: np.ndarray) -> np.ndarray:
 
 
 def _passed(
-    predictor: Predictor, sets: dict[str, tuple[ImageData, np.ndarray]], report: Callable[[int, int], None] | None
+    predictor: Predictor, sets: dict[str, tuple[ImageData, np.ndarray]], progress: Progress | None
 ) -> dict[str, np.ndarray]:
     """The outputs for the images of both sets, batch by batch."""
     total, done, outputs = sum(len(rows) for _, rows in sets.values()), 0, {}
@@ -231,8 +231,8 @@ def _passed(
         for start in range(0, len(rows), predictor.batch_size):
             parts.append(predictor(of.load(rows[start : start + predictor.batch_size])))
             done += len(parts[-1])
-            if report:
-                report(done, total)
+            if progress:
+                progress(done, total, "comparing with the model's own images")
         outputs[which] = np.concatenate(parts)
     return outputs
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune import _files, _machine, _names
-from xaitune._progress import Notes, Progress
+from xaitune._progress import Notes, Progress, part_of
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS, candidate_name, training_costs
 from xaitune.advise.decision import Decision, DecisionModel, decide, load_decision_models
@@ -41,6 +40,7 @@ SIGNAL_NAMES = {
     "cost": "cost of training",
 }
 LINEARISED = "linearised fine-tuning of all depths"
+DRIFT_SHARE, FEATURES_SHARE = 0.15, 0.3  # of the work: of all of it; of all but drift, where there is a race
 LIKELY = 0.5  # depths with at least this chance of being near the best are not told apart
 
 
@@ -95,7 +95,9 @@ class Evaluation:
 
     def evidence(self, progress: Progress | None = None) -> pd.DataFrame:
         """One row per candidate: its signals, and the `cost` of its training (0..1)."""
-        images = len(self.data)
+        images, whole = len(self.data), progress
+        if self.plan is not None:
+            progress = part_of(whole, 0, FEATURES_SHARE)
         # Forward and backward passes cost about three forward ones.
         backward = 3 * DIRECTIONS * tangent_images(self.data)
 
@@ -125,7 +127,7 @@ class Evaluation:
                 self.data,
                 cache_dir=self.cache.folder,
                 cache_gb=self.cache.limit / 1e9,
-                progress=progress,
+                progress=part_of(whole, FEATURES_SHARE, 1),
             )
             table = table.join(race[["short", "learning_rate"]])
         costs = training_costs(self.data.image_size)
@@ -134,7 +136,9 @@ class Evaluation:
     def advise(self, progress: Progress | None = None) -> FreezeAdvice:
         """The advice, with its reasons in words."""
         if self.run is not None:
-            self.drift = measure_drift(self.run, self.old, self.data, drift_report(progress))
+            comparing = part_of(progress, 0, DRIFT_SHARE)
+            self.drift = measure_drift(self.run, self.old, self.data, comparing)
+            progress = part_of(progress, DRIFT_SHARE, 1)
         evidence, source, cost_weight = self.evidence(progress), source_kind(self.backbone), self.cost_weight
         depths = [str(depth) for depth in DEPTHS]
         every = decide(self.model, evidence, source, cost_weight=cost_weight)
@@ -175,11 +179,6 @@ class Evaluation:
         if self.masks is not None:
             _files.write_csv(folder / "masks.csv", self.masks.reset_index())
             figures.save(block_finds(self.masks), folder / "masks.png")
-
-
-def drift_report(progress: Progress | None) -> Callable[[int, int], None] | None:
-    """Reports the comparison of images to `progress`."""
-    return (lambda done, total: progress(done, total, "comparing with the model's own images")) if progress else None
 
 
 def source_kind(backbone: Backbone) -> str:

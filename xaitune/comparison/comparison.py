@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from xaitune._files import read_json, write_csv, write_json
-from xaitune._progress import Notes, Progress
+from xaitune._progress import Notes, Progress, part_of
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.factors import check_factors, part_name, parts_of
 from xaitune.comparison.plan import SweepPlan, plan_sweep
-from xaitune.comparison.sweep import SHARES, train_missing
+from xaitune.comparison.sweep import train_missing
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
@@ -126,12 +126,8 @@ def run_comparison(
         write_json(file, {"factors": list(plan.factors), "parts": known})
         failures: dict[str, str] = {}
         for number, (values, part) in enumerate(plan.parts):
-
-            def report(done: int, total: int, what: str, number: int = number, values: Any = values) -> None:
-                if progress:
-                    share = SHARES * number + SHARES * done // max(total, 1)
-                    progress(share, SHARES * len(plan.parts), f"{part_name(values)}: {what}")
-
+            count = len(plan.parts)
+            report = part_of(progress, number / count, (number + 1) / count, f"{part_name(values)}: ")
             errors = train_missing(part, data, cache_dir=cache_dir, cache_gb=cache_gb, progress=report, notes=notes)
             failures |= {f"{part_name(values)}/{run}": error for run, error in errors.items()}
         if failures and not plan.done:

@@ -7,7 +7,7 @@ from typing import Any
 
 from xaitune._files import read_json, write_csv, write_json
 from xaitune._machine import now, usable_cores
-from xaitune._progress import Notes, PartProgress, Progress
+from xaitune._progress import SHARES, Notes, PartProgress, Progress, part_of
 from xaitune.comparison.cost import run_cost
 from xaitune.comparison.engines.local import run_local
 from xaitune.comparison.engines.ray import run_ray
@@ -22,9 +22,6 @@ from xaitune.models.blocks import multiply_adds
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import CONFIG, RESULT, locked, start_folder
 
-# `progress` counts these shares of the estimated cost and not runs, since runs of different depths take very different
-# times.
-SHARES = 1000
 VISIBLE_SECONDS = 60
 FEATURES = "frozen features"  # name of the task that computes them
 
@@ -160,14 +157,9 @@ def _note_start(folder: Path) -> None:
 def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> dict[str, str]:
     """Sweep on one fold after another; the errors of the runs that failed."""
     failures: dict[str, str] = {}
+    count = len(plan.folds)
     for number, (data, part) in enumerate(plan.folds):
-        shown = None
-        if progress:
-
-            def shown(done: int, total: int, what: str, number: int = number) -> None:
-                text = f"fold {number + 1} of {len(plan.folds)}: {what}"
-                progress(SHARES * number + SHARES * done // max(total, 1), SHARES * len(plan.folds), text)
-
+        shown = part_of(progress, number / count, (number + 1) / count, f"fold {number + 1} of {count}: ")
         run_sweep(part, data, progress=shown, **options)
         own = read_json(part.folder / "sweep.json")["failures"]
         failures |= {f"{part.folder.name}/{name}": error for name, error in own.items()}
@@ -230,7 +222,10 @@ def _wait_for(file: Path) -> None:
 
 
 class _Monitor:
-    """Turns the tasks' reports into shares of the whole work for `progress`, and epochs per run for `run_progress`."""
+    """Turns the tasks' reports into shares of the estimated cost for `progress`, and epochs per run for `run_progress`.
+
+    Not into runs: those of different depths take very different times.
+    """
 
     def __init__(
         self, plan: SweepPlan, data: ImageData, progress: Progress | None, run_progress: PartProgress | None
