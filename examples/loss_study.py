@@ -17,7 +17,7 @@ def main(
     """Compare the losses over several seeds; prints the studies' tables of the loss per class, and what follows from them."""
     data = xt.ImageData.from_folder(data_path) if data_path else xt.make_demo_data("example-data")
     train = xt.TrainConfig(weights=weights, epochs=epochs, freeze_through=4)
-    table = xt.compare(data, train, factors={"loss": LOSSES}, seeds=seeds, learning_rates="own", runs_dir=runs_dir)
+    table = xt.compare(data, train, factor="loss", values=LOSSES, seeds=seeds, learning_rates="own", runs_dir=runs_dir)
     for split in ("validation", "test"):
         print(f"Loss per class and repeat, {split}")
         print(table.losses(split).round(3).to_string())

@@ -22,7 +22,7 @@ LOSSES = ("categorical_crossentropy", "sparse_categorical_crossentropy")
 def losses(demo, tmp_path_factory):
     """The two losses of the studies, two seeds each."""
     folder = tmp_path_factory.mktemp("losses")
-    options = {"factors": {"loss": LOSSES}, "seeds": 2, "learning_rates": "own", "runs_dir": folder}
+    options = {"factor": "loss", "values": LOSSES, "seeds": 2, "learning_rates": "own", "runs_dir": folder}
     return compare(demo, BASE, **options), options
 
 
@@ -59,7 +59,7 @@ def test_factors_take_any_setting():
 
 def test_a_contradiction_is_refused_before_anything_is_written(demo, tmp_path):
     with pytest.raises(ConfigError, match="class_weight must be classes of the data"):
-        compare(demo, BASE, factors={"class_weight": ["balanced", "krack=2"]}, runs_dir=tmp_path)
+        compare(demo, BASE, factor={"class_weight": ["balanced", "krack=2"]}, runs_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -109,8 +109,8 @@ def test_it_resumes_and_grows(losses, demo, monkeypatch):
 def test_other_values_join_those_that_are_there_and_what_diverges_is_named(demo, tmp_path):
     """A rate that no run survives takes nothing from the others."""
     options = {"seeds": 1, "runs_dir": tmp_path}
-    compare(demo, BASE, factors={"learning_rate": [1e-3]}, **options)
-    table = compare(demo, BASE, factors={"learning_rate": [1e-4]}, **options)
+    compare(demo, BASE, factor={"learning_rate": [1e-3]}, **options)
+    table = compare(demo, BASE, factor={"learning_rate": [1e-4]}, **options)
     assert table.cells["learning_rate"].tolist() == [1e-3, 1e-4]
     assert {"comparison.csv", "comparison.png", "curves.png"} <= {path.name for path in table.path.iterdir()}
     lost = next((table.path / "learning_rate=0.0001").glob("*/result.json"))

@@ -163,7 +163,7 @@ def advise_collection(
     rows = np.concatenate([data.indices("train"), data.indices("validation")])
     rows = choose_images(data, rows, MOST_IMAGES)
     _require_groups(data, rows)
-    backbone = load_backbone(config.weights)
+    backbone = load_backbone(config.weights, config.architecture)
     identity: dict[str, Any] = {"fingerprint": data.fingerprint, "weights": backbone.digest, "metric": config.metric}
     if backbone.arrays is None:
         identity["seed"] = config.seed

@@ -18,7 +18,7 @@ from xaitune.evaluate.table import unit_maps
 from xaitune.explain.classifier import open_classifier
 from xaitune.explain.gradcam import BlockMapper
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS
+from xaitune.models.blocks import BLOCKS, block_channels
 from xaitune.models.predict import Predictor
 from xaitune.stats.intervals import bootstrap_interval
 from xaitune.training.cut import POOLED, cached_output, pooled_columns
@@ -181,7 +181,7 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, progress: Progress 
     names = {which: np.array(of.class_names)[of.labels[rows]] for which, (of, rows) in sets.items()}
     groups = {which: np.asarray(of.groups)[rows] for which, (of, rows) in sets.items()}
     model = run.model
-    channels = [model.get_layer(convolutions[-1]).output.shape[-1] for convolutions in BLOCKS.values()]
+    channels = block_channels(model)
     both = keras.Model(model.input, keras.ops.concatenate([cached_output(model, POOLED), model.output], axis=1))
     outputs = _passed(Predictor(both), sets, progress)
     width = 2 * sum(channels)
@@ -324,7 +324,7 @@ def _compare_maps(run: Run, sets: dict[str, tuple[ImageData, np.ndarray]]) -> tu
     The quality is the localisation (see `localisation_scores`) where both sets have masks, and otherwise the Gini
     coefficient, which tells how concentrated a map is.
     """
-    mapper = BlockMapper(open_classifier(run).model, tuple(BLOCKS))
+    mapper = BlockMapper(open_classifier(run).model, BLOCKS)
     masked = {which: masked_images(data, rows) for which, (data, rows) in sets.items()}
     by_masks = all(len(rows) for rows in masked.values())
     columns: dict[str, np.ndarray] = {}

@@ -68,7 +68,7 @@ class Evaluation:
         self.data, self.config, self.cache, self.cost_weight, self.run = data, config, cache, cost_weight, run
         self.drift: Drift | None = None
         self.masks: pd.DataFrame | None = None  # what heatmaps find of the masks
-        self.backbone = load_backbone(config.weights)
+        self.backbone = load_backbone(config.weights, config.architecture)
         self.plan = plan_race(data, config, race, runs_dir, notes) if race else None
 
     @property

@@ -70,7 +70,7 @@ def mask_evidence(
     scale = 1 / np.sqrt(gap_head.variance)
     kernel = gap_head.kernel * scale[:, None]
     plain.get_layer("logits").set_weights([kernel, gap_head.bias - gap_head.mean @ kernel])
-    gradcam = BlockMapper(plain, tuple(BLOCKS))(images, classes)[0]
+    gradcam = BlockMapper(plain, BLOCKS)(images, classes)[0]
     table: dict[str, Any] = {"images": len(rows), "groups": len(set(groups.tolist()))}
     for name, raw in (("own", own), ("gradcam", gradcam)):
         table[name], table[f"{name}_low"], table[f"{name}_high"] = found(raw, masks_array, groups)

@@ -49,7 +49,7 @@ class Probe:
         self.seeds = tuple(range(head_seeds)) if self.trains else (0,)
         self.explained: str | None = None  # name of the given model
         if model is None:
-            self.backbone = weights.load_backbone(config.weights)
+            self.backbone = weights.load_backbone(config.weights, config.architecture)
             self.weights = self.backbone.digest
             self.classifier = Classifier(self._new_model(config.seed), data.class_names, data.config.resize, "probe")
         else:
@@ -64,8 +64,8 @@ class Probe:
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of Block 1 to 5."""
-        model = self.classifier.model
-        return tuple(model.get_layer(names[-1]).output.shape[-1] for names in blocks.require_blocks(model).values())
+        blocks.architecture_of(self.classifier.model)
+        return blocks.block_channels(self.classifier.model)
 
     def _new_model(self, seed: int) -> keras.Model:
         """VGG16 with the pretrained backbone and a head initialised from `seed`."""

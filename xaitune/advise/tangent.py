@@ -14,7 +14,7 @@ from xaitune.data.dataset import ImageData
 from xaitune.data.sample import choose_images
 from xaitune.explain.gradcam import model_for_maps
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS
+from xaitune.models.blocks import BLOCKS, block_ends
 from xaitune.models.gradients import ActivationGradients
 from xaitune.models.predict import images_at_once
 from xaitune.training.linear import fit_linear_head
@@ -68,7 +68,7 @@ def tangent_scores(
     directions = keras.layers.Dense(DIRECTIONS, use_bias=False, dtype="float32", name="directions")
     outputs = keras.Model(model.input, directions(gap))
     directions.set_weights([rng.normal(0, 1, (gap.shape[-1], DIRECTIONS)).astype(np.float32)])
-    gradients = ActivationGradients(outputs, [names[-1] for names in BLOCKS.values()], Sketch(seed=seed))
+    gradients = ActivationGradients(outputs, list(block_ends(model).values()), Sketch(seed=seed))
     step, sketches, means = images_at_once(*data.image_size), [], []
     for start in range(0, len(rows), step):
         images = data.load(rows[start : start + step]).astype(np.float32)

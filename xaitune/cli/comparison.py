@@ -1,7 +1,7 @@
 """The command that compares trainings which differ in any settings: compare."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from xaitune._names import duration, metric_name
 from xaitune.cli.data import DataPath, load_data
@@ -49,10 +49,7 @@ def compare(
     from xaitune.comparison.factors import parse_factors
 
     factors = parse_factors(factor or [], values or [])
-    for field in factors:
-        if field in job.given.get(TrainConfig, {}):
-            flag = f"--{field.replace('_', '-')}"
-            raise ConfigError(f"{field} is a factor, so {flag} has no meaning. Leave out {flag} or --factor {field}.")
+    _require_effect(job, factors)
     config, images = load_data(job, data)
     from xaitune.comparison.comparison import plan_comparison, run_comparison
 
@@ -72,15 +69,48 @@ def compare(
     seeds = f"mean over the seeds [95 % over {table.groups} groups, {table.images} images]"
     shown = table.table()
     job.ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds}")
+    scores = table.scores().round(3)
+    scores.columns = ["validation loss", "train", "validation", "test", "test weighted F1"]
+    job.ui.table(scores, "Loss in nats, accuracy on each split, and weighted F1; means over the seeds")
+    if "loss" in table.factors:
+        for split in ("validation", "test"):
+            job.ui.table(
+                _wide(table.losses(split)), f"Loss per class and seed, {split} (-log p of the true class, nats)"
+            )
     pairs = table.pairs()
-    if 1 < len(pairs) <= SHOWN_PAIRS:
+    if 1 <= len(pairs) <= SHOWN_PAIRS:
         job.ui.table(pairs.set_index("cell"), "Pairs: each difference by itself")
     job.ui.say(table.sentence())
     job.ui.say(f"The comparison took {duration(time.monotonic() - start)}")
     job.ui.finish(
         [table.path / name for name in ("comparison.csv", "comparison.png", "curves.png")],
-        "xaitune runs",
+        f"xaitune report {table.path}",
         cells=table.cells.to_dict("records"),
+        scores=table.scores().reset_index().to_dict("records"),
         pairs=pairs.to_dict("records"),
         sentence=table.sentence(),
     )
+
+
+def _require_effect(job: Job, factors: dict[str, tuple[Any, ...]]) -> None:
+    """Refuse options that a factor contradicts. Raises ConfigError."""
+    from xaitune.config.choices import PRESETS
+
+    presets = [set(PRESETS.get(value, {})) for value in factors.get("architecture", ())]
+    decided = dict.fromkeys(factors, "")
+    decided |= dict.fromkeys(set.intersection(*presets), "architecture") if presets else {}
+    given = {field: field for field in job.given.get(TrainConfig, {})}
+    if "learning_rates" in job.given.get(SweepConfig, {}):
+        given["learning_rate"] = "learning_rates"
+    for field, by in decided.items():
+        if field in given:
+            flag, factor = f"--{given[field].replace('_', '-')}", by or field
+            why = f"every value of the factor {by} sets {field}" if by else f"{field} is a factor"
+            raise ConfigError(
+                f"{why[0].upper()}{why[1:]}, so {flag} has no meaning. Leave out {flag} or --factor {factor}."
+            )
+
+
+def _wide(losses: Any) -> Any:
+    """Losses with the cell and the class in one column."""
+    return losses.round(3).rename(index=str).reset_index().set_index("cell")

@@ -55,7 +55,9 @@ def plan_comparison(
     for _, base in parts:
         data.require_classes(base.named_classes)
     varied = {*checked, "seed"} | ({"freeze_through"} if "trained_blocks" in checked else set())
-    digest = "" if "weights" in checked else load_backbone(train.weights).digest
+    own_weights = {"weights", "architecture"} & set(checked)  # each network has weights of its own
+    varied |= {"weights"} if own_weights else set()
+    digest = "" if own_weights else load_backbone(train.weights, train.architecture).digest
     identity = run_identity(train, data.config, data.fingerprint, digest)
     identity["learning_rate"] = train.learning_rate
     identity = {key: value for key, value in identity.items() if key not in varied} | {"factors": sorted(checked)}
@@ -78,7 +80,8 @@ def compare(
     data: ImageData,
     train: TrainConfig | None = None,
     *,
-    factors: Mapping[str, Sequence[Any]],
+    factor: str | Mapping[str, Sequence[Any]] | None = None,
+    values: Sequence[Any] = (),
     config: SweepConfig | None = None,
     name: str | None = None,
     runs_dir: str | Path = "runs",
@@ -90,7 +93,8 @@ def compare(
 ) -> ComparisonTable:
     """Train what differs in any settings, with the same seeds on the same images, and compare all of it.
 
-    `factors`: field of TrainConfig -> the values to compare; several make a grid, none repeats the training `train` alone.
+    `factor`: a field of TrainConfig, whose `values` are compared; or field -> values of several, which make a grid; None repeats
+    the training `train` alone. The values of architecture may also be names of config.choices.PRESETS.
     `config` and `options`, fields of SweepConfig, say how many seeds, which learning rates every cell tries, and what
     runs them. The folder `runs_dir`/comparison holds a sweep for each combination of values (depths and optimizers vary
     within one), comparison.csv, comparison.png and curves.png. The same call resumes, and other values join those that are there.
@@ -98,10 +102,11 @@ def compare(
 
     Examples:
         >>> data = ImageData.from_folder("images", image_size=(96, 96))  # doctest: +SKIP
-        >>> compare(data, factors={"loss": ["categorical_crossentropy", "focal"]}, seeds=5).sentence()  # doctest: +SKIP
+        >>> compare(data, factor="loss", values=["categorical_crossentropy", "focal"]).sentence()  # doctest: +SKIP
     """
     config = replace_fields(config or SweepConfig(), options)
     config.require_engine(options)
+    factors = {factor: values} if isinstance(factor, str) else factor or {}
     plan = plan_comparison(data, factors, config, train or TrainConfig(), name=name, runs_dir=runs_dir, notes=notes)
     return run_comparison(
         plan, data, cache_dir=cache_dir or Path(runs_dir) / "cache", cache_gb=cache_gb, progress=progress, notes=notes

@@ -12,6 +12,7 @@ import pandas as pd
 from xaitune._files import read_json
 from xaitune._names import gap_text, metric_name, plural
 from xaitune.comparison.cells import best_cell, complete_cells
+from xaitune.comparison.factors import value_name
 from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.comparison.verdict import images_needed
 from xaitune.errors import RunError
@@ -74,6 +75,24 @@ class ComparisonTable:
         columns = ["cell", "other", "difference", "low", "high", "verdict", "images_needed"]
         return pd.DataFrame(rows, columns=columns)
 
+    def scores(self) -> pd.DataFrame:
+        """One row per cell, as the freezing study's tables 5 to 8: means over the seeds at the epoch that was kept.
+
+        `loss` (validation, in nats), the accuracy on `train`, `validation` and `test`, and the test `f1_weighted`.
+        """
+        rows = {}
+        for cell in self.cells.to_dict("records"):
+            folder = self.parts[cell["part"]].path
+            found = [read_json(folder / run / RESULT)["metrics"] for run in cell["runs"]]
+            picked = {"loss": ("validation", "loss")}
+            picked |= {split: (split, "accuracy") for split in ("train", "validation", "test")}
+            picked |= {"f1_weighted": ("test", "f1_weighted")}
+            rows[cell["name"]] = {
+                column: float(np.mean([metrics[split][score] for metrics in found]))
+                for column, (split, score) in picked.items()
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
+
     def losses(self, split: str = "test") -> pd.DataFrame:
         """The mean loss (-log p of the true class) per class: one row per cell and class, a column per seed, and the mean."""
         rows = []
@@ -92,6 +111,10 @@ class ComparisonTable:
 
     def sentence(self) -> str:
         """What the comparison tells, in plain words."""
+        return " ".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """`sentence`, sentence by sentence."""
         best, others = self.best, self.cells[self.cells["name"] != self.best["name"]]
         shown = f"{metric_name(self.metric)} {best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
         lines = [f"Best on validation: {best['name']} (test {shown}, {plural(int(best['seeds']), 'seed')})."]
@@ -99,7 +122,7 @@ class ComparisonTable:
             lines.append(f"Diverged, and left out: {', '.join(self.diverged)}.")
         worse = [row for row in others.to_dict("records") if not row["equals"]]
         if not len(others):
-            return " ".join(lines)
+            return lines
         if not worse:
             lines.append(
                 "No difference beyond the noise of test images and seeds: none of the others is told apart from it."
@@ -111,7 +134,7 @@ class ComparisonTable:
         stuck = self.cells.loc[self.cells["converged"] < 1, "name"].tolist()
         if stuck:
             lines.append(f"Did not converge, in at least one seed: {', '.join(stuck)}.")
-        return " ".join(lines)
+        return lines
 
     def _gap(self, row: dict[str, Any]) -> str:
         return gap_text(self.difference(row["name"], self.best["name"]), self.metric, "it")
@@ -128,7 +151,7 @@ class ComparisonTable:
         cells = list(self.cells.itertuples(index=False))
         return pd.DataFrame(
             {
-                **{name: self.cells[name].astype(str) for name in self.factors},
+                **{name: [value_name(name, cell) for cell in self.cells[name]] for name in self.factors},
                 "test": [f"{cell.test:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in cells],
                 "minus the best": [gap(cell) for cell in cells],
                 "validation": self.cells["validation"].round(3),
@@ -187,7 +210,7 @@ def load_comparison(path: str | Path) -> ComparisonTable:
             runs = sweep.cell_runs(cell["freeze_through"], cell["optimizer"])["name"].tolist()
             values = {f: about["parts"][name].get(f, cell.get(f)) for f in factors}
             tests = [sweep.predictions(run).query("split == 'test'") for run in runs]
-            label = ", ".join(str(value) for value in values.values()) or "repeats"
+            label = ", ".join(value_name(f, value) for f, value in values.items()) or "repeats"
             if paired is None:
                 true, groups = tests[0]["true"].map(number).to_numpy(np.int64), tests[0]["group"].to_numpy(str)
                 paired = PairedScores(true, groups, sweep.metric)

@@ -48,7 +48,7 @@ def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> f
         >>> round(nothing_frozen / four_frozen)
         11
     """
-    macs = multiply_adds(image_size)
+    macs = multiply_adds(image_size, architecture=config.architecture)
     total = sum(macs.values())
     trained = sum(value for block, value in macs.items() if block > config.freeze_through)
     prefix_passes = 0 if not config.augmentation else config.augmented_views or config.epochs
@@ -67,7 +67,7 @@ def plan_cost(plan: SweepPlan, data: ImageData) -> tuple[float, int]:
 
 def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
     """The estimated cost of the sweep at several image sizes, including the configured one: one row per size."""
-    channels = load_backbone(config.train.weights).channels
+    channels = load_backbone(config.train.weights, config.train.architecture).channels
     rate = training_rate(config.train.precision)
     cells = cells_of(grid_runs(config.sweep, config.train))
     runs = [run for cell in cells for run in expected_runs(cell, None)] * (config.sweep.folds or 1)

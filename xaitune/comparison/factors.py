@@ -4,10 +4,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xaitune.config.choices import ARCHITECTURES, PRESETS, SCRATCH
 from xaitune.config.fields import settings_of
 from xaitune.config.parse import parse_blocks
 from xaitune.config.rules import require_choice
-from xaitune.config.settings import TrainConfig, replace_fields
+from xaitune.config.settings import SCRATCH_SETTINGS, TrainConfig, replace_fields
 from xaitune.errors import ConfigError
 
 WITHIN = ("freeze_through", "optimizer")  # varied within a sweep; every other factor has a sweep for each value
@@ -24,6 +25,8 @@ def parse_factors(names: Sequence[str], values: Sequence[str]) -> dict[str, tupl
         >>> parse_factors(["loss", "trained_blocks"], ["focal", "1,4+5"])
         {'loss': ('focal',), 'trained_blocks': ('1', '4,5')}
     """
+    if list(names) == ["none"]:  # repeats alone
+        names = []
     if len(names) != len(values):
         raise ConfigError(f"Every --factor needs its --values. Received: {len(names)} factors, {len(values)} lists.")
     factors: dict[str, Any] = {}
@@ -46,7 +49,15 @@ def check_factors(factors: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, 
         if isinstance(values, str) or not values:
             raise ConfigError(f"The factor {name} needs a list of values. Received: {values!r}.")
         rule = settings_of(TrainConfig)[name].rule
-        checked[name] = tuple(dict.fromkeys(rule(name, value) for value in values))
+        if name == "architecture":
+            for value in values:
+                require_choice(name, value, (*ARCHITECTURES, *PRESETS))
+            checked[name] = tuple(dict.fromkeys(values))
+        else:
+            checked[name] = tuple(dict.fromkeys(rule(name, value) for value in values))
+    for value in checked.get("architecture", ()):
+        for name in set(PRESETS.get(value, {})) & set(checked) - {"architecture"}:
+            raise ConfigError(f"The architecture {value} sets {name} itself: compare one of the two factors.")
     if {"freeze_through", "trained_blocks"} <= set(checked):
         raise ConfigError("freeze_through and trained_blocks name the same thing: compare one of them.")
     return checked
@@ -78,8 +89,29 @@ def parts_of(factors: Mapping[str, Sequence[Any]], train: TrainConfig) -> list[t
     """
     outer = {name: values for name, values in factors.items() if name not in WITHIN}
     combinations = [dict(zip(outer, values, strict=True)) for values in itertools.product(*outer.values())]
-    free = {"freeze_through": TrainConfig.freeze_through} if "trained_blocks" in outer else {}  # those decide it
-    return [(values, replace_fields(train, {**free, **values})) for values in combinations]
+    return [(values, replace_fields(train, _changes(values))) for values in combinations]
+
+
+def _changes(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a combination of values changes, those that they decide included."""
+    preset = PRESETS.get(values.get("architecture", ""), {})
+    changes = {**values, **preset}
+    free: dict[str, Any] = {"freeze_through": TrainConfig.freeze_through} if "trained_blocks" in values else {}
+    if changes.get("architecture") in SCRATCH:
+        free = SCRATCH_SETTINGS
+    return {**free, **changes}
+
+
+def value_name(name: str, value: Any) -> str:
+    """A value as it is shown.
+
+    Examples:
+        >>> value_name("learning_rate", None), value_name("class_weight", None), value_name("epochs", 5)
+        ('own', 'none', '5')
+    """
+    if value is None:
+        return "own" if name == "learning_rate" else "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def part_name(values: Mapping[str, Any]) -> str:

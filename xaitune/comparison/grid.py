@@ -12,7 +12,7 @@ from xaitune.training.folder import is_linear, run_identity
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
 UNUSED_BY_HEADS = (
     *("optimizer", "learning_rate", "seed", "augmentation", "augment_classes", "augmented_views"),
-    *("balance_by_augmentation", "block_rates", "trained_blocks"),
+    *("balance_by_augmentation", "block_rates", "trained_blocks", "final_epochs"),
 )
 RATE_FACTORS = (1, 3)  # multiples of the optimizer's own learning rate that each cell tries by default
 
@@ -20,7 +20,7 @@ RATE_FACTORS = (1, 3)  # multiples of the optimizer's own learning rate that eac
 def base_config(base: TrainConfig, config: SweepConfig, notes: Notes | None = None) -> TrainConfig:
     """The training that all cells share, without the options that conflict with the sweep; `notes` receives each one."""
     ignored: dict[str, Any] = {}
-    if base.final_epochs:
+    if base.final_epochs and len(config.freeze_through) > 1:
         ignored["final_epochs"] = 0, "it would unfreeze the blocks that the sweep compares"
     if base.learning_rate is not None and config.learning_rates:
         ignored["learning_rate"] = None, "each cell tries the learning_rates of the sweep"
@@ -56,7 +56,7 @@ def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
     return runs
 
 
-def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[float | None, ...]:
+def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[float | str | None, ...]:
     """The learning rates that a cell with this optimizer tries; None stands for the optimizer's own."""
     if config.learning_rates == "own":
         return (None,)
@@ -69,6 +69,8 @@ def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[
 
 def frozen_runs(base: TrainConfig) -> list[TrainConfig]:
     """The linear heads on frozen features that stand beside the grid: on those of all blocks, and of the best one alone."""
+    if base.from_scratch:
+        return []
     defaults = {name: getattr(TrainConfig(), name) for name in UNUSED_BY_HEADS}
     head = {"head": "blocks", "freeze_through": 5}
     return [replace_fields(base, {**defaults, **head, "head_blocks": blocks}) for blocks in HEAD_BLOCKS]

@@ -81,7 +81,7 @@ def plan_sweep(
     base = base_config(train, config, notes)
     data.require_trainable()
     data.require_classes(base.named_classes)
-    backbone = load_backbone(base.weights)
+    backbone = load_backbone(base.weights, base.architecture)
     identity = sweep_identity(data, base, backbone.digest, config.folds)
     folder, note = choose_folder(Path(runs_dir), "sweep", name, identity, overwrite=False)
     if note and notes:

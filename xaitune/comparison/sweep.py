@@ -89,7 +89,8 @@ def run_sweep(
         notes=notes,
     )
     folder = plan.folder
-    if failures and not plan.folds and not list(folder.glob(f"freeze*/{RESULT}")):
+    ended = [file for file in folder.glob(f"*/{RESULT}") if not file.parent.name.startswith("frozen-")]
+    if failures and not plan.folds and not ended:
         first, error = next(iter(failures.items()))
         raise RunError(f"No run of the sweep finished. {first}: {error}")
     table = load_sweep(folder)
@@ -233,7 +234,7 @@ class _Monitor:
         self.plan, self.metric = plan, plan.base.metric
         self.progress, self.run_progress = progress, run_progress
         images, size = len(data.indices("train")), data.image_size
-        features = sum(multiply_adds(size).values()) * len(data.files)
+        features = sum(multiply_adds(size, architecture=plan.base.architecture).values()) * len(data.files)
         self.total = sum(run_cost(run, images, size) for run in plan.expected) + features
         runs = (*plan.frozen, *(run for cell in plan.cells for run in cell))
         self.costs = {FEATURES: features} | {plan.run_name(run): run_cost(run, images, size) for run in runs}

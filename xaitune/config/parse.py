@@ -1,5 +1,6 @@
 """From what a user writes to checked values; every error says what was received and what to do."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,6 +126,27 @@ def parse_rates(value: Any) -> tuple[float, ...] | str | None:
             f"Received: learning_rates={value!r}."
         )
     return rates
+
+
+def parse_rate(value: Any) -> float | str | None:
+    """A learning rate above 0 and at most 10, or 'keras'; None and 'own' are None. Raises ConfigError.
+
+    Examples:
+        >>> parse_rate("1e-3"), parse_rate("keras"), parse_rate("own")
+        (0.001, 'keras', None)
+    """
+    if value in (None, "own", "keras"):
+        return "keras" if value == "keras" else None
+    try:
+        rate = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate <= 10:
+        raise ConfigError(
+            "learning_rate must be above 0, at most 10, or own (the optimizer's own), or keras (Keras's default). "
+            f"Received: learning_rate={value!r}."
+        )
+    return rate
 
 
 def parse_block_rates(value: Any) -> dict[int | str, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from xaitune.config.choices import (
+    ARCHITECTURES,
     AUGMENTATIONS,
     ENGINES,
     HEAD_BLOCKS,
@@ -19,6 +20,7 @@ from xaitune.config.choices import (
     PRECISIONS,
     RESIZE,
     SCHEDULES,
+    SCRATCH,
 )
 from xaitune.config.fields import check_fields, setting, settings_of
 from xaitune.config.parse import (
@@ -27,6 +29,7 @@ from xaitune.config.parse import (
     parse_class_weight,
     parse_fold,
     parse_image_size,
+    parse_rate,
     parse_rates,
     parse_split,
 )
@@ -46,6 +49,8 @@ from xaitune.config.rules import (
 from xaitune.errors import ConfigError, nearest
 
 T = TypeVar("T")
+# What a network that begins at random weights has in place of the defaults.
+SCRATCH_SETTINGS = {"weights": "random", "freeze_through": 0, "head_epochs": 0, "head": "gap", "trained_blocks": None}
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,10 @@ class TrainConfig:
     request. `trained_blocks`, such as '1' or '4-5', trains these blocks instead of all above `freeze_through`, which is then
     the last block before them. With head 'blocks' stage (a) fits the head at once, and there is no stage (b) where all
     blocks are frozen.
-    `seed` changes initialisation and order, never the split. `learning_rate` None means the table's.
+    `seed` changes initialisation and order, never the split. `learning_rate` None means the table's, 'keras' Keras's default.
+
+    `architecture`: one of config.choices.ARCHITECTURES. Those that begin at random weights have no frozen blocks and no stage
+    (a): `weights` is then 'random', `freeze_through` and `head_epochs` are 0.
 
     Of stage (b): `schedule` holds the rate (constant), lets it fall to 0 along half a cosine over `epochs`, or cuts it
     after epochs without a better validation `metric` (plateau); over the first `warmup_epochs` it rises from 0 in equal
@@ -123,6 +131,14 @@ class TrainConfig:
     0.01
     """
 
+    architecture: str = setting(
+        "vgg16",
+        Choice(ARCHITECTURES),
+        "Network: a VGG, or LeNet-5 and a small CNN, which are trained from random weights.",
+        panel="Model",
+        stage="head",
+        since=2,
+    )
     weights: str = setting(
         "imagenet",
         Text("a name or a path", empty=False, metavar="NAME|PATH"),
@@ -165,10 +181,10 @@ class TrainConfig:
     optimizer: str = setting(
         "nag", Choice(tuple(OPTIMIZERS)), "Optimizer of the fine-tuning.", panel="Training", stage="fine-tune"
     )
-    learning_rate: float | None = setting(
+    learning_rate: float | str | None = setting(
         None,
-        Number("above 0, at most 10", lambda rate: 0 < rate <= 10, optional=True),
-        "Learning rate of the fine-tuning.",
+        Parsed(parse_rate, "X|keras"),
+        "Learning rate of the fine-tuning; keras: Keras's default for the optimizer.",
         panel="Training",
         stage="fine-tune",
         otherwise="the optimizer's own",
@@ -278,6 +294,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        self._settle_architecture()
         self._settle_blocks()
         require(self.head_epochs + self.epochs > 0, "epochs", "above 0 where head_epochs is 0", self.epochs)
         only_fitted = self.head == "blocks" and self.freeze_through == 5 and not self.final_epochs
@@ -295,6 +312,16 @@ class TrainConfig:
             clash = getattr(self, name) and self.balance_by_augmentation and name != "balance_by_augmentation"
             require(not clash, name, "left out with balance_by_augmentation", getattr(self, name))
 
+    def _settle_architecture(self) -> None:
+        """Give a network that is trained from random weights the settings that it must have, and no others."""
+        if not self.from_scratch:
+            return
+        for name, value in SCRATCH_SETTINGS.items():
+            default = type(self).__dataclass_fields__[name].default
+            want = f"{value!r}, or left out, with architecture {self.architecture}"
+            require(getattr(self, name) in (default, value), name, want, getattr(self, name))
+            object.__setattr__(self, name, value)
+
     def _settle_blocks(self) -> None:
         """Give the two ways of naming the blocks one form: `trained_blocks` stays only where it is no end of the network."""
         if self.trained_blocks is None:
@@ -308,6 +335,11 @@ class TrainConfig:
         object.__setattr__(self, "freeze_through", through)
         if blocks == tuple(range(through + 1, 6)):
             object.__setattr__(self, "trained_blocks", None)
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the network begins at random weights, without blocks to freeze."""
+        return self.architecture in SCRATCH
 
     @property
     def frozen_above(self) -> tuple[int, ...]:
@@ -338,7 +370,10 @@ class TrainConfig:
     @property
     def rate(self) -> float:
         """The learning rate of stage (b): `learning_rate`, or the optimizer table's."""
-        return self.learning_rate if self.learning_rate is not None else OPTIMIZERS[self.optimizer][2]
+        if isinstance(self.learning_rate, float | int):
+            return self.learning_rate
+        _, _, own, keras_default = OPTIMIZERS[self.optimizer]
+        return own if self.learning_rate is None else keras_default
 
 
 def _trained_blocks_text(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""VGG16 with named blocks, built as one flat graph: raw RGB 0..255 in, logits out."""
+"""VGG16, VGG19 and VGG16 with batch normalisation, with named blocks in one flat graph: raw RGB 0..255 in, logits out."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from xaitune.config.choices import HEADS
 from xaitune.config.parse import parse_image_size
 from xaitune.errors import ConfigError, WeightsError
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS
+from xaitune.models.blocks import BLOCKS, convolutions
 from xaitune.models.weights import PREPROCESSING, Backbone, download_reason, load_backbone
 
 FC_UNITS = 256
@@ -19,11 +19,13 @@ def build_vgg16(
     *,
     image_size: tuple[int, int] = (224, 224),
     head: str = "gap",
-    head_blocks: Sequence[int] = tuple(BLOCKS),
+    head_blocks: Sequence[int] = BLOCKS,
     weights: str | Backbone = "imagenet",
     seed: int = 0,
 ) -> keras.Model:
     """VGG16 as one flat functional graph: raw RGB (n, h, w, 3) in 0..255 -> logits (n, num_classes).
+
+    With a Backbone of another VGG network as `weights` it is that one; see `load_backbone`.
 
     `head`: 'gap' is global average pooling on block5_conv3 (no block5_pool, as in Zhou et al. 2016) and a Dense;
     'fc' is block5_pool, Flatten, Dense, Dropout, Dense; 'blocks' is the spatial mean and maximum of the last convolution
@@ -45,16 +47,12 @@ def build_vgg16(
     x = keras.layers.Rescaling(**base.preprocessing, dtype="float32", name="preprocess")(inputs)
     last = max(head_blocks) if head == "blocks" else 5
     pooled = []
-    for block, names in list(BLOCKS.items())[:last]:
+    for block, names in list(convolutions(base.architecture).items())[:last]:
         for i, name in enumerate(names):
             initializer: keras.Initializer = keras.initializers.HeNormal(seed=seed * 100 + block * 10 + i)
             if base.arrays:  # the weights follow: random ones would take half a second
                 initializer = keras.initializers.Zeros()
-            channels = base.channels[block - 1]
-            layer = keras.layers.Conv2D(
-                channels, 3, padding="same", activation="relu", kernel_initializer=initializer, name=name
-            )
-            x = layer(x)
+            x = _convolution(x, base, block, name, initializer)
         if head == "blocks" and block in head_blocks:
             pooled += [keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"block{block}_mean")(x)]
             pooled += [keras.layers.GlobalMaxPooling2D(dtype="float32", name=f"block{block}_max")(x)]
@@ -62,17 +60,30 @@ def build_vgg16(
             x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
     if pooled:
         x = keras.layers.Concatenate(dtype="float32", name="pooled")(pooled)
-    model = keras.Model(inputs, _head(x, head, num_classes, seed), name="vgg16")
-    for name, pair in (base.arrays or {}).items():
+    model = keras.Model(inputs, _head(x, head, num_classes, seed), name=base.architecture.replace("-", "_"))
+    for name, arrays in (base.arrays or {}).items():
         if int(name[5]) <= last:
-            model.get_layer(name).set_weights(pair)
+            model.get_layer(name).set_weights(arrays)
     return model
+
+
+def _convolution(
+    x: keras.KerasTensor, base: Backbone, block: int, name: str, initializer: keras.Initializer
+) -> keras.KerasTensor:
+    """A 3x3 convolution with its ReLU, and the batch normalisation between them where the network has it."""
+    normalised = base.architecture == "vgg16-bn"
+    options = {"padding": "same", "kernel_initializer": initializer, "name": name}
+    x = keras.layers.Conv2D(base.channels[block - 1], 3, activation=None if normalised else "relu", **options)(x)
+    if normalised:
+        x = keras.layers.BatchNormalization(name=name.replace("conv", "bn"), epsilon=1e-5)(x)
+        x = keras.layers.ReLU(name=name.replace("conv", "relu"))(x)
+    return x
 
 
 def reset_weights(model: keras.Model, backbone: Backbone, seed: int) -> None:
     """Give a model of `build_vgg16` with the head 'gap' or 'fc' the weights that it would be built with now."""
-    for name, pair in (backbone.arrays or {}).items():
-        model.get_layer(name).set_weights(pair)
+    for name, arrays in (backbone.arrays or {}).items():
+        model.get_layer(name).set_weights(arrays)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.assign(_initializer(layer.name, seed)(layer.kernel.shape))

@@ -1,5 +1,6 @@
 """Finding what a report needs below a runs folder, and listing what is there."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from xaitune.advise.advice import find_advice, load_advice
 from xaitune.advise.candidates import candidate_name
 from xaitune.advise.check import can_check, check_advice
 from xaitune.advise.collection import RESULT as COLLECTION
-from xaitune.comparison.comparison_table import PARTS
+from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
@@ -32,7 +33,9 @@ def report_on(
     say: Notes = lambda text: None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the report on a sweep or run folder, by default the newest sweep, else the newest run."""
+    """Write the report on a folder of a sweep, a comparison or a run, by default the newest sweep, else the newest run."""
+    if path is not None and folder_kind(path) == "comparison":
+        return _report_on_comparison(load_comparison(path), say, progress)
     folder = path or find_sweep(runs_dir)
     if folder is None:
         newest = find_runs(runs_dir)
@@ -67,7 +70,36 @@ def report_on(
         heatmaps=heatmaps,
         data=data,
         data_check=data.check() if data is not None else None,
+        comparisons=find_comparisons(folder.parent, fingerprint),
     )
+
+
+def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress | None) -> Path:
+    """Write the report on a comparison, with the first run of the cell that is best on validation."""
+    say(f"Report on {table.path}")
+    best = table.best
+    run = load_run(table.path / best["part"] / best["runs"][0])
+    data = _data(run.data_config, run.fingerprint, say)
+    if progress:
+        progress(1, 3, "heatmaps")
+    return write_report(
+        run,
+        table.path / "report.html",
+        heatmaps=_heatmaps(run, data) if data is not None else None,
+        data=data,
+        data_check=data.check() if data is not None else None,
+        comparisons=[table],
+    )
+
+
+def find_comparisons(runs_dir: Path, fingerprint: str) -> list[ComparisonTable]:
+    """The comparisons directly under `runs_dir` on that data that have a finished run."""
+    found = []
+    for file in sorted(Path(runs_dir).glob(f"*/{PARTS}")):
+        if read_json(file.parent / CONFIG)["identity"]["fingerprint"] == fingerprint:
+            with contextlib.suppress(RunError):  # none of its runs has finished yet
+                found.append(load_comparison(file.parent))
+    return found
 
 
 def _data(config: DataConfig, fingerprint: str, say: Notes) -> ImageData | None:

@@ -5,6 +5,7 @@ from typing import Any
 from xaitune._names import frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
+from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.table import SweepTable
 from xaitune.report.run_figures import best_or_none
 from xaitune.report.texts import duration_text, interval_text, picture, score_text
@@ -38,11 +39,17 @@ def verdict_section(
     advice: FreezeAdvice | None,
     check: AdviceCheck | None,
     run: dict,
+    comparison: ComparisonTable | None = None,
 ) -> dict[str, Any]:
     """The verdict as the page shows it: tone, headline, what to do (text and command), paragraphs, and picture."""
     if check is not None:
         return checked_section(check, sweep)
     todo: list[tuple[str, str]] = []
+    if comparison is not None:
+        headline, *rest = comparison.lines()
+        todo.append(("Compare other values, which join these:", "xaitune compare --factor NAME --values V,V"))
+        shown = {"tone": "open", "headline": headline, "paragraphs": [("", line) for line in rest], "todo": todo}
+        return shown | {"picture": None, "mcnemar": None}
     if sweep is not None and best_or_none(sweep) is None:
         headline, sentence = "No run of this sweep finished.", "Every run diverged, so there is nothing to compare."
         todo.append(("Try a lower learning rate:", "xaitune sweep-freeze --learning-rate 0.0001"))

@@ -10,10 +10,12 @@ import jinja2
 from xaitune._files import write_bytes
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck, can_check, check_advice
+from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.table import SweepTable
 from xaitune.errors import InputError
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
+from xaitune.report.comparison_section import comparison_section
 from xaitune.report.headline import mismatches, verdict_section
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import advice_section, data_section, heatmap_strips, making_section, sweep_section
@@ -31,13 +33,15 @@ def write_report(
     data: Any = None,
     sweep: SweepTable | None = None,
     data_check: Any = None,
+    comparisons: Sequence[ComparisonTable] = (),
 ) -> Path:
     """Write the report on a sweep or a single run; returns where it is.
 
     `path` defaults to report.html in the result's folder. `data` is the ImageData, `data_check` what its `check()`
     gave. `check` is made from `advice` and the sweep where it is not given. With a Run, `sweep` is the sweep that it
-    is compared with. What is not given is named on the page, with the command that makes it. Raises InputError for
-    another kind of result, RunError where the page cannot be written.
+    is compared with. `comparisons` on the same images get a section; a run of one of them is reported as its best cell.
+    What is not given is named on the page, with the command that makes it. Raises InputError for another kind of result,
+    RunError where the page cannot be written.
     """
     if isinstance(result, SweepTable):
         sweep = result
@@ -46,20 +50,22 @@ def write_report(
     if check is None and advice is not None and sweep is not None:
         check = _check(advice, sweep)
     shown = shown_run(result)
+    own = next((table for table in comparisons if table.path in result.path.parents), None)
     maps = [heatmaps] if isinstance(heatmaps, BlockHeatmaps | Superpixels) else list(heatmaps or ())
     page = (
         _environment()
         .get_template("report.html")
         .render(
-            title=result.path.name,
+            title=own.path.name if own else result.path.name,
             created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            verdict=verdict_section(result, sweep, advice, check, shown),
+            verdict=verdict_section(result, sweep, advice, check, shown, own),
             warnings=mismatches(result, advice, check, data, sweep),
             data=data_section(data, data_check, shown),
             heatmaps=[strip for m in maps for strip in heatmap_strips(m)],
             signed=any(isinstance(m, Superpixels) for m in maps),
             advice=advice_section(advice),
             sweep=sweep_section(sweep),
+            comparisons=[comparison_section(table) for table in comparisons],
             run=shown,
             making=making_section(result, sweep, shown),
         )

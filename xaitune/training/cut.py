@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS, has_blocks_head
+from xaitune.models.blocks import block_ends, has_blocks_head
 
 POOLED = "pooled"  # the mean and the maximum over space of each block's last convolution, (n, 2 * all channels)
 
@@ -65,7 +65,7 @@ def cached_output(model: keras.Model, name: str) -> Any:
         return model.get_layer(name).output
     if has_blocks_head(model):
         return model.get_layer(POOLED).output
-    outputs = [model.get_layer(names[-1]).output for names in BLOCKS.values()]
+    outputs = [model.get_layer(name).output for name in block_ends(model).values()]
     kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
     return keras.ops.concatenate([kind(dtype="float32")(x) for x in outputs for kind in kinds], axis=1)
 

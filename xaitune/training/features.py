@@ -24,7 +24,7 @@ from xaitune import _files
 from xaitune._progress import Progress
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS
+from xaitune.models.blocks import base_layers
 from xaitune.models.precision import with_precision
 from xaitune.training.cut import POOLED, cached_names, cached_output, suffix_inputs
 
@@ -35,10 +35,9 @@ BATCH = 64
 def prefix_digest(model: keras.Model) -> str:
     """12 hex digits that identify the weights and preprocessing of the whole convolutional base."""
     digest = hashlib.sha256(json.dumps(model.get_layer("preprocess").get_config(), sort_keys=True).encode())
-    for names in BLOCKS.values():
-        for name in names:
-            for array in model.get_layer(name).get_weights():
-                digest.update(np.ascontiguousarray(array).tobytes())
+    for layer in base_layers(model):
+        for array in layer.get_weights():
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:12]
 
 

@@ -43,7 +43,7 @@ class Fit:
         self.model, self.inputs, self.config, self.stage, self.rate = model, inputs, config, stage, rate
         self.num_classes = len(data.class_names)
         self.augmented: AugmentedImages | AugmentedViews | None = None  # training inputs other than `inputs`
-        optimizer_name, optimizer_options, _ = OPTIMIZERS[optimizer]
+        optimizer_name, optimizer_options, *_ = OPTIMIZERS[optimizer]
         factors = block_factors(variable_parts(model), config.block_rates if stage == "fine-tune" else None)
         kind = scaled_optimizer(optimizer_class(optimizer_name), factors)
         self.optimizer = kind(learning_rate=rate, **optimizer_options)
@@ -63,12 +63,23 @@ class Fit:
         return [np.array(keras.ops.convert_to_numpy(v)) for v in self.optimizer.variables]
 
     def trained_weights(self) -> list[np.ndarray]:
-        """The weights that are trained: the same ones whether or not the frozen features are cached."""
-        return [np.array(keras.ops.convert_to_numpy(v)) for v in self.model.trainable_variables]
+        """The weights that training changes: the same ones whether or not the frozen features are cached."""
+        return [np.array(keras.ops.convert_to_numpy(v)) for v in self._changing]
+
+    @property
+    def _changing(self) -> list[Any]:
+        """The trainable variables, and the moving statistics of batch normalisation that is not frozen."""
+        moving = [
+            variable
+            for layer in self.model.layers
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for variable in layer.non_trainable_variables
+        ]
+        return [*self.model.trainable_variables, *moving]
 
     def restore(self, weights: list[np.ndarray], optimizer: Sequence[np.ndarray] = ()) -> None:
         """Set the trained weights, and the optimizer's variables if they are given."""
-        for variable, value in zip(self.model.trainable_variables, weights, strict=True):
+        for variable, value in zip(self._changing, weights, strict=True):
             variable.assign(value)
         for variable, value in zip(self.optimizer.variables, optimizer, strict=False):
             variable.assign(value)

@@ -54,6 +54,8 @@ def run_name(config: TrainConfig, *, with_rate: bool = False) -> str:
         return "frozen-all-blocks" if config.head_blocks == "all" else "frozen-best-block"
     rate = f"-lr{config.rate:g}" if with_rate else ""
     blocks = f"train{config.trained_blocks}" if config.trained_blocks else f"freeze{config.freeze_through}"
+    if config.architecture != "vgg16":
+        blocks = config.architecture if config.from_scratch else f"{config.architecture}-{blocks}"
     return f"{blocks}-{config.optimizer}{rate}-seed{config.seed}"
 
 

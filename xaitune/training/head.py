@@ -88,7 +88,7 @@ def _fit_head(
     channels = [network.model.get_layer(f"block{block}_mean").output.shape[-1] for block in BLOCKS]
     columns: dict[tuple[int, ...], slice] = {(block,): pooled_columns(channels, block) for block in BLOCKS}
     if config.head_blocks == "all":
-        columns = {tuple(BLOCKS): slice(None)}
+        columns = {BLOCKS: slice(None)}
     train, num_classes = data.indices("train"), len(data.class_names)
     labels, groups = data.labels[train], np.array(data.groups)[train]
     weights = image_weights(data, config)[train]

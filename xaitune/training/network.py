@@ -11,6 +11,7 @@ from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks
 from xaitune.models.precision import copy_layers, with_precision
 from xaitune.models.predict import Predictor
+from xaitune.models.scratch import build_scratch
 from xaitune.models.steps import Gradients, training_scope
 from xaitune.models.vgg import build_vgg16, reset_weights
 from xaitune.models.weights import Backbone
@@ -113,9 +114,11 @@ def network_for(
 
 
 def build_for(
-    data: ImageData, config: TrainConfig, backbone: Backbone, head_blocks: Sequence[int] = tuple(BLOCKS)
+    data: ImageData, config: TrainConfig, backbone: Backbone, head_blocks: Sequence[int] = BLOCKS
 ) -> keras.Model:
     """The model that a run starts from; `head_blocks`: the blocks whose features the head 'blocks' takes."""
+    if config.from_scratch:
+        return build_scratch(config.architecture, len(data.class_names), image_size=data.image_size, seed=config.seed)
     return build_vgg16(
         len(data.class_names),
         image_size=data.image_size,

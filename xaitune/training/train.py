@@ -108,7 +108,7 @@ def train_until(
     """
     data.require_trainable()
     data.require_classes(config.named_classes)
-    backbone = load_backbone(config.weights)
+    backbone = load_backbone(config.weights, config.architecture)
     identity = run_identity(config, data.config, data.fingerprint, backbone.digest)
     folder, note = choose_folder(Path(runs_dir), run_name(config), name, identity, overwrite=overwrite)
     if note and notes:
@@ -188,7 +188,8 @@ class _Training:
 
     def run(self) -> None:
         """Train all stages and write the run's files, or those of a paused run."""
-        self._train_head()
+        if not self.config.from_scratch:  # a head on random features would learn nothing that lasts
+            self._train_head()
         if not self._stages():
             self._finish(*self._linear_predictor())
             return

@@ -119,17 +119,14 @@ def _train_or_cache(task: Task, kept: Kept, progress: Progress) -> End:
 def _compute_features(task: Task, data: Any, progress: Progress) -> None:
     """Compute and cache the frozen features at the task's depths."""
     from xaitune.models.precision import resolve_precision
-    from xaitune.models.vgg import build_vgg16
+    from xaitune.models.weights import load_backbone
     from xaitune.training.features import FeatureCache
+    from xaitune.training.network import build_for
 
     config = task.train
-    model = build_vgg16(
-        len(data.class_names),
-        image_size=data.image_size,
-        head=config.head,
-        weights=config.weights,
-        seed=config.seed,
-    )
+    if config.from_scratch:  # nothing is frozen
+        return
+    model = build_for(data, config, load_backbone(config.weights, config.architecture))
     cache = FeatureCache(Path(task.cache_dir), task.cache_gb)
     cache.get(model, data, task.depths, resolve_precision(config.precision)[0], progress)
 

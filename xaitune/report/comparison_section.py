@@ -1,0 +1,42 @@
+"""The section of the page on a comparison of any settings."""
+
+import math
+from typing import Any
+
+from xaitune._names import metric_name, plural
+from xaitune.comparison.comparison_table import ComparisonTable
+from xaitune.report.texts import DASH, interval_text, picture, score_text
+
+
+def comparison_section(table: ComparisonTable) -> dict[str, Any]:
+    """What the comparison tells, its cells and scores as tables and pictures, and every pair."""
+    shown, scores, best = table.table(), table.scores(), table.best["name"]
+    names = table.cells["name"].tolist()
+    score = metric_name(table.metric)
+    pairs = [
+        (
+            pair["cell"],
+            pair["other"],
+            f"{score_text(pair['difference'])} {interval_text(pair['low'], pair['high'], '+')}",
+            pair["verdict"],
+            DASH if math.isnan(pair["images_needed"]) else f"{pair['images_needed']:,.0f}",
+        )
+        for pair in table.pairs().to_dict("records")
+    ]
+    return {
+        "id": table.path.name,
+        "title": ", ".join(table.factors).replace("_", " ") or "repeats",
+        "lines": table.lines(),
+        "caption": f"Test {score}, mean over the seeds [95 % interval over groups], on {plural(table.images, 'image')} in "
+        f"{plural(table.groups, 'group')}.",
+        "columns": [str(column).replace("_", " ") for column in shown.columns],
+        "rows": [
+            {"cells": [str(value) for value in row], "best": name == best}
+            for name, row in zip(names, shown.itertuples(index=False), strict=True)
+        ],
+        "score_columns": ["loss", "train", "validation", "test", "weighted F1"],
+        "scores": [(name, [score_text(value) for value in row]) for name, *row in scores.itertuples()],
+        "picture": picture(table.plot(), f"Test {score} of {plural(len(names), 'cell')} with intervals; best: {best}"),
+        "curves": picture(table.plot_histories(), f"Learning curves of {plural(len(names), 'cell')}, first seed"),
+        "pairs": pairs,
+    }
