@@ -42,7 +42,7 @@ from xaitune.explain.lime.predict import predict_masked
 from xaitune.explain.lime.segments import segment
 from xaitune.explain.probabilities import Probabilities
 from xaitune.models import ncnn
-from xaitune.models.blocks import BLOCKS
+from xaitune.models.blocks import convolutions
 from xaitune.models.precision import describe, resolve_precision, with_precision
 from xaitune.models.predict import Predictor
 
@@ -115,7 +115,7 @@ class KerasVis:
 
         batches = [slice(i, i + PEER_BATCH) for i in range(0, len(images), PEER_BATCH)]
         maps = []
-        for names in BLOCKS.values():
+        for names in convolutions().values():
             options = {"penultimate_layer": names[-1], "expand_cam": False, "normalize_cam": False}
             scores = [CategoricalScore([int(c) for c in classes[batch]]) for batch in batches]
             parts = [self.gradcam(s, images[batch], **options) for s, batch in zip(scores, batches, strict=True)]
@@ -133,7 +133,7 @@ class TorchCam:
         torch.set_num_threads(os.cpu_count() or 1)
         layers: list[Any] = []
         self.last_layers = []  # of Block 1 to 5
-        for block, names in BLOCKS.items():
+        for block, names in convolutions().items():
             for name in names:
                 kernel, bias = classifier.model.get_layer(name).get_weights()
                 conv = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)

@@ -365,6 +365,20 @@ def test_compare(project):
     assert "0 of 2 runs to do" in xaitune(folder, *command, "--dry-run").out
     refused = xaitune(folder, *command, "--loss", "focal")
     assert (refused.status, "loss is a factor" in refused.err) == (2, True)
+    for option, factor, message in (
+        ("--loss", ("loss", "focal"), "loss is a factor, so --loss has no meaning"),
+        ("--learning-rates", ("learning_rate", "1e-3"), "so --learning-rates has no meaning"),
+        (
+            "--freeze-through",
+            ("architecture", "vgg16-features"),
+            "Every value of the factor architecture sets freeze_through",
+        ),
+    ):
+        value = {"--loss": "focal", "--learning-rates": "1e-3", "--freeze-through": "2"}[option]
+        refused = xaitune(folder, "compare", "--factor", factor[0], "--values", factor[1], option, value)
+        assert (refused.status, message in refused.error) == (2, True), refused.error
+    repeats = xaitune(folder, "compare", "--factor", "none", "--seeds", "2", "--dry-run", "--json")
+    assert (repeats.status, repeats.json["runs"]) == (0, 2)
     unknown = xaitune(folder, "compare", "--factor", "los", "--values", "focal")
     assert (unknown.status, "Did you mean 'loss'" in unknown.err) == (2, True)
 

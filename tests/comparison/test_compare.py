@@ -2,10 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from driving import finish, start, wait_for, xaitune
 
 from xaitune.comparison.comparison import compare, plan_comparison
 from xaitune.comparison.comparison_table import has_converged, load_comparison
@@ -13,6 +15,9 @@ from xaitune.comparison.factors import check_factors, parse_factors, part_name, 
 from xaitune.comparison.table import load_sweep
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError
+from xaitune.report.gather import find_comparisons, report_on
+from xaitune.report.page import write_report
+from xaitune.training.run import load_run
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32", freeze_through=4)
 LOSSES = ("categorical_crossentropy", "sparse_categorical_crossentropy")
@@ -133,7 +138,7 @@ def test_depths_and_optimizers_vary_within_one_sweep(demo, tmp_path):
 
 def test_blocks_beyond_the_prefix(demo, tmp_path):
     factors = {"trained_blocks": ["1", "5"]}
-    table = compare(demo, BASE, factors=factors, seeds=1, learning_rates="own", runs_dir=tmp_path)
+    table = compare(demo, BASE, factor=factors, seeds=1, learning_rates="own", runs_dir=tmp_path)
     assert table.cells["trained_blocks"].tolist() == ["1", "5"]
     runs = [sweep.runs["freeze_through"].tolist() for sweep in table.parts.values()]
     assert runs == [[0], [4]]
@@ -150,6 +155,106 @@ def test_a_run_that_never_left_its_starting_loss_has_not_converged():
     assert not has_converged(history([], [2.4, 2.39]))
     assert has_converged(history([], [2.4, 1.2]))
     assert has_converged(history([2.0], []))
+
+
+PRESET_VALUES = ("lenet5-tanh-sgd", "vgg16-random", "vgg16-features", "vgg16-block3-final")
+
+
+def test_presets_are_the_freezing_studys_models():
+    """Each sets what it names; networks from random weights leave out what the others need."""
+    train = TrainConfig(weights="slim", head="fc", epochs=7)
+    parts = {values["architecture"]: base for values, base in parts_of({"architecture": PRESET_VALUES}, train)}
+    shown = ("architecture", "weights", "head", "freeze_through", "final_epochs", "epochs")
+    assert [tuple(getattr(parts[name], field) for field in shown) for name in PRESET_VALUES] == [
+        ("lenet5-tanh", "random", "gap", 0, 0, 7),
+        ("vgg16", "random", "fc", 0, 0, 7),
+        ("vgg16", "slim", "fc", 5, 0, 7),
+        ("vgg16", "slim", "fc", 3, 10, 7),
+    ]
+    assert (parts["lenet5-tanh-sgd"].optimizer, parts["lenet5-tanh-sgd"].rate) == ("sgd", 0.01)
+    with pytest.raises(ConfigError, match="architecture lenet5-tanh-sgd sets optimizer itself"):
+        check_factors({"architecture": PRESET_VALUES, "optimizer": ["nag"]})
+    with pytest.raises(ConfigError, match="Did you mean 'vgg16-features'"):
+        check_factors({"architecture": ["vgg16-feature"]})
+
+
+def test_kerass_rates_stand_beside_our_own():
+    rates = parse_factors(["optimizer", "learning_rate"], ["adam,nag", "own,keras"])
+    assert rates["learning_rate"] == (None, "keras")
+    chosen = [
+        TrainConfig(optimizer=o, learning_rate=r).rate for o in rates["optimizer"] for r in rates["learning_rate"]
+    ]
+    assert chosen == [3e-5, 1e-3, 1e-3, 1e-2]
+    with pytest.raises(ConfigError, match=r"learning_rate must be above 0, at most 10, or own .* or keras"):
+        TrainConfig(learning_rate="own rate")
+
+
+@pytest.fixture(scope="module")
+def architectures(demo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("architectures")
+    return compare(
+        demo, BASE, factor="architecture", values=["lenet5-relu-adam", "vgg16-features"], seeds=2, runs_dir=folder
+    )
+
+
+def test_architectures_in_one_table(architectures):
+    """The scores are means over the runs' own; a preset's rate is the only one that is tried."""
+    table = architectures
+    assert table.cells["name"].tolist() == ["lenet5-relu-adam", "vgg16-features"]
+    assert table.cells["learning_rate"][0] == 1e-3
+    scores = table.scores()
+    runs = [load_run(table.path / "architecture=lenet5-relu-adam" / run) for run in table.cells["runs"][0]]
+    assert [run.config.architecture for run in runs] == ["lenet5-relu"] * 2
+    for column, of in (("train", "train"), ("validation", "validation"), ("test", "test")):
+        by_hand = np.mean([run.metrics[of]["accuracy"] for run in runs])
+        assert scores.loc["lenet5-relu-adam", column] == pytest.approx(by_hand)
+    by_hand = np.mean([run.metrics["test"]["f1_weighted"] for run in runs])
+    assert scores.loc["lenet5-relu-adam", "f1_weighted"] == pytest.approx(by_hand)
+
+
+def test_its_report_and_its_section_in_another(architectures, demo, run, tmp_path):
+    page = report_on(architectures.path, architectures.path.parent).read_text(encoding="utf-8")
+    best = architectures.best["name"]
+    assert f"<h2>{architectures.lines()[0]}" in page
+    assert 'id="comparison"' in page
+    for name, row in architectures.scores().iterrows():
+        assert f'<th scope="row">{name}</th><td>{row["loss"]:.3f}</td><td>{row["train"]:.3f}</td>' in page
+    assert f'<tr class="mark"><th scope="row">{best}</th>' in page
+    assert find_comparisons(architectures.path.parent, demo.fingerprint)[0].path == architectures.path
+    assert not find_comparisons(architectures.path.parent, "of other images")
+    other = write_report(run, tmp_path / "report.html", comparisons=[architectures]).read_text(encoding="utf-8")
+    assert "Comparison: architecture" in other
+    assert f"<h2>{architectures.lines()[0]}" not in other
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def test_a_killed_comparison_is_resumed(demo, tmp_path):
+    """kill -9 midway: the runs that had ended are not trained again, and the table is that of an undisturbed one."""
+    where = [demo.config.path, "--groups", demo.config.groups, "--image-size", "32x32", "--runs-dir", tmp_path]
+    options = "--weights slim --freeze-through 4 --head-epochs 1 --epochs 3 --precision float32 --seeds 2"
+    factors = "--learning-rates own --factor loss --values categorical_crossentropy,focal"
+    command = ["compare", *where, *options.split(), *factors.split()]
+    process = start(tmp_path, *command)
+    pattern = "comparison/*/*/result.json"
+    try:
+        wait_for(lambda: list(tmp_path.glob(pattern)) or process.poll() is not None)
+        process.kill()
+    finally:
+        finish(process)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(pattern)}
+    assert 1 <= len(before) < 4
+    answer = xaitune(tmp_path, *command, "--json")
+    assert answer.status == 0, answer.err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(tmp_path.glob(pattern))) == 4
+    train = TrainConfig(weights="slim", freeze_through=4, head_epochs=1, epochs=3, precision="float32")
+    values = ["categorical_crossentropy", "focal"]
+    options = {"factor": "loss", "values": values, "seeds": 2, "learning_rates": "own"}
+    whole = compare(demo, train, runs_dir=tmp_path / "whole", **options)
+    resumed = load_comparison(tmp_path / "comparison")
+    for column in ("validation", "test"):
+        np.testing.assert_allclose(resumed.cells[column], whole.cells[column], atol=1e-6)
+    assert [cell["name"] for cell in answer.json["cells"]] == values
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path, run):

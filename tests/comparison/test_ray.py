@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from driving import finish, results, start, wait_for, xaitune
 
+from xaitune.comparison.comparison import compare
 from xaitune.comparison.engines import ray as rayengine
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import load_sweep
@@ -114,6 +116,17 @@ def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
     assert list(table.runs["state"]) == ["finished"]
     assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs per run" in notes
     assert not ray.is_initialized()
+
+
+def test_a_comparison_of_four_runs(demo, cluster, tmp_path):
+    """Two losses, two seeds: the same table as the local engine's."""
+    options = {"factor": "loss", "values": ["categorical_crossentropy", "focal"], "seeds": 2, "learning_rates": "own"}
+    train = dataclasses.replace(BASE, freeze_through=4)
+    table = compare(demo, train, runs_dir=tmp_path / "ray", engine="ray", ray_address=cluster, **options)
+    assert table.cells["seeds"].tolist() == [2, 2]
+    local = compare(demo, train, runs_dir=tmp_path / "local", **options)
+    for column in ("validation", "test"):
+        np.testing.assert_allclose(table.cells[column], local.cells[column], atol=0.02)
 
 
 def test_more_than_any_machine_has_is_refused(demo, cluster, tmp_path):

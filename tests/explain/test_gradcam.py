@@ -12,7 +12,7 @@ from xaitune.errors import ConfigError, ImageError, ModelError
 from xaitune.explain.cam import class_activation_map
 from xaitune.explain.gradcam import RULES, gradcam_blocks
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS, freeze_blocks
+from xaitune.models.blocks import convolutions, freeze_blocks
 from xaitune.models.gradients import ActivationGradients
 from xaitune.models.vgg import build_vgg16
 
@@ -115,7 +115,7 @@ def test_one_block_alone_equals_all_at_once(model, images):
 @pytest.mark.parametrize("block", [3, 4])
 def test_the_gradient_is_that_of_the_logit(model, images, block):
     """The gradient at a block, against a finite difference of the logit through the rest of the network."""
-    name = BLOCKS[block][-1]
+    name = convolutions()[block][-1]
     [(a, g)], logits = ActivationGradients(model, [name])(images[:1], np.array([2]))
     rest = keras.Model(model.get_layer(name).output, model.output)
     np.testing.assert_allclose(rest.predict_on_batch(a), logits, atol=1e-5)

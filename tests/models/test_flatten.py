@@ -8,8 +8,8 @@ from xaitune.errors import ConfigError, ModelError
 from xaitune.explain.cam import class_activation_map
 from xaitune.explain.classifier import open_classifier
 from xaitune.explain.gradcam import gradcam_blocks
+from xaitune.models import blocks
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS
 from xaitune.models.flatten import as_classifier, find_stages
 from xaitune.models.vgg import build_vgg16
 
@@ -62,7 +62,7 @@ def state(model):
 
 def test_stages_of_our_vgg16_are_its_blocks():
     model = build_vgg16(3, image_size=(32, 48), weights="slim")
-    assert find_stages(model) == {block: names[-1] for block, names in BLOCKS.items()}
+    assert find_stages(model) == {block: names[-1] for block, names in blocks.convolutions().items()}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ import pytest
 from xaitune.errors import ConfigError, ModelError, WeightsError
 from xaitune.models import vgg, weights
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS, CHANNELS, convolution_shapes, freeze_blocks, multiply_adds, require_blocks
+from xaitune.models.blocks import (
+    CHANNELS,
+    architecture_of,
+    convolution_shapes,
+    convolutions,
+    freeze_blocks,
+    multiply_adds,
+)
 from xaitune.models.vgg import build_vgg16
 from xaitune.models.weights import load_backbone
 from xaitune.training.train import train_model
@@ -41,7 +48,7 @@ def write_h5(path, arrays, **attributes):
 
 def tiny_arrays(channels=(4, 4, 6, 6, 8), seed=0):
     rng, arrays, channels_in = np.random.default_rng(seed), {}, 3
-    for block, names in BLOCKS.items():
+    for block, names in convolutions().items():
         for name in names:
             width = channels[block - 1]
             kernel = rng.normal(0, (2 / (9 * channels_in)) ** 0.5, (3, 3, channels_in, width)).astype(np.float32)
@@ -54,7 +61,7 @@ def base_output(model, images):
 
 
 def test_blocks_are_vgg16s():
-    assert [len(names) for names in BLOCKS.values()] == [2, 2, 3, 3, 3]
+    assert [len(names) for names in convolutions().values()] == [2, 2, 3, 3, 3]
     shapes = convolution_shapes()
     assert sum(9 * i * o + o for i, o in shapes) == 14_714_688  # VGG16 without its top, Simonyan and Zisserman 2015
     assert shapes[0] == (3, 64)
@@ -70,10 +77,10 @@ def test_multiply_adds_by_formula():
 @pytest.mark.parametrize("through", range(6))
 def test_freezing(slim, through):
     assert freeze_blocks(slim, through) is slim
-    for block, names in BLOCKS.items():
+    for block, names in convolutions().items():
         assert [slim.get_layer(name).trainable for name in names] == [block > through] * len(names)
     assert slim.get_layer("logits").trainable
-    shapes, blocks = convolution_shapes(SLIM), [b for b, names in BLOCKS.items() for _ in names]
+    shapes, blocks = convolution_shapes(SLIM), [b for b, names in convolutions().items() for _ in names]
     free = sum(9 * i * o + o for (i, o), block in zip(shapes, blocks, strict=True) if block > through)
     assert sum(int(np.prod(v.shape)) for v in slim.trainable_variables) == free + 128 * 3 + 3
     frozen = sum(9 * i * o + o for i, o in shapes) - free
@@ -155,7 +162,7 @@ def test_rgb_model_equals_keras_vgg16_on_bgr(tmp_path):
     reference = keras.applications.VGG16(weights=None, include_top=False, input_shape=(*SIZE, 3))
     rng = np.random.default_rng(0)
     arrays = {}
-    for names in BLOCKS.values():
+    for names in convolutions().values():
         for name in names:
             kernel, bias = reference.get_layer(name).get_weights()
             arrays[name] = (kernel * np.float32(1.6), rng.normal(0, 0.5, bias.shape).astype(np.float32))
@@ -216,7 +223,7 @@ def test_a_run_folder_or_its_model_file_as_weights(demo, tmp_path):
     base = load_backbone(run.path)
     trained = run.model
     assert base.preprocessing == {"scale": 1 / 127.5, "offset": -1.0}
-    for names in BLOCKS.values():
+    for names in convolutions().values():
         for name in names:
             for a, b in zip(base.arrays[name], trained.get_layer(name).get_weights(), strict=True):
                 np.testing.assert_array_equal(a, b)
@@ -287,7 +294,7 @@ def test_nested_backbone_is_named():
     inputs = keras.Input((32, 32, 3))
     nested = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(backbone(inputs))))
     with pytest.raises(ModelError, match=r"Its layers are inside 'vgg16': build it flat, from the backbone's output\."):
-        require_blocks(nested)
+        architecture_of(nested)
 
 
 def test_imagenet_without_a_network_names_the_other_choices(monkeypatch):

@@ -17,7 +17,7 @@ from xaitune.config.fields import later_defaults
 from xaitune.config.settings import TrainConfig
 from xaitune.errors import ConfigError, DataError, RunError, RunLockedError
 from xaitune.models.backend import keras
-from xaitune.models.blocks import BLOCKS, freeze_blocks
+from xaitune.models.blocks import convolutions, freeze_blocks
 from xaitune.models.vgg import build_vgg16
 from xaitune.training import fit
 from xaitune.training import folder as runs
@@ -106,7 +106,7 @@ def test_frozen_blocks_keep_their_weights_and_others_change(demo, tmp_path, cach
     config = dataclasses.replace(BASE, freeze_through=through, optimizer="adam", learning_rate=1e-3, epochs=3)
     model = train_model(demo, config, runs_dir=tmp_path, cache_dir=cache).model
     start = build_vgg16(11, image_size=(32, 32), weights="slim")
-    for block, names in BLOCKS.items():
+    for block, names in convolutions().items():
         for name in names:
             equal = [
                 np.array_equal(a, b)
@@ -579,7 +579,7 @@ def test_only_the_named_blocks_are_trained(demo, tmp_path, cache, given, trained
     assert run.name == f"train{text}-{run.config.optimizer}-seed0"
     assert run.config.freeze_through == through
     start = build_vgg16(11, image_size=(32, 32), weights="slim", seed=0)
-    changed = {b for b, names in BLOCKS.items() for n in names if not same_weights(run.model, start, n)}
+    changed = {b for b, names in convolutions().items() for n in names if not same_weights(run.model, start, n)}
     assert changed == trained
 
 

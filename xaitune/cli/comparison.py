@@ -105,10 +105,8 @@ def _require_effect(job: Job, factors: dict[str, tuple[Any, ...]]) -> None:
     for field, by in decided.items():
         if field in given:
             flag, factor = f"--{given[field].replace('_', '-')}", by or field
-            why = f"every value of the factor {by} sets {field}" if by else f"{field} is a factor"
-            raise ConfigError(
-                f"{why[0].upper()}{why[1:]}, so {flag} has no meaning. Leave out {flag} or --factor {factor}."
-            )
+            why = f"Every value of the factor {by} sets {field}" if by else f"{field} is a factor"
+            raise ConfigError(f"{why}, so {flag} has no meaning. Leave out {flag} or --factor {factor}.")
 
 
 def _wide(losses: Any) -> Any:

@@ -71,7 +71,9 @@ def plan_comparison(
             "optimizers": checked.get("optimizer", (base.optimizer,)),
             "folds": None,
         }
-        if base.learning_rate != train.learning_rate:  # that of the part is a value of its factor, or belongs to a preset
+        if (
+            base.learning_rate != train.learning_rate
+        ):  # that of the part is a value of its factor, or belongs to a preset
             grid["learning_rates"] = None
         plan = plan_sweep(data, replace_fields(config, grid), base, name=part_name(values), runs_dir=folder)
         plans.append((values, dataclasses.replace(plan, frozen=())))
