@@ -22,7 +22,10 @@ def _load(path: Path):
 
 
 def test_the_examples_are_the_known_ones():
-    assert [p.name for p in EXAMPLES] == ["freeze_advice.py", "look_inside.py", "loss_study.py"]
+    assert [p.name for p in EXAMPLES] == [
+        *("freeze_advice.py", "freezing_study.py", "imbalance_study.py", "look_inside.py", "loss_study.py"),
+        "xray_loss_study.py",
+    ]
 
 
 @pytest.fixture
@@ -51,6 +54,35 @@ def test_loss_study_example(small_data, capsys):
     printed = capsys.readouterr().out
     assert "Loss per class and repeat, test" in printed
     assert printed.count("crack") >= 6  # three losses, on validation and on test
+
+
+def test_freezing_study_example(small_data, capsys):
+    models = ("lenet5-tanh-sgd", "vgg16-features", "vgg16-block3-final")
+    sentence = _load(ROOT / "examples" / "freezing_study.py").main(epochs=1, seeds=1, models=models, depths="4-5")
+    assert sentence.startswith("Best on validation:")
+    printed = capsys.readouterr().out
+    rows = printed[printed.index("tables 5 to 8") :].splitlines()[3:6]
+    assert [row.split()[0] for row in rows] == list(models)
+    assert all(len(row.split()) == 6 for row in rows)  # loss, three accuracies and weighted F1
+    assert "table 9" in printed
+    assert (small_data / "example-runs" / "comparison" / "curves.png").is_file()
+
+
+def test_xray_loss_study_example(small_data, capsys):
+    sentence = _load(ROOT / "examples" / "xray_loss_study.py").main(epochs=1, seeds=2)
+    assert "No difference beyond the noise" in sentence
+    printed = capsys.readouterr().out
+    assert printed.count("test accuracy") == 2
+    assert "cannot tell" in printed
+
+
+def test_imbalance_study_example(small_data, capsys):
+    study = _load(ROOT / "examples" / "imbalance_study.py")
+    sentences = study.main(epochs=1, seeds=1, optimizers=("sgdp", "radam"))
+    assert [sentence.startswith("Best on validation:") for sentence in sentences] == [True] * 4
+    printed = capsys.readouterr().out
+    assert "balance_by_augmentation" in printed
+    assert printed.count("Confusion matrix") == 4
 
 
 def test_look_inside_example(small_data, capsys):
