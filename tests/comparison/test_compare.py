@@ -178,13 +178,16 @@ def test_presets_are_the_freezing_studys_models():
         check_factors({"architecture": ["vgg16-feature"]})
 
 
-def test_kerass_rates_stand_beside_our_own():
+def test_kerass_rates_stand_beside_our_own(demo, tmp_path):
     rates = parse_factors(["optimizer", "learning_rate"], ["adam,nag", "own,keras"])
     assert rates["learning_rate"] == (None, "keras")
     chosen = [
         TrainConfig(optimizer=o, learning_rate=r).rate for o in rates["optimizer"] for r in rates["learning_rate"]
     ]
     assert chosen == [3e-5, 1e-3, 1e-3, 1e-2]
+    plan = plan_comparison(demo, rates, SweepConfig(seeds=1), BASE, runs_dir=tmp_path)
+    assert plan.total == 4
+    assert sorted(run.rate for _, part in plan.parts for cell in part.cells for run in cell) == sorted(chosen)
     with pytest.raises(ConfigError, match=r"learning_rate must be above 0, at most 10, or own .* or keras"):
         TrainConfig(learning_rate="own rate")
 

@@ -71,10 +71,8 @@ def plan_comparison(
             "optimizers": checked.get("optimizer", (base.optimizer,)),
             "folds": None,
         }
-        if (
-            base.learning_rate != train.learning_rate
-        ):  # that of the part is a value of its factor, or belongs to a preset
-            grid["learning_rates"] = None
+        if "learning_rate" in checked or base.learning_rate != train.learning_rate:  # a value of it, or a preset's
+            grid["learning_rates"] = "own" if base.learning_rate is None else None
         plan = plan_sweep(data, replace_fields(config, grid), base, name=part_name(values), runs_dir=folder)
         plans.append((values, dataclasses.replace(plan, frozen=())))
     return ComparisonPlan(folder, identity, checked, tuple(plans))
