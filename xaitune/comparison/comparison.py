@@ -66,7 +66,7 @@ def plan_comparison(
         notes(note)
     plans = []
     for values, base in parts:
-        grid = {
+        grid: dict[str, Any] = {
             "freeze_through": checked.get("freeze_through", (base.freeze_through,)),
             "optimizers": checked.get("optimizer", (base.optimizer,)),
             "folds": None,
