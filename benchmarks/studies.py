@@ -63,7 +63,7 @@ STUDIES = {
         6,
         {"optimizer": OPTIMIZERS, "learning_rate": ["own", "keras"]},
         2,
-        freeze_through=3,
+        freeze_through=4,
         learning_rates=None,
         pictures=("comparison.png",),
     ),
