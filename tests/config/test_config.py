@@ -64,7 +64,7 @@ def test_wrong_blocks(value):
     with pytest.raises(ConfigError) as excinfo:
         parse_blocks(value)
     assert text_of(excinfo) == (
-        "block must be 1..5, a range like 1-3, a list like 1,3, or 'all' (VGG16 has Block 1 to 5). "
+        "block must be 1..5, a range like 1-3, a list like 1,3, or 'all' (the model has Block 1 to 5). "
         f"Received: {value!r}."
     )
 
@@ -101,7 +101,7 @@ def test_block_zero_where_it_means_something():
         ("final_epochs", "3", "final_epochs must be a whole number of at least 0. Received: final_epochs='3'."),
         ("patience", 0, "patience must be a whole number of at least 1. Received: patience=0."),
         ("batch_size", 0, "batch_size must be a whole number of at least 1. Received: batch_size=0."),
-        ("learning_rate", 0, "learning_rate must be above 0, at most 10. Received: learning_rate=0."),
+        ("learning_rate", 0, "learning_rate must be above 0, at most 10, or own (the optimizer's own)"),
         ("learning_rate", 11.0, "Received: learning_rate=11.0."),
         ("learning_rate", "fast", "Received: learning_rate='fast'."),
         ("learning_rate", float("nan"), "Received: learning_rate=nan."),
@@ -216,8 +216,9 @@ def test_label_smoothing_needs_a_loss_that_has_it():
 
 
 def test_learning_rate_is_the_optimizers_where_none_is_given():
-    for name, (_, _, rate) in OPTIMIZERS.items():
+    for name, (_, _, rate, default) in OPTIMIZERS.items():
         assert TrainConfig(optimizer=name).rate == rate
+        assert TrainConfig(optimizer=name, learning_rate="keras").rate == default
     assert TrainConfig(optimizer="sgd", learning_rate=0.5).rate == 0.5
     assert OPTIMIZERS["nag"][1] == {"momentum": 0.9, "nesterov": True}
     assert OPTIMIZERS["momentum"][1] == {"momentum": 0.9}

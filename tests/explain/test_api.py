@@ -228,7 +228,7 @@ def test_wrong_methods_and_options_are_refused(classifier, files):
         explain_images(classifier, files, method="lime", num_samples=1)
     with pytest.raises(ConfigError, match=r"Did you mean 'slic'\?"):
         explain_images(classifier, files, method="lime", segmenter="slick")
-    with pytest.raises(ConfigError, match=r"CAM is drawn at Block 5 only"):
+    with pytest.raises(ConfigError, match=r"CAM is drawn at the last block only"):
         explain_images(classifier, files, method="cam", blocks=3)
     with pytest.raises(TypeError):
         explain_images(classifier, files, blok=3)  # a misspelled option is not ignored

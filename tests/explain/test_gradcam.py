@@ -240,7 +240,7 @@ def test_models_that_cannot_be_explained_are_refused(model, images, tmp_path):
     x = model.get_layer("gap").output
     assert "is not an image classifier" in refusal(keras.Model(model.input, x[:, None]), images)
     several = keras.Model(model.input, [model.output, x])
-    assert "is not an image classifier" in refusal(several, images)
+    assert "has several outputs. Name one of logits, gap: --output NAME" in refusal(several, images)
     assert refusal(3, images) == "A model must be a Run, a path or a keras.Model. Received: int."
     assert "No model at" in refusal(tmp_path / "none.keras", images)
 

@@ -13,8 +13,8 @@ from xaitune.explain.classifier import open_classifier
 from xaitune.explain.gradcam import RULES, RulesMapper, gradcam_blocks, model_for_maps
 from xaitune.models.backend import keras
 from xaitune.models.blocks import freeze_blocks
-from xaitune.models.flatten import find_stages
 from xaitune.models.gradients import ActivationGradients
+from xaitune.models.stages import find_stages
 from xaitune.models.vgg import build_vgg16
 
 SIZE = (32, 48)

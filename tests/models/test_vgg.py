@@ -285,7 +285,7 @@ def test_a_keras_model_that_is_not_ours(tmp_path):
     assert "is not a model of xaitune's (no VGG16 blocks with their preprocessing)." in message
     with pytest.raises(ModelError, match=r"Not a VGG16 with named blocks: layer 'block1_conv1' is missing"):
         freeze_blocks(other, 3)
-    with pytest.raises(ModelError, match=r"No model at .*Give a finished run's folder or a \.keras file"):
+    with pytest.raises(ModelError, match=r"No model at .*Give a finished run's folder, or a \.keras or \.h5 file"):
         weights.load_model(tmp_path / "none")
 
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 
 from xaitune.config.settings import TrainConfig
 from xaitune.errors import ConfigError
-from xaitune.models.weights import load_model
+from xaitune.models.model_files import load_model
 from xaitune.training.linear import PENALTIES, fit_linear_head
 from xaitune.training.train import train_model
 

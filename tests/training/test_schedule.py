@@ -79,7 +79,7 @@ def test_sgd_steps_by_hand():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_half_a_rate_for_a_variable_is_the_optimizer_at_half_the_rate(name):
     """With a rate that changes between steps, and with AdamW's weight decay; the other variable is the same bit for bit."""
-    class_name, options, _ = OPTIMIZERS[name]
+    class_name, options, *_ = OPTIMIZERS[name]
     kind = optimizer_class(class_name)
 
     def after_four_steps(kind, rate):

@@ -11,18 +11,24 @@ from xaitune._names import duration, plural
 from xaitune.cli.console import Ui
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
-from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ScoreOptions
+from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
 from xaitune.config.toml import CONFIG_FILE
 from xaitune.errors import DataError, ImageError
 
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files or folders.")]
 ModelPath = Annotated[
     str | None,
-    option("--model", help="A run's folder or a .keras file.", panel="Model", default="the newest run", metavar="PATH"),
+    option(
+        "--model",
+        help="A run's folder, or a .keras or .h5 file of a whole model.",
+        panel="Model",
+        default="the newest run",
+        metavar="PATH",
+    ),
 ]
 
 
-@command("explain", ExplainOptions, LimeOptions, ScoreOptions)
+@command("explain", ExplainOptions, ModelOptions, LimeOptions, ScoreOptions)
 def explain(
     job: Job,
     images: ImageFiles,
@@ -42,7 +48,7 @@ def explain(
     from xaitune.data.images import expand_images
 
     options, lime = job.options(ExplainOptions), job.options(LimeOptions)
-    options.check_blocks(None if str(model).endswith(".keras") else 5)  # any Keras model may have other blocks
+    options.check_blocks(None if model and Path(model).is_file() else 5)  # any Keras model may have other blocks
     expand_images(images)
     choice = choose_model(model, job.runs_dir)
     choice.check_class(options.class_name)
@@ -54,8 +60,19 @@ def explain(
     from xaitune.explain.store import ExplanationWriter
 
     method = options.method
-    classifier = choice.open(job.ui.say)
-    about = {"method": method, "rule": options.rule, "model": classifier.name}
+    opening = job.options(ModelOptions)
+    classifier = choice.open(job.ui.say, **opening.given)
+    if options.layers == "list":
+        _list_layers(job.ui, classifier)
+        return
+    _say_scaling(job.ui, classifier, paths)
+    about = {
+        "preprocess": classifier.preprocess,
+        "labels": classifier.labels,
+        "method": method,
+        "rule": options.rule,
+        "model": classifier.name,
+    }
     about |= {"class_names": list(classifier.class_names), "resize": classifier.resize}
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
@@ -69,7 +86,7 @@ def explain(
             report(min(done * size, len(paths)), len(paths))
         wrote = writer.close()
     seconds = time.monotonic() - start
-    blocks = "all blocks" if options.blocks == "all" else f"Block {options.blocks}"
+    blocks = options.layers or ("all blocks" if options.blocks == "all" else f"Block {options.blocks}")
     shown = {"gradcam": blocks, "cam": f"Block {', '.join(map(str, writer.blocks))}"}.get(method, lime.segmenter)
     count = plural(len(paths), "image")
     job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown}, {writer.about['precision']})")
@@ -78,6 +95,44 @@ def explain(
     scored = _say_scores(job.ui, scorer, writer.folder) if scorer else {"wrote": []}
     files += scored.pop("wrote")
     job.ui.finish(files, "xaitune advise", **wrote, **scored, seconds=seconds, **remarks)
+
+
+def _list_layers(ui: Ui, classifier: Any) -> None:
+    """Print the layers that maps can be made from, with the shapes of their maps."""
+    import pandas as pd
+
+    from xaitune.models.stages import find_stages, layers_with_maps
+
+    layers = layers_with_maps(classifier.model)
+    blocks = {name: f"Block {block}" for block, name in find_stages(classifier.model).items()}
+    rows = {
+        name: {"maps": "x".join(map(str, shape)), "drawn as": blocks.get(name, "")} for name, shape in layers.items()
+    }
+    ui.table(
+        pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer"), f"Layers with maps in {classifier.name}"
+    )
+    ui.finish([], "the same command with --layer NAME", layers={name: list(shape) for name, shape in layers.items()})
+
+
+def _say_scaling(ui: Ui, classifier: Any, paths: list[Path]) -> None:
+    """Say what a model of the user's own is asked, and warn, with evidence, where nothing scales its images."""
+    if classifier.labels:
+        ui.say(
+            "The model's classes are labels (sigmoids): each has a probability of its own, and they do not add up to 1."
+        )
+    if classifier.scaled or classifier.preprocess != "auto":
+        return
+    from xaitune.explain.scaling import MOST_IMAGES, scaling_evidence
+
+    evidence = scaling_evidence(classifier, classifier.read_paths(paths[:MOST_IMAGES]))
+    evidence.columns = ["mean top probability", "classes on top", "spread over images"]
+    count = plural(min(len(paths), MOST_IMAGES), "image")
+    ui.table(evidence, f"What {classifier.name} answers on {count} under each preprocessing")
+    ui.warn(
+        f"{classifier.name} does not scale its images, and gets them as 0..255. If they were preprocessed outside the model in "
+        "training, name how with --preprocess; a model that gets values of another range often gives every image the same "
+        "class, with a probability of 1. --preprocess none if they were not."
+    )
 
 
 def _readable(ui: Ui, images: list[Path]) -> list[Path]:
@@ -172,10 +227,10 @@ def _say_scores(ui: Ui, scorer: Any, folder: Path) -> dict[str, Any]:
     return {"scores": summary.to_dict("records"), "scored": about, "wrote": wrote}
 
 
-@command("predict")
+@command("predict", ModelOptions)
 def predict(
     job: Job,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder or a .keras file.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder, or a .keras or .h5 file.")],
     images: ImageFiles,
     csv: Annotated[Path | None, option("--csv", help="Write the predictions to this file.", metavar="FILE")] = None,
 ) -> None:
@@ -186,7 +241,8 @@ def predict(
 
     if csv:
         make_folder(csv.parent)
-    classifier = choice.open(job.ui.say)
+    classifier = choice.open(job.ui.say, **job.options(ModelOptions).given)
+    _say_scaling(job.ui, classifier, paths)
     with job.ui.progress("predicting", "images") as report:
         table = predict_files(classifier, paths, report)
     job.ui.table(table[["file", "predicted", "probability"]].set_index("file").head(50))

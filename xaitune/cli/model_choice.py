@@ -1,18 +1,19 @@
 """Which model a command looks at, decided once: the one that is named, or the newest there is."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xaitune._files import read_json
 from xaitune._progress import Notes
-from xaitune.errors import ConfigError, unknown_class
+from xaitune.errors import ConfigError, XaituneWarning, unknown_class
 from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A run's folder, a sweep's (its best cell on validation), a .keras file, or None: VGG16 with its ImageNet classes.
+    """A run's folder, a sweep's (its best cell on validation), a .keras or .h5 file, or None: VGG16 with its ImageNet classes.
 
     `line` says which and why, '' for a model that was named.
     """
@@ -28,8 +29,11 @@ class ModelChoice:
         if class_name not in known:
             raise unknown_class(class_name, known)
 
-    def open(self, say: Notes) -> Any:
-        """The Classifier; `say` is called with a line on which model it is. Raises ModelError, RunError."""
+    def open(self, say: Notes, **options: Any) -> Any:
+        """The Classifier; `say` is called with a line on which model it is, `options` are those of `open_classifier`.
+
+        Raises ModelError, RunError.
+        """
         from xaitune.comparison.table import best_run, load_sweep
         from xaitune.explain.classifier import Classifier, open_classifier
         from xaitune.models.vgg import imagenet_classifier
@@ -43,7 +47,9 @@ class ModelChoice:
             run = best_run(load_sweep(self.path))
             say(f"Model: {run.path}, the best cell on validation of the sweep {self.path}")
             return open_classifier(run)
-        return open_classifier(self.path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", XaituneWarning)  # the command warns itself, with evidence
+            return open_classifier(self.path, **options)
 
 
 def choose_model(named: str | Path | None, runs_dir: Path) -> ModelChoice:
@@ -55,9 +61,14 @@ def choose_model(named: str | Path | None, runs_dir: Path) -> ModelChoice:
         path = Path(named)
         if not path.exists():
             near = f" Did you mean {runs_dir / path}?" if (runs_dir / path).exists() else ""
-            raise ConfigError(f"No model at {path}. Give a finished run's folder or a .keras file.{near}")
+            raise ConfigError(f"No model at {path}. Give a finished run's folder, or a .keras or .h5 file.{near}")
         kind = folder_kind(path) if path.is_dir() else None
-        if path.is_dir() and kind != "sweep" and not (path / RESULT).is_file():
+        if (
+            path.is_dir()
+            and not (path / "saved_model.pb").is_file()
+            and kind != "sweep"
+            and not (path / RESULT).is_file()
+        ):
             what = "is not finished" if kind == "run" else f"is {kind}, not a run" if kind else "holds no run"
             raise ConfigError(f"{path} {what}. Give a finished run's folder: 'xaitune runs' lists them.")
         return ModelChoice(path)

@@ -61,6 +61,8 @@ METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy
 HEADS = ("gap", "fc", "blocks")
 HEAD_BLOCKS = ("all", "best")  # whose features the head 'blocks' takes
 NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path
+# For a model that does not scale its images itself: auto leaves them as they are, and warns; see models/preprocess.py.
+PREPROCESSINGS = ("auto", "none", "rescale", "symmetric", "imagenet", "torch")
 METHODS = ("gradcam", "cam", "lime")  # of explanation
 PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")

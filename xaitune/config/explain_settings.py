@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xaitune.config.choices import METHODS, PRECISIONS, RULES, SEGMENTERS
+from xaitune.config.choices import METHODS, PRECISIONS, PREPROCESSINGS, RULES, SEGMENTERS
 from xaitune.config.fields import check_fields, setting
 from xaitune.config.parse import parse_blocks, parse_fill
-from xaitune.config.rules import Choice, Flag, Rule, Text, Whole, require_choice
+from xaitune.config.rules import Choice, Flag, Names, Rule, Text, Whole, require_choice
 from xaitune.errors import ConfigError
 
 
@@ -38,13 +38,20 @@ class _Blocks(Rule):
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """Which explanation: `method`, `blocks`, and the class to explain (None: each image's top class).
+    """Which explanation: `method`, `blocks` or `layers`, and the class to explain (None: each image's top class).
 
     `rule` weighs the channels of a block (Grad-CAM and its relatives); `precision` is that of the computation.
     """
 
     method: str = setting("gradcam", Choice(METHODS), "Explanation method.", panel="Explanation")
     blocks: Any = setting("all", _Blocks(), "Blocks to draw: 3, 1-3, 1,3 or all.", panel="Explanation", flag="--block")
+    layers: str | None = setting(
+        None,
+        Names("names of layers"),
+        "Layers to draw instead of blocks, separated by commas; list shows the model's.",
+        panel="Explanation",
+        flag="--layer",
+    )
     class_name: str | None = setting(
         None,
         Text(optional=True, metavar="NAME"),
@@ -67,10 +74,45 @@ class ExplainOptions:
     def check_blocks(self, count: int | None) -> None:
         """Raise ConfigError for blocks that the method or a model of `count` blocks does not have (None: not known yet)."""
         wanted = parse_blocks(self.blocks, high=count)
+        if self.layers and (self.method != "gradcam" or self.blocks != "all"):
+            raise ConfigError("Layers can be drawn by the method gradcam, without blocks. Leave one of them out.")
         if self.method == "cam" and wanted not in ((5,), (1, 2, 3, 4, 5)):
-            raise ConfigError(f"CAM is drawn at Block 5 only: leave the block out. Received: block={self.blocks!r}.")
+            raise ConfigError(
+                f"CAM is drawn at the last block only: leave the block out. Received: block={self.blocks!r}."
+            )
         if self.method == "lime" and wanted != (1, 2, 3, 4, 5):
             raise ConfigError(f"LIME looks at the whole model: leave the block out. Received: block={self.blocks!r}.")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model that xaitune did not train is opened; see `explain.classifier.open_classifier`."""
+
+    preprocess: str = setting(
+        "auto",
+        Choice(PREPROCESSINGS),
+        "What was done to images 0..255 outside a model of your own in training; auto warns where it does nothing itself.",
+        panel="Model",
+    )
+    output: str | None = setting(
+        None,
+        Text(optional=True, metavar="NAME"),
+        "Which of several outputs of a model of your own.",
+        panel="Model",
+        otherwise="its only one",
+    )
+    class_names: str | None = setting(
+        None, Names("names of classes"), "Classes of a model of your own, in order: cat,dog.", panel="Model"
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments of `open_classifier`."""
+        names = self.class_names.split(",") if self.class_names else None
+        return {"preprocess": self.preprocess, "output": self.output, "class_names": names}
 
 
 @dataclass(frozen=True)

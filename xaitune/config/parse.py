@@ -72,9 +72,8 @@ def parse_blocks(value: Any, name: str = "block", low: int = 1, high: int | None
     except ValueError:
         wanted = []
     if not wanted or min(wanted) < low or (high and max(wanted) > high):
-        whose = "VGG16" if count == 5 else "this model"
         raise ConfigError(
-            f"{name} must be {low}..{count}, a range like 1-3, a list like 1,3, or 'all' ({whose} has Block 1 to {count}). "
+            f"{name} must be {low}..{count}, a range like 1-3, a list like 1,3, or 'all' (the model has Block 1 to {count}). "
             f"Received: {value!r}."
         )
     return tuple(sorted(set(wanted)))

@@ -12,8 +12,8 @@ from xaitune.explain.classifier import Images, open_classifier
 from xaitune.explain.gradcam import BlockMapper
 from xaitune.explain.probabilities import Probabilities
 from xaitune.models.backend import keras
-from xaitune.models.flatten import find_stages
 from xaitune.models.precision import with_precision
+from xaitune.models.stages import find_stages
 
 # Thresholds of the mean Spearman with the trained model's maps when all weights are random. They are ours: the paper
 # judges by eye.

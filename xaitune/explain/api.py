@@ -1,7 +1,7 @@
 """Explanations of images by the method of a given name."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def explain_images(
     *,
     method: str = "gradcam",
     blocks: Any = "all",
+    layers: Sequence[str] | str | None = None,
     class_name: str | None = None,
     rule: str = "gradcam",
     num_samples: int = 1000,
@@ -36,7 +37,7 @@ def explain_images(
     seed: int = 0,
     precision: str = "auto",
 ) -> Explanation:
-    """Explain images by 'gradcam' (`blocks`, `rule`), 'cam', or 'lime' (the arguments of `lime_superpixels`).
+    """Explain images by 'gradcam' (`blocks` or `layers`, `rule`), 'cam', or 'lime' (the arguments of `lime_superpixels`).
 
     The other arguments are those of `gradcam_blocks`. For thousands of images use `iter_explanations`, which holds only
     CHUNK images in memory. Raises ModelError, ImageError, ConfigError.
@@ -45,7 +46,8 @@ def explain_images(
         >>> explanation = explain_images("runs/first", "images/crack", method="lime", seed=1)  # doctest: +SKIP
         >>> explanation.plot(image=0)  # doctest: +SKIP
     """
-    options = ExplainOptions(method, blocks, class_name, rule, precision)
+    named = layers if isinstance(layers, str | None) else ",".join(layers)
+    options = ExplainOptions(method, blocks, named, class_name, rule, precision)
     lime = LimeOptions(num_samples, segmenter, fill, exact, seed)
     classifier = open_classifier(model)
     array, files = classifier.read(images)
@@ -78,14 +80,17 @@ class HeatmapExplainer:
         try:
             model, self.precision = model_for_maps(classifier.model, options.precision)
             cam = options.method == "cam"
-            self.mapper: Any = cam_mapper(model) if cam else BlockMapper(model, options.blocks, options.rule)
+            self.mapper: Any = (
+                cam_mapper(model) if cam else BlockMapper(model, options.blocks, options.rule, options.layers)
+            )
         except ModelError as error:
             raise ModelError(f"{classifier.name}: {error}") from None
 
     def __call__(self, images: np.ndarray, files: tuple[str, ...]) -> BlockHeatmaps:
         raw, logits, *more = self.mapper(images, np.full(len(images), self.index, np.int32))
         options = (self.index, self.options.rule, self.precision)
-        return as_heatmaps(self.classifier, self.options.method, raw, logits, images, files, *options, *more)
+        made = as_heatmaps(self.classifier, self.options.method, raw, logits, images, files, *options, *more)
+        return dataclasses.replace(made, layers=self.mapper.layers) if self.options.layers else made
 
 
 class LimeExplainer:

@@ -10,8 +10,8 @@ from xaitune.explain.gradcam import BlockMaps, as_heatmaps, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.models.backend import keras, to_array
 from xaitune.models.blocks import BLOCKS, has_blocks_head
-from xaitune.models.flatten import find_stages
 from xaitune.models.predict import images_at_once
+from xaitune.models.stages import find_stages
 
 
 def class_activation_map(

@@ -1,23 +1,24 @@
 """Grad-CAM (Selvaraju et al. 2017) at every block of a classifier, from one forward and one backward pass."""
 
+import dataclasses
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.special import softmax
 
 from xaitune.config.parse import parse_blocks
 from xaitune.config.rules import require_choice
+from xaitune.errors import ModelError, nearest
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.models.backend import keras
 from xaitune.models.blocks import is_vgg
-from xaitune.models.flatten import find_stages
 from xaitune.models.gradients import ActivationGradients
 from xaitune.models.precision import copy_layers, resolve_precision, with_precision
 from xaitune.models.predict import images_at_once
+from xaitune.models.stages import find_stages, layers_with_maps
 
 ops = keras.ops
 Tensor = Any  # a tensor of the backend or a numpy array
@@ -75,6 +76,7 @@ def gradcam_blocks(
     images: Images,
     *,
     blocks: Any = "all",
+    layers: Sequence[str] | str | None = None,
     class_name: str | None = None,
     rule: str = "gradcam",
     precision: str = "auto",
@@ -85,9 +87,11 @@ def gradcam_blocks(
     weight of a channel is the spatial mean of d logit / dA, and the raw map is sum_c weight_c A_c. `raw` keeps the
     values before the method's last ReLU; `view` applies it. Frozen blocks have maps too, and the model is not changed.
 
-    `model`: a Run, a path or a keras.Model that takes raw RGB 0..255 with its preprocessing inside: VGG16, or any Keras
-    classifier whose layer names show its convolution stages (`flatten.find_stages`); a final softmax is left out.
-    `images`: a path, paths, a folder, or an array (n, h, w, 3) 0..255. `blocks`: 3, '1-3', [1, 3] or 'all'.
+    `model`: a Run, a path, a keras.Model that takes raw RGB 0..255, or a Classifier (`open_classifier`, which also takes
+    models with other inputs): VGG16, or any Keras classifier, whose blocks are its convolution stages
+    (`stages.find_stages`); a final softmax or sigmoid is left out. `images`: a path, paths, a folder, or images in memory
+    (an array (n, h, w, 3) 0..255, tensors, PIL images, a tf.data.Dataset). `blocks`: 3, '1-3', [1, 3] or 'all'; or
+    `layers`, names of layers with maps, which are then Block 1, 2, ... of the result.
     `class_name`: the class to explain, by default each image's top class. `rule`: a name in RULES. `precision`:
     'float32', 'bfloat16', or 'auto', see `model_for_maps`. Raises ModelError, ImageError, ConfigError.
 
@@ -97,11 +101,12 @@ def gradcam_blocks(
     """
     classifier = open_classifier(model)
     map_model, precision = model_for_maps(classifier.model, precision)
-    mapper = BlockMapper(map_model, blocks, rule)
+    mapper = BlockMapper(map_model, blocks, rule, layers)
     array, files = classifier.read(images)
     index = classifier.class_index(class_name)
     raw, logits = mapper(array, np.full(len(array), index, np.int32))
-    return as_heatmaps(classifier, "gradcam", raw, logits, array, files, index, rule, precision)
+    made = as_heatmaps(classifier, "gradcam", raw, logits, array, files, index, rule, precision)
+    return dataclasses.replace(made, layers=mapper.layers if layers else {})
 
 
 def model_for_maps(model: keras.Model, precision: str = "auto") -> tuple[keras.Model, str]:
@@ -133,15 +138,22 @@ class RulesMapper:
     holds the compiled pass and follows the model's weights. Raises ConfigError, ModelError.
     """
 
-    def __init__(self, model: keras.Model, blocks: Any = "all", rules: Sequence[str] = tuple(RULES)) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        blocks: Any = "all",
+        rules: Sequence[str] = tuple(RULES),
+        layers: Sequence[str] | str | None = None,
+    ) -> None:
         for rule in rules:
             require_choice("rule", rule, RULES)
-        stages = find_stages(model)
-        self.rules, self.blocks = tuple(rules), parse_blocks(blocks, high=len(stages))
+        stages = _named_layers(model, layers) if layers else find_stages(model)
+        self.rules, self.blocks = tuple(rules), parse_blocks("all" if layers else blocks, high=len(stages))
+        self.layers = {block: stages[block] for block in self.blocks}
         compiled = _PASSES.setdefault(model, {})
-        key = (self.blocks, self.rules)
+        key = (tuple(self.layers.values()), self.rules)
         if key not in compiled:
-            compiled[key] = ActivationGradients(model, [stages[b] for b in self.blocks], _ApplyRules(self.rules))
+            compiled[key] = ActivationGradients(model, list(self.layers.values()), _ApplyRules(self.rules))
         self.gradients = compiled[key]
 
     def __call__(self, images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
@@ -152,6 +164,20 @@ class RulesMapper:
             for rule in self.rules
         }
         return maps, np.concatenate([logits for _, logits in parts])
+
+
+def _named_layers(model: keras.Model, layers: Sequence[str] | str) -> dict[int, str]:
+    """1, 2, ... -> the layers of these names. Raises ModelError, with the layers that there are, for another name."""
+    names = layers.split(",") if isinstance(layers, str) else list(layers)
+    known = layers_with_maps(model)
+    for name in names:
+        if name not in known:
+            listed = ", ".join(f"{n} {'x'.join(map(str, shape))}" for n, shape in known.items())
+            raise ModelError(
+                f"{model.name!r} has no layer {name!r} with maps (n, height, width, channels).{nearest(name, known)} "
+                f"It has: {listed}."
+            )
+    return dict(enumerate(names, 1))
 
 
 class _ApplyRules:
@@ -171,8 +197,15 @@ class _ApplyRules:
 class BlockMapper:
     """`RulesMapper` for one rule: images and classes -> (block -> raw maps (n, h_b, w_b), logits)."""
 
-    def __init__(self, model: keras.Model, blocks: Any = "all", rule: str = "gradcam") -> None:
-        self.rule, self.mapper = rule, RulesMapper(model, blocks, (rule,))
+    def __init__(
+        self,
+        model: keras.Model,
+        blocks: Any = "all",
+        rule: str = "gradcam",
+        layers: Sequence[str] | str | None = None,
+    ) -> None:
+        self.rule, self.mapper = rule, RulesMapper(model, blocks, (rule,), layers)
+        self.layers = self.mapper.layers
 
     def __call__(self, images: np.ndarray, classes: np.ndarray) -> tuple[BlockMaps, np.ndarray]:
         maps, logits = self.mapper(images, classes)
@@ -200,7 +233,7 @@ def as_heatmaps(
         files=files,
         classes=top if index < 0 else np.full(len(top), index),
         class_names=classifier.class_names,
-        probabilities=softmax(logits, axis=1),
+        probabilities=classifier.probabilities(logits),
         rule=rule,
         resize=classifier.resize,
         precision=precision,

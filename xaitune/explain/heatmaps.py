@@ -62,9 +62,9 @@ class BlockHeatmaps:
 
     `raw`: block -> (n, h_b, w_b) float32, unnormalised, at the block's own resolution; compare blocks by these.
     `images`: (n, h, w, 3) as the model saw them, 0..255. `classes`: the class index explained for each image;
-    `probabilities`: (n, classes) softmax. `resize`: how files were resized to the model's input. `precision`: that of
-    the computation of the maps. `contributions`: what each block adds to the logit, of a class activation map of the head
-    'blocks'.
+    `probabilities`: (n, classes), a softmax, or a sigmoid of each label. `resize`: how files were resized to the model's
+    input. `precision`: that of the computation of the maps. `layers`: block -> its layer, where layers were asked for by
+    name. `contributions`: what each block adds to the logit, of a class activation map of the head 'blocks'.
     """
 
     method: str
@@ -78,6 +78,7 @@ class BlockHeatmaps:
     resize: str = "stretch"
     precision: str = "float32"
     contributions: Contributions | None = None
+    layers: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for array in (*self.raw.values(), self.images, self.classes, self.probabilities):
@@ -128,6 +129,10 @@ class BlockHeatmaps:
             shown.append((self._title(block, image, bool(zero)), overlays.overlay(picture, heat)))
         return shown
 
+    def title(self, block: int) -> str:
+        """The name of a block: its layer's, where layers were asked for by name."""
+        return self.layers.get(block, f"Block {block}")
+
     def _title(self, block: int, image: int, zero: bool) -> str:
         """The title of a block's picture, with its share of the decision if that is known."""
         parts = []
@@ -135,7 +140,7 @@ class BlockHeatmaps:
             parts.append(f"{self.contributions.share[image, self.contributions.blocks.index(block)]:+.0%}")
         if zero:
             parts.append("no positive evidence")
-        return f"Block {block}" + (f" ({', '.join(parts)})" if parts else "")
+        return self.title(block) + (f" ({', '.join(parts)})" if parts else "")
 
     def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
         """One image and, to its right, its heatmaps at all drawn blocks."""
@@ -152,6 +157,7 @@ class BlockHeatmaps:
             frame = {
                 "file": self.files,
                 "block": block,
+                **({"layer": self.layers[block]} if self.layers else {}),
                 "class": [self.explained(i) for i in range(len(self))],
                 "probability": self.probabilities[np.arange(len(self)), self.classes],
                 "raw_max": flat.max(axis=1),

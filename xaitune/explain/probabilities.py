@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 
 from xaitune._progress import Progress
 from xaitune.explain.classifier import Classifier
@@ -17,7 +16,7 @@ Predict = Callable[[np.ndarray], np.ndarray]  # (n, h, w, 3) 0..255 -> (n, class
 
 
 class Probabilities:
-    """(n, h, w, 3) 0..255 -> (n, classes) softmax probabilities, computed in `precision`.
+    """(n, h, w, 3) 0..255 -> (n, classes) probabilities as `Classifier.probabilities` has them, computed in `precision`.
 
     float32 is computed by `ncnn.forward` where it supports the model and otherwise by Keras, with `exact` always by
     Keras. A call raises ModelError where the model's logits are not finite.
@@ -30,8 +29,7 @@ class Probabilities:
         self.logits = (None if exact else ncnn.forward(model)) or Predictor(model)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        logits = self.classifier.require_finite(self.logits(np.asarray(images, np.float32)))
-        return softmax(logits.astype(np.float64), axis=1)
+        return self.classifier.probabilities(self.logits(np.asarray(images, np.float32)))
 
 
 def predict_files(

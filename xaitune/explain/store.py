@@ -58,7 +58,7 @@ class ExplanationWriter:
                 panels = explanation.panels(i)
                 if isinstance(explanation, BlockHeatmaps):
                     self.blocks = explanation.blocks
-                    self.titles = ["image", *(f"Block {b}" for b in explanation.blocks)]
+                    self.titles = ["image", *(explanation.title(b) for b in explanation.blocks)]
                 else:
                     self.titles = [title for title, _ in panels]
                 # Equal squares, so that images of any shape line up in columns.
@@ -167,6 +167,7 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
         rule=about["rule"],
         resize=about.get("resize", "stretch"),
         precision=about.get("precision", "float32"),
+        layers={row["block"]: row["layer"] for row in about["maps"] if "layer" in row},
         contributions=Contributions(
             arrays["added_by_means"], arrays["added_by_maxima"], arrays["constant"], tuple(sorted(raw))
         )

@@ -20,6 +20,12 @@ def inputs_of(operation: Any) -> list[Any] | None:
     return [node.operation for node in nodes[0].parent_nodes] if len(nodes) == 1 else None
 
 
+def last_input(graph: Any) -> Any:
+    """The tensor that the last operation of a model with one output takes in this graph, also if it is in others too."""
+    history = graph.outputs[0]._keras_history
+    return history.operation._inbound_nodes[history.node_index].input_tensors[0]
+
+
 def sum_gradients_ourselves(optimizer: Any) -> None:
     """Stop a Keras optimizer from summing gradients over GPUs, which the training step does before it clips them.
 

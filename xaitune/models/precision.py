@@ -57,10 +57,8 @@ def with_precision(model: keras.Model, precision: str, keep: Iterable[str] = ())
     float32_names = set(keep)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if precision == "bfloat16" and isinstance(layer, HALF_LAYERS) and layer.name not in float32_names:
-            config["dtype"] = "mixed_bfloat16"
-        return layer.__class__.from_config(config)
+        half = precision == "bfloat16" and isinstance(layer, HALF_LAYERS) and layer.name not in float32_names
+        return copy_of(layer, **({"dtype": "mixed_bfloat16"} if half else {}))
 
     # clone_model compiles its copy of a compiled model: give it a new, uncompiled model of the same graph instead.
     graph = keras.Model(model.input, model.output, name=model.name)
@@ -69,11 +67,38 @@ def with_precision(model: keras.Model, precision: str, keep: Iterable[str] = ())
     return copy
 
 
+def copy_of(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+    """A new layer with the configuration of another one, but for `changes`, without its weights.
+
+    The class of a custom layer may take none of the arguments that all of Keras's layers have; then its copy has another
+    name.
+    """
+    config = layer.get_config() | changes
+    try:
+        return type(layer).from_config(config)
+    except (TypeError, ValueError):
+        own = {key: value for key, value in config.items() if key not in ("name", "trainable", "dtype")}
+        return type(layer).from_config(own)
+
+
 def copy_layers(old: Iterable[keras.layers.Layer], new: Iterable[keras.layers.Layer]) -> None:
-    """Copy weights and `trainable` from the `old` layers to the `new` layers of the same name."""
+    """Copy weights and `trainable` from the `old` layers to the `new` layers of the same name.
+
+    A copied layer whose class forgets its name takes those of the first old layer of its class and shapes that is left.
+    """
+    old, new = list(old), list(new)
     by_name = {layer.name: layer for layer in old}
+    sources = {id(layer): by_name[layer.name] for layer in new if layer.name in by_name}
+    matched = {id(source) for source in sources.values()}
+    spare = [layer for layer in old if id(layer) not in matched and layer.weights]
+    for layer in (layer for layer in new if id(layer) not in sources and layer.weights):
+        shapes = [w.shape for w in layer.weights]
+        like = [s for s in spare if type(s) is type(layer) and [w.shape for w in s.weights] == shapes]
+        if like:
+            sources[id(layer)] = like[0]
+            spare = [s for s in spare if s is not like[0]]
     for layer in new:
-        source = by_name.get(layer.name)
+        source = sources.get(id(layer))
         if source is None or source is layer:  # an input, whose name is new, or a layer that both models share
             continue
         layer.set_weights(source.get_weights())

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import zipfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from xaitune.config.choices import SCRATCH
 from xaitune.errors import ModelError, WeightsError
 from xaitune.models.backend import keras
 from xaitune.models.blocks import CHANNELS, architecture_of, base_layers, convolutions
+from xaitune.models.model_files import load_model
 
 # Arguments of the Rescaling layer that every model begins with, always in float32. Keras's VGG16 takes BGR images; here
 # the first kernel's input channels are reversed on loading instead of each image's, which gives the same sum.
@@ -124,12 +124,13 @@ def _from_h5(path: Path, architecture: str) -> Backbone:
     arrays: dict[str, tuple[np.ndarray, ...]] = {}
     try:
         with h5py.File(path, "r") as file:
-            if architecture != "vgg19" and "block5_conv4" in file:
+            if architecture != "vgg19" and "block5_conv4" in _base_group(file):
                 raise WeightsError(f"{path} holds VGG19, not {architecture}: add --architecture vgg19.")
+            place = _base_group(file)
             for name in names:
-                arrays[name] = _pair(file, name, path)
+                arrays[name] = _pair(place, name, path)
                 if architecture == "vgg16-bn":
-                    arrays[name.replace("conv", "bn")] = _normalisation(file, name.replace("conv", "bn"), path)
+                    arrays[name.replace("conv", "bn")] = _normalisation(place, name.replace("conv", "bn"), path)
             preprocessing = file.attrs.get("preprocessing", "imagenet")
     except OSError as error:
         raise WeightsError(f"{path} is not a readable .h5 file of weights ({error}). {OTHER_WEIGHTS}.") from None
@@ -148,6 +149,16 @@ def _from_h5(path: Path, architecture: str) -> Backbone:
         previous = len(bias)
     own = _rgb_first(arrays) if preprocessing == "imagenet" else arrays
     return Backbone(own, PREPROCESSING[preprocessing], architecture)
+
+
+def _base_group(file: h5py.File) -> h5py.Group:
+    """The group with the base's layers: the file itself, or in a file of a whole model one below it."""
+    found: list[h5py.Group] = [file] if "block1_conv1" in file else []
+    file.visititems(
+        lambda _, item: found.append(item) if isinstance(item, h5py.Group) and "block1_conv1" in item else None
+    )
+    # Keras writes <layer>/<layer>/kernel: a group of the layer itself holds its name again.
+    return next((group for group in found if not group.name.endswith("block1_conv1")), file)
 
 
 def _normalisation(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, ...]:
@@ -173,7 +184,7 @@ def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarra
     if not isinstance(file.get(name), h5py.Group):
         names = ", ".join(list(file)[:4]) or "nothing"
         raise WeightsError(
-            f"{path} is not such a VGG in Keras's no-top layout: no layer {name!r} (it has {names}). {OTHER_WEIGHTS}."
+            f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {names}). {OTHER_WEIGHTS}."
         )
     arrays: list[np.ndarray] = []
     file[name].visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
@@ -181,22 +192,6 @@ def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarra
     if [a.ndim for a in arrays] != [4, 1]:
         raise WeightsError(f"{path}: layer {name!r} should hold a kernel and a bias. Received: {len(arrays)} arrays.")
     return arrays[0].astype(np.float32), arrays[1].astype(np.float32)
-
-
-def load_model(path: str | Path) -> keras.Model:
-    """The float32 model of a .keras file or a run's folder, uncompiled. Raises ModelError, which names the file."""
-    path = Path(path)
-    file = path / "model.keras" if path.is_dir() else path
-    if not file.is_file():
-        raise ModelError(f"No model at {file}. Give a finished run's folder or a .keras file.")
-    if not zipfile.is_zipfile(file):
-        raise ModelError(
-            f"{file} is not a .keras file (not a zip archive). Give a finished run's folder or a .keras file."
-        )
-    try:
-        return keras.models.load_model(file, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged or foreign file fails in many ways
-        raise ModelError(f"{file} cannot be loaded as a Keras model: {str(error).splitlines()[0][:200]}") from None
 
 
 def _from_model_file(path: Path, architecture: str) -> Backbone:

@@ -50,7 +50,7 @@ class Run:
     @functools.cached_property
     def model(self) -> Any:
         """The trained keras.Model: raw RGB 0..255 in, logits out. Loaded once."""
-        from xaitune.models.weights import load_model  # loads Keras, which a run's figures do not need
+        from xaitune.models.model_files import load_model  # loads Keras, which a run's figures do not need
 
         return load_model(self.path)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from xaitune.config.explain_settings import LimeOptions
 from xaitune.explain.classifier import Classifier, Images, open_classifier
-from xaitune.explain.lime.fit import STABLE, Fit, fit_package, fit_pairs, r_squared
+from xaitune.explain.lime.fit import STABLE, Fit, fit_labels, fit_package, fit_pairs, r_squared
 from xaitune.explain.lime.masks import draw_halves, package_masks
 from xaitune.explain.lime.predict import Fill, predict_masked
 from xaitune.explain.lime.result import Superpixels
@@ -77,7 +77,7 @@ def explain_superpixels(
     for number, (image, explained) in enumerate(zip(images, classes, strict=True)):
         labels = segment(image, options.segmenter, bounded=not exact)
         counted = _CountedPredict(predict, progress, number, options.num_samples) if progress else predict
-        fit, masks, targets = _explain_image(counted, image, labels, int(explained), options)
+        fit, masks, targets = _explain_image(counted, image, labels, int(explained), options, classifier.labels)
         if progress:  # drawing may have stopped before the maximum
             progress(number, options.num_samples, options.num_samples)
         segments.append(labels)
@@ -116,9 +116,9 @@ class _CountedPredict:
 
 
 def _explain_image(
-    predict: Predict, image: np.ndarray, labels: np.ndarray, explained: int, options: LimeOptions
+    predict: Predict, image: np.ndarray, labels: np.ndarray, explained: int, options: LimeOptions, separate: bool
 ) -> tuple[Fit, np.ndarray, np.ndarray]:
-    """The fit of one image, the masks used, and their probabilities."""
+    """The fit of one image, the masks used, and their probabilities; `separate`: these do not add up to 1."""
     superpixels, num_samples, seed = int(labels.max()) + 1, options.num_samples, options.seed
     if options.exact:
         masks = package_masks(superpixels, num_samples, seed)
@@ -133,7 +133,7 @@ def _explain_image(
         if len(shown):
             new_shown, new_hidden = np.concatenate([shown, new_shown]), np.concatenate([hidden, new_hidden])
         shown, hidden = new_shown, new_hidden
-        fit = fit_pairs(halves[:stop], shown, hidden, seed)
+        fit = (fit_labels if separate else fit_pairs)(halves[:stop], shown, hidden, seed)
         if (fit.stability[explained] >= STABLE).all():
             break
     used = halves[:stop]

@@ -147,6 +147,19 @@ def fit_pairs(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: i
     return _summary(weights, likeliest, np.sqrt(not_drawn) * spread, np.sqrt(not_drawn) * bootstrap_spread, learnt)
 
 
+def fit_labels(halves: np.ndarray, shown: np.ndarray, hidden: np.ndarray, seed: int) -> Fit:
+    """`fit_pairs` for probabilities that do not add up to 1: each label by itself, against its absence."""
+    fits = [
+        fit_pairs(halves, _against_absence(shown[:, i]), _against_absence(hidden[:, i]), seed)
+        for i in range(shown.shape[1])
+    ]
+    return Fit(*(np.stack([getattr(fit, f.name)[1] for fit in fits]) for f in dataclasses.fields(Fit)))
+
+
+def _against_absence(probability: np.ndarray) -> np.ndarray:
+    return np.stack([1 - probability, probability], axis=1)
+
+
 def _first_estimate(
     emulator: Emulator, masks: np.ndarray, probabilities: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
