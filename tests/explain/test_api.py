@@ -9,7 +9,7 @@ from PIL import Image
 
 from xaitune.config.choices import METHODS
 from xaitune.config.explain_settings import ExplainOptions, LimeOptions
-from xaitune.errors import ConfigError, ImageError, ModelError, RunError
+from xaitune.errors import ConfigError, ImageError, ModelError, RunError, RunLockedError
 from xaitune.explain.api import explain_images, iter_explanations, make_explainer
 from xaitune.explain.classifier import Classifier, open_classifier
 from xaitune.explain.heatmaps import BlockHeatmaps
@@ -205,6 +205,39 @@ def test_an_interrupted_write_leaves_the_old_result(classifier, files, tmp_path)
         writer.add(explain_images(classifier, files / "rgb.png", method="cam"))
     assert load_heatmaps(tmp_path).files == explanation.files
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "lime"])
+def test_an_interrupted_writer_is_taken_over_by_one_of_the_same_identity(classifier, files, tmp_path, method):
+    """The result is that of an undisturbed one; another identity begins anew."""
+    about = {"method": method, "class_names": CLASSES, "rule": "gradcam"}
+    first, second = (
+        explain_images(classifier, files / name, method=method, num_samples=40) for name in ("rgb.png", "grey.png")
+    )
+    with ExplanationWriter(tmp_path / "whole", about) as writer:
+        writer.add(first)
+        writer.add(second)
+        expected = writer.close()
+    with ExplanationWriter(tmp_path / "cut", about, {"of": 1}) as writer:
+        writer.add(first)
+    with ExplanationWriter(tmp_path / "cut", about, {"of": 1}) as writer:
+        assert writer.done == 1
+        with pytest.raises(RunLockedError, match="Another process is writing"):
+            ExplanationWriter(tmp_path / "cut", about, {"of": 1})
+        writer.add(second)
+        made = writer.close()
+    assert made["pictures"] == expected["pictures"] == 2
+    for name in ("explain.json", "contact-sheet.png"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with np.load(tmp_path / "cut/heatmaps.npz") as cut, np.load(tmp_path / "whole/heatmaps.npz") as whole:
+        assert cut.files == whole.files
+        for key in whole.files:
+            np.testing.assert_array_equal(cut[key], whole[key])
+    assert not list((tmp_path / "cut").glob(".*"))
+    with ExplanationWriter(tmp_path / "cut", about, {"of": 1}) as writer:
+        writer.add(first)
+    with ExplanationWriter(tmp_path / "cut", about, {"of": 2}) as writer:
+        assert writer.done == 0
 
 
 def test_damaged_folders(tmp_path):

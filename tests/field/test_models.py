@@ -438,3 +438,35 @@ def test_the_command_shows_the_evidence(files, tmp_path):
     named = xaitune(tmp_path, "explain", files, "--model", "mine.keras", "--out", "out", "--preprocess", "rescale")
     assert "does not scale" not in named.err
     assert json.loads((tmp_path / "out/explain.json").read_text(encoding="utf-8"))["preprocess"] == "rescale"
+
+
+@pytest.mark.parametrize("method", ["gradcam", "lime"])
+def test_ctrl_c_in_explain(method, images, tmp_path, monkeypatch):
+    """Ctrl-C in `explain` -> the images that are explained are kept, and the same command goes on after them."""
+    from xaitune.explain import api
+
+    network(scaled=True).save(tmp_path / "mine.keras")
+    (tmp_path / "many").mkdir()
+    for i in range(5):
+        Image.fromarray(np.roll(images[i % 3], i, axis=0)).save(tmp_path / f"many/{i}.png")
+    monkeypatch.setattr(api, "CHUNK", 2)
+    command = ["explain", "many", "--model", "mine.keras", "--method", method, "--num-samples", "40", "--out", "out"]
+    made, explained = api.iter_explanations, []
+
+    def stopped(*args, **options):
+        for explanation in made(*args, **options):
+            explained.extend(explanation.files)
+            if len(explained) == (3 if method == "lime" else 4):
+                raise KeyboardInterrupt
+            yield explanation
+
+    monkeypatch.setattr(api, "iter_explanations", stopped)
+    answer = xaitune(tmp_path, *command)
+    assert (answer.status, "run the same command again to go on" in answer.err) == (130, True)
+    assert not (tmp_path / "out/explain.json").exists()
+    monkeypatch.setattr(api, "iter_explanations", made)
+    resumed = xaitune(tmp_path, *command)
+    assert resumed.status == 0, resumed.err
+    assert "Going on after 2 of 5 images" in resumed.out
+    rows = json.loads((tmp_path / "out/explain.json").read_text(encoding="utf-8"))["maps"]
+    assert list(dict.fromkeys(row["file"] for row in rows)) == [f"many/{i}.png" for i in range(5)]

@@ -1,5 +1,6 @@
 """Commands that ask a model about images: explain, predict."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,9 +77,14 @@ def explain(
     about |= {"class_names": list(classifier.class_names), "resize": classifier.resize}
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
-    with job.ui.progress("explaining", "images") as report, ExplanationWriter(folder, about) as writer:
+    # Scores are made from the maps as they come, so with them nothing is taken over from an interrupted call.
+    identity = None if truth is not None else _identity(about, options, lime, choice.path, paths)
+    with job.ui.progress("explaining", "images") as report, ExplanationWriter(folder, about, identity) as writer:
+        if writer.done:
+            job.ui.say(f"Going on after {min(writer.done * size, len(paths))} of {plural(len(paths), 'image')}")
         explainer = make_explainer(classifier, options, lime, report.part)
-        for done, made in enumerate(iter_explanations(classifier, paths, explainer, size), 1):
+        rest = iter_explanations(classifier, paths[writer.done * size :], explainer, size)
+        for done, made in enumerate(rest, writer.done + 1):
             writer.add(made)
             if truth is not None:
                 scorer = scorer or _scorer(job.ui, classifier, made, len(paths), truth, wanted)
@@ -95,6 +101,20 @@ def explain(
     scored = _say_scores(job.ui, scorer, writer.folder) if scorer else {"wrote": []}
     files += scored.pop("wrote")
     job.ui.finish(files, "xaitune advise", **wrote, **scored, seconds=seconds, **remarks)
+
+
+def _identity(
+    about: dict[str, Any], options: ExplainOptions, lime: LimeOptions, model: Path | None, paths: list[Path]
+) -> dict[str, Any]:
+    """All that determines explanations: what an interrupted call has made is taken over only if it is the same."""
+    file = model / "model.keras" if model is not None and model.is_dir() else model
+    files = [path for path in (file, *paths) if path is not None and path.is_file()]
+    return {
+        "about": about,
+        "options": dataclasses.asdict(options),
+        "lime": {name: str(value) for name, value in dataclasses.asdict(lime).items()},
+        "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+    }
 
 
 def _list_layers(ui: Ui, classifier: Any) -> None:

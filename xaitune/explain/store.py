@@ -1,31 +1,38 @@
 """Explanations on disk: pictures in a folder per class, the raw maps and a list, written batch by batch."""
 
 import json
-import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
-from xaitune._files import disk_error, read_json, write_json
+from xaitune._files import disk_error, read_json, write_json, writing
 from xaitune.data.resize import resize_image
-from xaitune.errors import RunError
+from xaitune.errors import RunError, RunLockedError
 from xaitune.explain.api import Explanation
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.explain.lime.fit import STABLE
 from xaitune.plots import figures, overlays
 from xaitune.plots.pictures import contact_sheet
 
+UNFINISHED = ".unfinished"  # folder of the batches that are made, until all are
 SHEET_ROWS = 12  # images on a contact sheet
 SCORE_FILES = ("scores.csv", "scores.json", "scores.png")  # written by `evaluate.store` to the same folder
 
 
 class ExplanationWriter:
-    """Writes explanations batch by batch: <class>/<stem>.png, heatmaps.npz, explain.json and a contact sheet."""
+    """Writes explanations batch by batch: <class>/<stem>.png, heatmaps.npz, explain.json and a contact sheet.
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+    Every batch is kept below UNFINISHED until `close`. With the same `identity` (all that determines the explanations, and
+    the order of the images), a later writer finds the batches of one that was interrupted: `done` says how many, and the
+    caller goes on after them. Without one nothing is found.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any], identity: dict[str, Any] | None = None) -> None:
         self.folder, self.about = folder, dict(about)
         self.tables: list[pd.DataFrame] = []
         self.pictures: list[Path] = []
@@ -34,45 +41,98 @@ class ExplanationWriter:
         self.blocks: tuple[int, ...] = ()
         self.bright = 0  # decisions that lean on the brightness of the image
         self.taken: set[str] = set()
-        self.part = folder / f".{os.getpid()}.heatmaps.npz"  # renamed when it is complete
+        self.unfinished = folder / UNFINISHED
+        self.kept = identity is not None  # for a later writer, if this one does not come to its end
+        self.lock = FileLock(self.unfinished / ".lock", timeout=0)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.part.write_bytes(b"")
+            self.unfinished.mkdir(parents=True, exist_ok=True)
+            self.lock.acquire()
+            if identity is None or not self._is_of(identity):
+                for file in self.unfinished.glob("[0-9]*.npz"):
+                    file.unlink()
+            write_json(self.unfinished / "identity.json", identity)
+        except Timeout:
+            raise RunLockedError(
+                f"Another process is writing to {folder}. Wait for it, or choose another --out."
+            ) from None
         except OSError as error:
             raise disk_error(error, folder) from None
+        while (file := self._file(len(self.tables))).is_file():
+            self._load(file)
+        self.done = len(self.tables)
 
     def __enter__(self) -> "ExplanationWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the unfinished file, however the work ended."""
-        self.part.unlink(missing_ok=True)
+        """Leave the batches for a later call that may take them over."""
+        if not (self.tables and self.kept):
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.lock.release()
+
+    def _is_of(self, identity: dict[str, Any]) -> bool:
+        file = self.unfinished / "identity.json"
+        return file.is_file() and read_json(file) == json.loads(json.dumps(identity))
+
+    def _file(self, number: int) -> Path:
+        return self.unfinished / f"{number:05d}.npz"
 
     def add(self, explanation: Explanation) -> None:
         """Write one batch."""
+        pictures: list[Path] = []
+        sheet: list[tuple[str, list[np.ndarray]]] = []
         for i, file in enumerate(explanation.files):
             class_name = explanation.explained(i)
             path = self.folder / _safe(class_name) / f"{self._name(file)}.png"
-            self.pictures.append(figures.save(explanation.plot(image=i), path))
-            if len(self.sheet) < SHEET_ROWS:
+            pictures.append(figures.save(explanation.plot(image=i), path))
+            if len(self.sheet) + len(sheet) < SHEET_ROWS:
                 panels = explanation.panels(i)
                 if isinstance(explanation, BlockHeatmaps):
-                    self.blocks = explanation.blocks
                     self.titles = ["image", *(explanation.title(b) for b in explanation.blocks)]
                 else:
                     self.titles = [title for title, _ in panels]
                 # Equal squares, so that images of any shape line up in columns.
                 squares = [resize_image(picture, (160, 160), "pad") for _, picture in panels]
-                self.sheet.append((f"{Path(file).stem} ({class_name})", squares))
+                sheet.append((f"{Path(file).stem} ({class_name})", squares))
+        bright = 0
+        if isinstance(explanation, BlockHeatmaps):
+            self.blocks = explanation.blocks
+            if explanation.contributions is not None:
+                bright = int(explanation.contributions.leans_on_brightness.sum())
         self.about["precision"] = explanation.precision
-        if isinstance(explanation, BlockHeatmaps) and explanation.contributions is not None:
-            self.bright += int(explanation.contributions.leans_on_brightness.sum())
-        number = len(self.tables)
-        self.tables.append(explanation.to_dataframe())
-        try:
-            _append_npz(self.part, number, _arrays(explanation))
-        except OSError as error:
-            raise disk_error(error, self.folder / "heatmaps.npz") from None
+        table = explanation.to_dataframe()
+        record = {
+            "precision": explanation.precision,
+            "pictures": [str(path.relative_to(self.folder)) for path in pictures],
+            "rows": json.loads(table.to_json(orient="records", force_ascii=False)),
+            "labels": [label for label, _ in sheet],
+            "titles": self.titles,
+            "blocks": list(self.blocks),
+            "bright": bright,
+        }
+        arrays = _arrays(explanation) | {"record": np.frombuffer(json.dumps(record).encode(), np.uint8)}
+        if sheet:
+            arrays["sheet"] = np.stack([np.stack(squares) for _, squares in sheet])
+        with writing(self._file(len(self.tables))) as part, part.open("wb") as out:
+            np.savez(out, **arrays)  # type: ignore[arg-type]
+        self._keep(record, table, sheet)
+
+    def _load(self, file: Path) -> None:
+        """Take a batch that an interrupted writer has left."""
+        with np.load(file, allow_pickle=False) as archive:
+            record = json.loads(archive["record"].tobytes())
+            squares = archive["sheet"] if record["labels"] else ()
+        self.about["precision"], self.titles = record["precision"], record["titles"]
+        self.blocks = tuple(record["blocks"])
+        self.taken |= {Path(name).stem for name in record["pictures"]}
+        sheet = [(label, list(row)) for label, row in zip(record["labels"], squares, strict=True)]
+        self._keep(record, pd.DataFrame(record["rows"]), sheet)
+
+    def _keep(self, record: dict[str, Any], table: pd.DataFrame, sheet: list[tuple[str, list[np.ndarray]]]) -> None:
+        self.pictures += [self.folder / name for name in record["pictures"]]
+        self.bright += record["bright"]
+        self.sheet += sheet
+        self.tables.append(table)
 
     def _name(self, file: str) -> str:
         """A picture's name that is still free, from that of its image file."""
@@ -106,8 +166,13 @@ class ExplanationWriter:
         for name in SCORE_FILES:  # scores of maps that were here before
             (self.folder / name).unlink(missing_ok=True)
         rows = json.loads(table.to_json(orient="records", force_ascii=False))
-        os.replace(self.part, self.folder / "heatmaps.npz")
+        with writing(self.folder / "heatmaps.npz") as part:
+            for number in range(len(self.tables)):
+                with np.load(self._file(number), allow_pickle=False) as archive:
+                    arrays = {name: archive[name] for name in archive.files if name not in ("record", "sheet")}
+                _append_npz(part, number, arrays)
         write_json(self.folder / "explain.json", {**self.about, "chunks": len(self.tables), "maps": rows})
+        shutil.rmtree(self.unfinished, ignore_errors=True)
         return written | {"json": str(self.folder / "explain.json"), "npz": str(self.folder / "heatmaps.npz")}
 
 
