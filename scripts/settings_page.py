@@ -7,7 +7,7 @@ A test compares the page with the fields, so it cannot fall behind.
 
 from pathlib import Path
 
-from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ScoreOptions
+from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
 from xaitune.config.fields import settings_of
 from xaitune.config.toml import TABLES
 
@@ -46,7 +46,7 @@ def page() -> str:
     """The text of docs/settings.md."""
     parts = [INTRODUCTION]
     parts += [f"## {HEADINGS[name]}\n\n{rows(table)}" for name, table in TABLES.items()]
-    parts += [EXPLAIN, *(rows(table) for table in (ExplainOptions, LimeOptions, ScoreOptions))]
+    parts += [EXPLAIN, *(rows(table) for table in (ExplainOptions, ModelOptions, LimeOptions, ScoreOptions))]
     return "\n".join(parts)
 
 

@@ -24,6 +24,7 @@ from .evaluate.sanity import randomisation_check
 from .evaluate.table import score_maps
 from .explain.api import explain_images
 from .explain.cam import class_activation_map
+from .explain.classifier import Classifier, open_classifier
 from .explain.gradcam import gradcam_blocks
 from .explain.heatmaps import BlockHeatmaps
 from .explain.lime.explain import lime_superpixels
@@ -39,6 +40,7 @@ __version__: str
 __all__ = [
     "AdviceCheck",
     "BlockHeatmaps",
+    "Classifier",
     "CollectionAdvice",
     "ComparisonTable",
     "Config",
@@ -77,6 +79,7 @@ __all__ = [
     "load_run",
     "load_sweep",
     "make_demo_data",
+    "open_classifier",
     "randomisation_check",
     "score_maps",
     "sweep_freeze",

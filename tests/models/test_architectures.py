@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
+from xaitune.advise.recommend import advise_freeze
 from xaitune.config.choices import ARCHITECTURES, BACKBONES, SCRATCH
 from xaitune.config.settings import TrainConfig
 from xaitune.errors import ConfigError, ModelError, WeightsError
@@ -195,6 +196,16 @@ def test_an_interrupted_run_with_batch_normalisation_resumes_to_the_same_end(dem
     np.testing.assert_allclose(resumed.history[columns], whole.history[columns], rtol=1e-5)
     for a, b in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_advice_for_another_backbone_and_none_without_blocks(demo, tmp_path):
+    """The evidence of a VGG16 with batch normalisation has every depth; LeNet has nothing to freeze."""
+    path = write_weights(tmp_path / "bn.h5", "vgg16-bn")
+    advice = advise_freeze(demo, architecture="vgg16-bn", weights=path, runs_dir=tmp_path)
+    assert set(advice.evidence.index.astype(str)) >= {"0", "1", "2", "3", "4", "5"}
+    assert np.isfinite(advice.evidence["linear"].astype(float)).all()
+    with pytest.raises(ConfigError, match="lenet5-tanh has no blocks to freeze"):
+        advise_freeze(demo, architecture="lenet5-tanh", runs_dir=tmp_path)
 
 
 def test_settings_that_contradict_the_network_are_refused():

@@ -23,8 +23,8 @@ def candidate_name(candidate: str | int) -> str:
     return "none frozen" if text == "0" else _names.frozen_name(int(text))
 
 
-def training_costs(image_size: Sequence[int]) -> dict[str, float]:
+def training_costs(image_size: Sequence[int], architecture: str = "vgg16") -> dict[str, float]:
     """Candidate -> multiply-adds of its training with cached frozen features, over those with nothing frozen."""
-    blocks = multiply_adds(image_size)
+    blocks = multiply_adds(image_size, architecture=architecture)
     trained = {str(k): sum(cost for block, cost in blocks.items() if block > k) for k in DEPTHS}
     return {name: trained.get(name, 0.0) / sum(blocks.values()) for name in CANDIDATES}

@@ -130,7 +130,7 @@ class Evaluation:
                 progress=part_of(whole, FEATURES_SHARE, 1),
             )
             table = table.join(race[["short", "learning_rate"]])
-        costs = training_costs(self.data.image_size)
+        costs = training_costs(self.data.image_size, self.config.architecture)
         return table.assign(cost=[costs[name] for name in CANDIDATES])
 
     def advise(self, progress: Progress | None = None) -> FreezeAdvice:

@@ -10,6 +10,7 @@ from xaitune.advise.advice import FreezeAdvice, load_advice
 from xaitune.advise.decision import COST_WEIGHT
 from xaitune.advise.evaluation import Evaluation
 from xaitune.advise.heatmap import HeatmapEvaluation
+from xaitune.config.choices import BACKBONES
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
@@ -88,6 +89,11 @@ def advise_freeze(
             f"max_calls limits the method heatmap alone. Received: max_calls={max_calls}, method={method!r}."
         )
     config = replace_fields(config or TrainConfig(), options)
+    if config.from_scratch:
+        raise ConfigError(
+            f"The architecture {config.architecture} has no blocks to freeze: it is trained from random weights. "
+            f"Advice is for {', '.join(BACKBONES)}."
+        )
     data.require_trainable()
     cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
     source: HeatmapEvaluation | Evaluation

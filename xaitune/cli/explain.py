@@ -100,7 +100,8 @@ def explain(
     files = [wrote[k] for k in ("first_picture", "contact_sheet", "json", "npz") if k in wrote]
     scored = _say_scores(job.ui, scorer, writer.folder) if scorer else {"wrote": []}
     files += scored.pop("wrote")
-    job.ui.finish(files, "xaitune advise", **wrote, **scored, seconds=seconds, **remarks)
+    next_command = "" if choice.path is not None and choice.path.is_file() else "xaitune advise"
+    job.ui.finish(files, next_command, **wrote, **scored, seconds=seconds, **remarks)
 
 
 def _identity(
@@ -145,13 +146,16 @@ def _say_scaling(ui: Ui, classifier: Any, paths: list[Path]) -> None:
     from xaitune.explain.scaling import MOST_IMAGES, scaling_evidence
 
     evidence = scaling_evidence(classifier, classifier.read_paths(paths[:MOST_IMAGES]))
+    spread = evidence["spread"]
+    clear = len(paths) > 1 and spread.max() >= 3 * spread["none"]
+    hint = f" On these images its answers vary most under {spread.idxmax()}." if clear else ""
     evidence.columns = ["mean top probability", "classes on top", "spread over images"]
     count = plural(min(len(paths), MOST_IMAGES), "image")
     ui.table(evidence, f"What {classifier.name} answers on {count} under each preprocessing")
     ui.warn(
         f"{classifier.name} does not scale its images, and gets them as 0..255. If they were preprocessed outside the model in "
         "training, name how with --preprocess; a model that gets values of another range often gives every image the same "
-        "class, with a probability of 1. --preprocess none if they were not."
+        f"class, with a probability of 1.{hint} --preprocess none if they were not."
     )
 
 

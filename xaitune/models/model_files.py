@@ -62,7 +62,7 @@ def _older(file: Path) -> str:
         version = content.attrs.get("keras_version", "")
     version = version.decode() if isinstance(version, bytes) else str(version)
     if not version.startswith(("1.", "2.")):
-        return ""
+        return " The older .h5 cannot hold all that Keras 3 has: save it as .keras where it was built."
     return (
         f" It was saved by Keras {version}, and Keras {keras.__version__} does not read all of its layers. Load it with the "
         "tf_keras package (Keras 2), and save its weights for a model built anew."
