@@ -147,7 +147,7 @@ def comparable_data(run: Run, data: ImageData) -> ImageData:
         raise DataError(f"The images that {run.path} was trained on are gone ({error}). {advice}") from None
     if old.fingerprint != run.fingerprint:
         raise DataError(f"The images in {run.data_config.path} are not those that {run.path} was trained on. {advice}")
-    if (data.image_size, data.config.resize) != (old.image_size, old.config.resize):
+    if _size_of(data) != _size_of(old):
         raise ConfigError(
             f"Images must be {_size_of(old)}, as for {run.path}, to be compared with its own. Received: {_size_of(data)}."
         )
@@ -239,7 +239,8 @@ def _passed(
 
 def _size_of(data: ImageData) -> str:
     height, width = data.image_size
-    return f"{height}x{width} ({data.config.resize})"
+    bits = f", {data.config.bit_depth} bits" if data.config.bit_depth else ""
+    return f"{height}x{width} ({data.config.resize}{bits})"
 
 
 def _score(run: Run, shared: list[str], names: np.ndarray, groups: np.ndarray, logits: np.ndarray) -> dict[str, Any]:

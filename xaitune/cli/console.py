@@ -96,7 +96,7 @@ class Ui:
     @contextlib.contextmanager
     def _bar(self, what: str, unit: str) -> Iterator["_Bars"]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(20),
             TaskProgressColumn(),
             TimeRemainingColumn(compact=True),
@@ -178,7 +178,8 @@ def _strict(value: Any) -> Any:
 
 def _console(stderr: bool) -> Console:
     """A terminal has its own width; elsewhere a table keeps its columns whole."""
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    # No markup: a file may be named part[1].png, or :smile:.png.
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PLAIN_WIDTH
     return console

@@ -16,11 +16,13 @@ from xaitune.errors import ConfigError, DataError
 
 DATA_HELP = "Class folders or a CSV file,label[,split][,group]."
 DataPath = Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)]
+SAID = ("passed over", "grey values")  # kinds of problems that `load_data` names
 Overwrite = Annotated[bool, option("--overwrite", help="Replace what is there.")]
 
 
 def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
     """(configuration, ImageData), saying what was read and skipped."""
+    from xaitune.data.checks import remarks
     from xaitune.data.dataset import ImageData
 
     config = job.config(path)
@@ -32,6 +34,8 @@ def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
         f"Data: {len(data)} images, {len(data.class_names)} classes, {groups} groups, "
         f"{data.image_size[0]}x{data.image_size[1]} ({config.data.path})"
     )
+    for remark in remarks(data):
+        (job.ui.say if remark.level == "note" else job.ui.warn)(remark.message)
     if path is not None and config.data.groups is None and job.file_config().data.groups:
         job.ui.say("Without groups: those in xaitune.toml are for its own images. Give --groups if these have some.")
     for file, reason in data.skipped[:5]:
@@ -104,7 +108,7 @@ def data_check(job: Job, data: DataPath = None) -> None:
     job.ui.table(check.counts[["images", "groups", "train", "validation", "test"]], "Images per class")
     job.ui.table(check.frequencies, "Class frequencies")
     job.ui.table(check.sizes, "Sizes and modes")
-    for row in check.problems.itertuples():
+    for row in check.problems[~check.problems["kind"].isin(SAID)].itertuples():
         (job.ui.say if row.level == "note" else job.ui.warn)(f"{row.level}: {row.message}")
     folder = job.runs_dir / "data-check"
     write_csv(folder / "counts.csv", check.counts.reset_index())

@@ -75,6 +75,7 @@ def explain(
         "model": classifier.name,
     }
     about |= {"class_names": list(classifier.class_names), "resize": classifier.resize}
+    about |= {"bit_depth": classifier.bit_depth} if classifier.bit_depth else {}
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
     # Scores are made from the maps as they come, so with them nothing is taken over from an interrupted call.

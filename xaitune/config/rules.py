@@ -47,10 +47,11 @@ def require_choice(name: str, value: Any, known: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Whole(Rule):
-    """A whole number of at least `low`; None too where it is `optional`."""
+    """A whole number of at least `low` and, where given, at most `high`; None too where it is `optional`."""
 
     low: int
     optional: bool = False
+    high: int | None = None
     kind = int
     metavar = "N"
 
@@ -58,7 +59,9 @@ class Whole(Rule):
         if value is None and self.optional:
             return None
         ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= self.low
-        require(bool(ok), name, f"a whole number of at least {self.low}", value)
+        ok = ok and (self.high is None or value <= self.high)
+        most = "" if self.high is None else f" and at most {self.high}"
+        require(bool(ok), name, f"a whole number of at least {self.low}{most}", value)
         return int(value)
 
 

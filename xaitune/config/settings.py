@@ -61,6 +61,7 @@ class DataConfig:
     `groups`: a CSV `file,group`, or a regular expression on the file name whose first group names the thing
     photographed. `image_size`: (height, width) in pixels. `split`: shares of train, validation and test. `fold`, such as
     '2/5', divides the images into so many folds instead, of which this one is for testing and the next for validation.
+    `recursive`: read images at any depth below a class folder. `bit_depth`: the bits that are used of 16-bit files.
 
     >>> DataConfig("images", image_size="96x128").image_size
     (96, 128)
@@ -97,6 +98,21 @@ class DataConfig:
         "Test on fold K of N, such as 2/5, validate on the next one, and train on the rest.",
         panel="Data",
         otherwise="the split",
+    )
+    recursive: bool = setting(
+        False,
+        Flag(),
+        "Read images at any depth below a class folder, not only those directly in it.",
+        panel="Data",
+        since=2,
+    )
+    bit_depth: int | None = setting(
+        None,
+        Whole(9, optional=True, high=16),
+        "Bits that a camera fills of 16-bit files, 9 to 16, such as 12: its largest value becomes white.",
+        panel="Data",
+        otherwise="16",
+        since=2,
     )
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import html
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,7 @@ import pandas as pd
 
 from xaitune._names import plural
 from xaitune._progress import Progress
+from xaitune.config.settings import DataConfig
 from xaitune.data.duplicates import MAX_IMAGES, MIN_IMAGES, NearDuplicates, connected, find_near_duplicates
 from xaitune.data.images import ImageHeader, image_header
 from xaitune.data.listing import positions_by_value
@@ -19,6 +21,7 @@ from xaitune.data.splits import SPLITS
 SMALL_CLASS_GROUPS = 10  # a class with fewer has about 2 groups in the test split: its score is mostly chance
 LARGE_COMPONENT = 0.05  # a larger share of the images connected by near-duplicates is suspicious
 LEVELS = ("error", "warning", "note")
+_HALF_BRIGHT = 32767  # 16-bit values that stay below lack at least one bit
 _SHOWN = 3  # file names listed in a message
 
 
@@ -45,6 +48,12 @@ class LabelledImages(Protocol):
     def headers(self) -> tuple[ImageHeader, ...]: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def passed_over(self) -> Mapping[str, str]: ...
+    @property
+    def values_used(self) -> tuple[int, int] | None: ...
+    @property
+    def config(self) -> DataConfig: ...
     def counts(self) -> pd.DataFrame: ...
     def paths(self) -> list[Path]: ...
 
@@ -105,7 +114,7 @@ def check_data(data: LabelledImages, progress: Progress | None = None, *, near_d
     takes about a second for 200 images. Sets of more than MAX_IMAGES are not searched; a note says so.
     """
     problems = trainability(data)
-    problems += _unreadable_and_notes(data) + _small_classes(data) + _mask_problems(data)
+    problems += _unreadable(data) + remarks(data) + _small_classes(data) + _mask_problems(data)
     exact = _identical_pairs(data.digests)
     near = None
     if near_duplicates and len(data.files) > MAX_IMAGES:
@@ -141,7 +150,11 @@ def trainability(data: LabelledImages) -> list[Problem]:
     for name, row in data.counts().iterrows():
         absent = [s for s in SPLITS if row[s] == 0]
         if row["images"] == 0:
+            held = data.passed_over.get(str(name), "")
             message = f"Class {name} has no images: fill its folder or remove it."
+            if held:
+                advice = "" if "--recursive" in held else " Convert them to PNG, or remove the class."
+                message = f"Class {name} has no images that are read, but {held}.{advice}"
             problems.append(Problem("error", "empty class", (), message))
         elif row["groups"] < len(SPLITS):
             message = (
@@ -160,13 +173,36 @@ def _listed(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _unreadable_and_notes(data: LabelledImages) -> list[Problem]:
-    problems = [Problem("note", "passed over", (), note) for note in data.notes]
-    if data.skipped:
-        names = tuple(file for file, _ in data.skipped)
-        message = f"{len(names)} unreadable images are skipped: {_listed(names)}. The first: {data.skipped[0][1]}"
-        problems.append(Problem("warning", "unreadable", names, message))
-    return problems
+def remarks(data: LabelledImages) -> list[Problem]:
+    """What was passed over or read from an unusual place, and grey values that fill a small part of their 16 bits."""
+    return [Problem("note", "passed over", (), note) for note in data.notes] + _grey_values(data)
+
+
+def _grey_values(data: LabelledImages) -> list[Problem]:
+    if data.values_used is None:
+        return []
+    low, high = data.values_used
+    if data.config.bit_depth is not None:
+        message = f"The 16-bit images hold values {low} to {high}; bit_depth {data.config.bit_depth} makes "
+        message += f"{(1 << data.config.bit_depth) - 1} white."
+        return [Problem("note", "grey values", (), message)]
+    if high > _HALF_BRIGHT:
+        return []
+    bits = max(high.bit_length(), 9)
+    come_out = "white" if any(h.depth.inverted for h in data.headers) else "black"
+    message = (
+        f"The 16-bit images hold values {low} to {high} of 0 to 65535, so they are read as nearly {come_out}: give "
+        f"--bit-depth {bits}, which makes {(1 << bits) - 1} white."
+    )
+    return [Problem("warning", "grey values", (), message)]
+
+
+def _unreadable(data: LabelledImages) -> list[Problem]:
+    if not data.skipped:
+        return []
+    names = tuple(file for file, _ in data.skipped)
+    message = f"{len(names)} unreadable images are skipped: {_listed(names)}. The first: {data.skipped[0][1]}"
+    return [Problem("warning", "unreadable", names, message)]
 
 
 def _small_classes(data: LabelledImages) -> list[Problem]:

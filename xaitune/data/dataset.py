@@ -11,8 +11,10 @@ import pandas as pd
 from xaitune._progress import Progress
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.checks import DataCheck, check_data, trainability
+from xaitune.data.class_folders import list_folder
 from xaitune.data.images import ImageHeader, read_image, read_mask
-from xaitune.data.listing import Listing, digest, find_masks, list_csv, list_folder, nfc, resolve_groups, run_threaded
+from xaitune.data.listing import Listing, digest, list_csv, nfc, resolve_groups, run_threaded
+from xaitune.data.masks import find_masks, leave_out_masks
 from xaitune.data.resize import resize_image, resize_mask
 from xaitune.data.scan import Scanned, scan_files, unreadable_files
 from xaitune.data.splits import SPLITS, assign_splits
@@ -28,9 +30,11 @@ class ImageData:
     class numbers, indices into `class_names`. `groups`: (n,) names; a file without a known group is a group of its
     own. `split`: (n,) 'train', 'validation' or 'test'. `masks`: a path or None per file, or None if no mask folder
     was given. `skipped`: (file, reason) of the unreadable files, which are in no other field. `digests` and
-    `headers`: content hash and header per file. `notes`: what was ignored. `fingerprint`: 16 hex digits over file
-    names and contents, classes, groups, split, image size and resizing: all that determines a training run (masks
-    do not).
+    `headers`: content hash and header per file. `notes`: what was ignored, or read from an unusual place. `passed_over`:
+    class -> what its folder holds besides. `values_used`: the smallest and the largest value of the 16-bit files whose
+    header does not say how many bits are used, or None without such files. `fingerprint`: 16 hex digits over file names
+    and contents, classes, groups, split, image size, resizing and bit depth: all that determines a training run (masks do
+    not).
     """
 
     config: DataConfig
@@ -46,6 +50,8 @@ class ImageData:
     digests: tuple[str, ...] = field(repr=False)
     headers: tuple[ImageHeader, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+    values_used: tuple[int, int] | None = None
 
     @classmethod
     def from_folder(
@@ -58,10 +64,14 @@ class ImageData:
         split: tuple[float, ...] = (0.6, 0.2, 0.2),
         split_seed: int = 0,
         resize: str = "stretch",
+        recursive: bool = False,
+        bit_depth: int | None = None,
     ) -> "ImageData":
-        """The images of <path>/<class>/, or of <path>/train|val|valid|validation|test/<class>/.
+        """The images of <path>/<class>/, or of <path>/train|validation|test/<class>/ (`split_name` knows more names).
 
-        If there is a train folder, splits without a folder are taken from it. `masks`: a folder with <class>/<stem>.*.
+        If there is a train folder, splits without a folder are taken from it. `masks`: a folder with <class>/<stem>.*, or
+        `path` itself where the masks are beside the images. `recursive`: read images at any depth below a class folder.
+        `bit_depth`: the bits that are used of 16-bit files, 9..16.
         `groups`: a CSV `file,group`, or a regular expression to search for in each file name; its first capture group
         names the photographed thing. `image_size`: (height, width). `split`: shares of train, validation and test.
         Up to max(3, 5 %) unreadable images are skipped and listed in `skipped`. Raises DataError, ConfigError.
@@ -74,7 +84,8 @@ class ImageData:
             >>> len(data), data.class_names[:3]
             (114, ('blowhole', 'burst', 'centre_line'))
         """
-        return _load(_config(path, masks, groups, image_size, split, split_seed, resize), is_csv=False)
+        config = _config(path, masks, groups, image_size, split, split_seed, resize, recursive, bit_depth)
+        return _load(config, is_csv=False)
 
     @classmethod
     def from_csv(
@@ -87,6 +98,7 @@ class ImageData:
         split: tuple[float, ...] = (0.6, 0.2, 0.2),
         split_seed: int = 0,
         resize: str = "stretch",
+        bit_depth: int | None = None,
     ) -> "ImageData":
         """The images listed in a CSV `file,label[,split][,group]`, with paths relative to it; otherwise as `from_folder`.
 
@@ -99,7 +111,8 @@ class ImageData:
             ...     len(xt.ImageData.from_csv(demo.root / "labels.csv"))
             114
         """
-        return _load(_config(path, masks, groups, image_size, split, split_seed, resize), is_csv=True)
+        config = _config(path, masks, groups, image_size, split, split_seed, resize, bit_depth=bit_depth)
+        return _load(config, is_csv=True)
 
     @classmethod
     def from_config(cls, config: DataConfig) -> "ImageData":
@@ -151,7 +164,7 @@ class ImageData:
         out = np.empty((len(chosen), *self.image_size, 3), np.float32 if deep else np.uint8)
 
         def load_one(i: int) -> None:
-            image = read_image(self.root / self.files[chosen[i]])
+            image = read_image(self.root / self.files[chosen[i]], self.config.bit_depth)
             out[i] = resize_image(image, self.image_size, self.config.resize)
 
         run_threaded(load_one, len(chosen), progress)
@@ -245,19 +258,29 @@ def _config(
     split: tuple[float, ...] = (0.6, 0.2, 0.2),
     split_seed: int = 0,
     resize: str = "stretch",
+    recursive: bool = False,
+    bit_depth: int | None = None,
 ) -> DataConfig:
     """A configuration with absolute paths, so that it is valid in any working directory."""
     rule = None if groups is None else str(groups)
     if rule and (isinstance(groups, Path) or rule.lower().endswith(".csv")):
         rule = str(Path(rule).absolute())
     mask_folder = None if masks is None else str(Path(masks).absolute())
-    return DataConfig(str(Path(path).absolute()), mask_folder, rule, image_size, split, split_seed, resize)
+    return DataConfig(
+        *(str(Path(path).absolute()), mask_folder, rule, image_size, split, split_seed, resize),
+        recursive=recursive,
+        bit_depth=bit_depth,
+    )
 
 
 def _load(config: DataConfig, is_csv: bool) -> ImageData:
     path, masks = Path(config.path), Path(config.masks) if config.masks else None
-    listing = list_csv(path) if is_csv else list_folder(path, masks)
-    scanned = scan_files(listing.root, listing.files)
+    if is_csv:
+        listing = list_csv(path)
+    else:
+        listing = list_folder(path, masks, recursive=config.recursive)
+        leave_out_masks(listing)
+    scanned = scan_files(listing.root, listing.files, config.bit_depth)
     skipped = unreadable_files(listing.root, listing.files, scanned)
     groups = resolve_groups(listing, config.groups)
     mask_paths = find_masks(listing, masks) if masks else None
@@ -271,6 +294,7 @@ def _load(config: DataConfig, is_csv: bool) -> ImageData:
     for array in (labels, group_names, split):
         array.flags.writeable = False
     scans = [scanned[i] for i in readable]
+    used = [s.values for s in scans if s.values is not None]
     return ImageData(
         config=config,
         root=listing.root,
@@ -285,6 +309,8 @@ def _load(config: DataConfig, is_csv: bool) -> ImageData:
         digests=tuple(s.digest for s in scans),
         headers=tuple(s.header for s in scans if s.header is not None),
         notes=tuple(listing.notes),
+        passed_over=listing.passed_over,
+        values_used=(min(low for low, _ in used), max(high for _, high in used)) if used else None,
     )
 
 

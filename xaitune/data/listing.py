@@ -1,10 +1,9 @@
-"""Listing of a data set: its files with their labels, splits, groups and masks.
+"""Listing of a data set: its files with their labels, splits and groups; `class_folders` lists folders, this a CSV.
 
 Names are compared in Unicode's composed form (NFC), since macOS stores Korean file names decomposed.
 """
 
 import hashlib
-import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -18,10 +17,18 @@ import pandas as pd
 
 from xaitune._machine import usable_cores
 from xaitune._progress import Progress
-from xaitune.data.images import IMAGE_SUFFIXES, is_image_name
+from xaitune.data.walk import require_utf8
 from xaitune.errors import DataError
 
-SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+MASK_FOLDERS = (
+    *("mask", "masks", "seg", "segmentation", "segmentations", "gt", "ground_truth", "groundtruth"),
+    *("label", "labels", "annotation", "annotations"),
+)
 THREADS = min(8, usable_cores())
 
 
@@ -30,7 +37,8 @@ class Listing:
     """The files of a folder or CSV.
 
     `files`: relative to `root`; `classes_of`, `splits` and `groups`: one name per file, '' for an unknown split or
-    group. `classes`: all class names, also of empty classes. `notes`: what was ignored.
+    group. `classes`: all class names, also of empty classes. `notes`: what was ignored, and what was read from an unusual
+    place. `passed_over`: class -> what its folder holds besides. `masks_beside`: masks found among the images, left out.
     """
 
     root: Path
@@ -40,6 +48,14 @@ class Listing:
     groups: list[str]
     classes: list[str]
     notes: list[str] = field(default_factory=list)
+    passed_over: dict[str, str] = field(default_factory=dict)
+    masks_beside: list[str] = field(default_factory=list)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep the files at these positions, in this order."""
+        for name in ("files", "classes_of", "splits", "groups"):
+            values = getattr(self, name)
+            setattr(self, name, [values[i] for i in rows])
 
 
 def nfc(text: str) -> str:
@@ -47,81 +63,33 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-# ---- listing
+def split_name(folder: str) -> str:
+    """The split that a folder or a row of a CSV is named after: 'train', 'validation' or 'test', '' for none.
+
+    Examples:
+        >>> [split_name(name) for name in ("Training", "val", "test_set", "eval", "training course")]
+        ['train', 'validation', 'test', 'validation', '']
+    """
+    plain = re.sub(r"[ _-]?(set|data|split|images|imgs)$", "", nfc(folder).strip().lower())
+    return SPLIT_NAMES.get(plain, "")
 
 
-def list_folder(root: Path, masks: Path | None) -> Listing:
-    """The images of root/<class>/ or root/<split>/<class>/, sorted by name. Raises DataError."""
-    folders = _folders(root)
-    train = [f for f in folders if SPLIT_NAMES.get(f.name.lower()) == "train"]
-    listing = Listing(root, [], [], [], [], [])
-    if train and _folders(train[0]) and not _images(train[0]):
-        for folder in folders:
-            split = SPLIT_NAMES.get(folder.name.lower())
-            if split:
-                _add_classes(listing, folder, split, masks)
-            else:
-                listing.notes.append(
-                    f"The folder {folder.name} is next to train but is not a split, so it was ignored."
-                )
-    else:
-        _add_classes(listing, root, "", masks)
-    if not listing.files:
-        raise DataError(f"No images in the class folders of {root}. {_hint(root, listing)}")
-    listing.classes = sorted(set(listing.classes))
-    order = sorted(range(len(listing.files)), key=lambda i: (nfc(listing.files[i]), listing.files[i]))
-    for name in ("files", "classes_of", "splits", "groups"):
-        values = getattr(listing, name)
-        setattr(listing, name, [values[i] for i in order])
-    return listing
+def names_masks(folder: str) -> bool:
+    """Whether a folder is named as one of masks is.
+
+    Examples:
+        >>> [names_masks(name) for name in ("masks", "Ground-Truth", "images")]
+        [True, True, False]
+    """
+    return re.sub(r"[ -]", "_", folder.lower()) in MASK_FOLDERS
 
 
-def _add_classes(listing: Listing, folder: Path, split: str, masks: Path | None) -> None:
-    if loose := _images(folder):
-        listing.notes.append(f"{len(loose)} images directly in {folder} belong to no class and were ignored.")
-    for class_folder in _folders(folder):
-        if masks is not None and class_folder.resolve() == masks.resolve():
-            continue
-        images = _images(class_folder)
-        listing.classes.append(nfc(class_folder.name))
-        for path in images:
-            listing.files.append(path.relative_to(listing.root).as_posix())
-            listing.classes_of.append(nfc(class_folder.name))
-            listing.splits.append(split)
-            listing.groups.append("")
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return [e for e in entries if not e.name.startswith(".")]
-    except FileNotFoundError:
-        raise DataError(f"No image folder at {folder}. Check the path.") from None
-    except NotADirectoryError:
-        raise DataError(f"{folder} is a file, but a folder of class folders (or a .csv) is needed.") from None
-    except OSError as error:
-        raise DataError(f"Cannot list {folder}: {error.strerror or error}.") from None
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted((Path(e.path) for e in _entries(folder) if e.is_dir()), key=lambda p: nfc(p.name))
-
-
-def _images(folder: Path) -> list[Path]:
-    return [Path(e.path) for e in _entries(folder) if is_image_name(Path(e.name)) and e.is_file()]
-
-
-def _hint(root: Path, listing: Listing) -> str:
-    for deeper in _folders(root):
-        if any(_images(f) for f in _folders(deeper)):
-            return f"Did you mean {deeper}?"
-    if _images(root):
-        return "It contains images directly: put them into one folder per class."
-    return f"Expected {root.name}/<class>/*{'|'.join(IMAGE_SUFFIXES)}."
+# ---- CSV
 
 
 def list_csv(path: Path) -> Listing:
     """The rows of a CSV `file,label[,split][,group]`, files relative to it, sorted by name. Raises DataError."""
+    require_utf8(path)
     table = _read_csv(path, ("file", "label"))
     table["file"] = [t.replace("\\", "/").removeprefix("./") for t in table["file"]]
     for column in ("file", "label"):
@@ -134,9 +102,9 @@ def list_csv(path: Path) -> Listing:
     labels = [nfc(t) for t in table["label"]]
     splits = [""] * len(table)
     if "split" in table:
-        splits = [SPLIT_NAMES.get(t.lower(), "?") for t in table["split"]]
-        if "?" in splits:
-            row = splits.index("?")
+        splits = [split_name(t) for t in table["split"]]
+        if "" in splits:
+            row = splits.index("")
             raise DataError(
                 f"{path}: the split of {table['file'].iloc[row]} must be train, validation or test. "
                 f"Received: {table['split'].iloc[row]!r}."
@@ -173,7 +141,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table.apply(lambda column: column.str.strip())
 
 
-# ---- groups and masks
+# ---- groups
 
 
 def resolve_groups(listing: Listing, rule: str | None) -> list[str]:
@@ -229,31 +197,6 @@ def _groups_from_pattern(files: Sequence[str], pattern: str) -> list[str]:
             raise DataError(f"The regular expression for groups {pattern!r} does not match {file}.")
         groups.append(match.group(1))
     return groups
-
-
-def find_masks(listing: Listing, folder: Path) -> list[Path | None]:
-    """The mask of every file, or None; masks have the stem of their image.
-
-    They are looked up in the subfolder with the file's own relative path, then in <masks>/<class>/, then in <masks>/
-    itself. Raises DataError if the folder is missing or no mask fits an image.
-    """
-    if not folder.is_dir():
-        raise DataError(f"No mask folder at {folder}. Check the path.")
-    known: dict[tuple[str, str], Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if is_image_name(p.relative_to(folder))):
-        parent = nfc(path.parent.relative_to(folder).as_posix())
-        known.setdefault((parent, nfc(path.stem)), path)
-    masks: list[Path | None] = []
-    for file, label in zip(listing.files, listing.classes_of, strict=True):
-        own = Path(nfc(file))
-        places = (own.parent.as_posix(), label, ".")
-        masks.append(next((known[p, own.stem] for p in places if (p, own.stem) in known), None))
-    if not any(masks):
-        raise DataError(
-            f"No mask in {folder} fits an image. Expected {folder.name}/<class>/<stem>.png, such as "
-            f"{listing.classes_of[0]}/{Path(listing.files[0]).stem}.png."
-        )
-    return masks
 
 
 # ---- helpers

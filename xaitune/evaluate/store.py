@@ -12,7 +12,8 @@ import pandas as pd
 from xaitune import _files
 from xaitune._progress import Progress
 from xaitune.data.images import image_header, read_mask
-from xaitune.data.listing import Listing, find_masks, nfc, resolve_groups
+from xaitune.data.listing import Listing, nfc, resolve_groups
+from xaitune.data.masks import find_masks
 from xaitune.errors import DataError
 from xaitune.evaluate.table import (
     FILL,

@@ -31,7 +31,7 @@ class Classifier:
 
     `labels`: the classes are labels of which any number may hold (sigmoids), not classes that compete (a softmax).
     `preprocess`: what is done to the images before the model, one of config.choices.PREPROCESSINGS. `scaled`: whether
-    anything scales them, in the model or before it.
+    anything scales them, in the model or before it. `bit_depth`: see `data.images.read_image`.
     """
 
     model: keras.Model
@@ -41,6 +41,7 @@ class Classifier:
     labels: bool = False
     preprocess: str = "none"
     scaled: bool = True
+    bit_depth: int | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -82,7 +83,7 @@ class Classifier:
 
     def read_paths(self, paths: Sequence[Path]) -> np.ndarray:
         """Images (n, h, w, 3) in 0..255 at the model's input size. Raises ImageError."""
-        return np.stack([resize_image(read_image(p), self.image_size, self.resize) for p in paths])
+        return np.stack([resize_image(read_image(p, self.bit_depth), self.image_size, self.resize) for p in paths])
 
 
 def open_classifier(
@@ -123,7 +124,9 @@ def open_classifier(
 
 
 def _of_run(run: Run, model: keras.Model) -> Classifier:
-    return Classifier(_flat(model, str(run.path)), run.class_names, run.data_config.resize, str(run.path))
+    data = run.data_config
+    flat = _flat(model, str(run.path))
+    return Classifier(flat, run.class_names, data.resize, str(run.path), bit_depth=data.bit_depth)
 
 
 def _foreign(

@@ -236,6 +236,7 @@ def as_heatmaps(
         probabilities=classifier.probabilities(logits),
         rule=rule,
         resize=classifier.resize,
+        bit_depth=classifier.bit_depth,
         precision=precision,
         contributions=contributions,
     )

@@ -62,8 +62,8 @@ class BlockHeatmaps:
 
     `raw`: block -> (n, h_b, w_b) float32, unnormalised, at the block's own resolution; compare blocks by these.
     `images`: (n, h, w, 3) as the model saw them, 0..255. `classes`: the class index explained for each image;
-    `probabilities`: (n, classes), a softmax, or a sigmoid of each label. `resize`: how files were resized to the model's
-    input. `precision`: that of the computation of the maps. `layers`: block -> its layer, where layers were asked for by
+    `probabilities`: (n, classes), a softmax, or a sigmoid of each label. `resize` and `bit_depth`: how files became the
+    model's input. `precision`: that of the computation of the maps. `layers`: block -> its layer, where layers were asked for by
     name. `contributions`: what each block adds to the logit, of a class activation map of the head 'blocks'.
     """
 
@@ -79,6 +79,7 @@ class BlockHeatmaps:
     precision: str = "float32"
     contributions: Contributions | None = None
     layers: dict[int, str] = dataclasses.field(default_factory=dict)
+    bit_depth: int | None = None
 
     def __post_init__(self) -> None:
         for array in (*self.raw.values(), self.images, self.classes, self.probabilities):
@@ -120,7 +121,7 @@ class BlockHeatmaps:
 
     def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
         """(title, picture) of one image and its overlays at all drawn blocks, in the file's own geometry."""
-        picture = own_picture(self.files[image], self.images[image])
+        picture = own_picture(self.files[image], self.images[image], self.bit_depth)
         shown = [("image", picture)]
         for block, zero in zip(self.blocks, self.is_zero[image], strict=True):
             raw = self.raw[block][image : image + 1]
@@ -175,10 +176,10 @@ class BlockHeatmaps:
         return f"<b>{html.escape(self.method)}</b>: {len(self)} images{table}"
 
 
-def own_picture(file: str, shown: np.ndarray, longest: int = 640) -> np.ndarray:
+def own_picture(file: str, shown: np.ndarray, bit_depth: int | None = None, longest: int = 640) -> np.ndarray:
     """The image read from its file, with at most `longest` pixels per side; `shown`, what the model saw, where that fails."""
     try:
-        picture = read_image(file)
+        picture = read_image(file, bit_depth)
     except ImageError:
         return shown
     height, width = picture.shape[:2]

@@ -231,6 +231,7 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
         probabilities=arrays["probabilities"],
         rule=about["rule"],
         resize=about.get("resize", "stretch"),
+        bit_depth=about.get("bit_depth"),
         precision=about.get("precision", "float32"),
         layers={row["block"]: row["layer"] for row in about["maps"] if "layer" in row},
         contributions=Contributions(

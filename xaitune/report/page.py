@@ -15,7 +15,7 @@ from xaitune.comparison.table import SweepTable
 from xaitune.errors import InputError
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
-from xaitune.report.comparison_section import comparison_section
+from xaitune.report.comparisons import comparison_section
 from xaitune.report.headline import mismatches, verdict_section
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import advice_section, data_section, heatmap_strips, making_section, sweep_section

@@ -98,6 +98,7 @@ def explain_superpixels(
         class_learnt=np.stack([f.learnt for f in fits]),
         samples=np.array(samples),
         resize=classifier.resize,
+        bit_depth=classifier.bit_depth,
         precision="float32" if exact else resolve_precision(precision)[0],
     )
 

@@ -43,6 +43,7 @@ class Superpixels:
     samples: np.ndarray
     method: str = "lime"
     resize: str = "stretch"
+    bit_depth: int | None = None
     precision: str = "float32"
     class_learnt: np.ndarray | None = None
 
@@ -112,7 +113,7 @@ class Superpixels:
 
         All in the file's own geometry.
         """
-        picture = own_picture(self.files[image], self.images[image])
+        picture = own_picture(self.files[image], self.images[image], self.bit_depth)
 
         def in_file(map_: np.ndarray) -> np.ndarray:
             return map_to_image(map_, picture.shape, self.images.shape[1:3], self.resize, nearest=True)
