@@ -49,7 +49,7 @@ def _tiles(epochs: int, factors: dict[str, list[Any]], seeds: int, **others: Any
 
 STUDIES = {
     "freezing": _tiles(
-        10,
+        8,
         {
             "architecture": [
                 *("lenet5-tanh-sgd", "lenet5-relu-adam", "vgg16-features"),
@@ -91,7 +91,7 @@ STUDIES = {
         freeze_through=4,
         augmentation="flip,rotation,brightness",
     ),
-    "blocks": _tiles(6, {"trained_blocks": ["1", "2", "3", "4", "5", "4-5", "1-5"]}, 2),
+    "blocks": _tiles(4, {"trained_blocks": ["1", "2", "3", "4", "5", "4-5", "1-5"]}, 2),
 }
 
 

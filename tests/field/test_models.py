@@ -470,3 +470,17 @@ def test_ctrl_c_in_explain(method, images, tmp_path, monkeypatch):
     assert "Going on after 2 of 5 images" in resumed.out
     rows = json.loads((tmp_path / "out/explain.json").read_text(encoding="utf-8"))["maps"]
     assert list(dict.fromkeys(row["file"] for row in rows)) == [f"many/{i}.png" for i in range(5)]
+
+
+def test_masks_and_other_files_among_the_images(images, files, tmp_path):
+    """Masks beside the images, and files of other endings, in a folder given to `predict` -> left out, counted and said."""
+    network(scaled=True).save(tmp_path / "mine.keras")
+    Image.fromarray(images[0]).save(files / "0_mask.png")
+    (files / "notes.heic").write_bytes(b"?")
+    answer = xaitune(tmp_path, "predict", "mine.keras", files, "--csv", "out.csv")
+    assert answer.status == 0, answer.err
+    assert "1 mask among the images left out, the first:" in answer.out
+    assert "Files that are no images were passed over: 1 .heic" in answer.out
+    assert len((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()) == 4
+    named = xaitune(tmp_path, "predict", "mine.keras", files / "0.png", files / "0_mask.png", "--json")
+    assert len(named.json["predictions"]) == 2

@@ -162,9 +162,20 @@ def _say_scaling(ui: Ui, classifier: Any, paths: list[Path]) -> None:
 
 def _readable(ui: Ui, images: list[Path]) -> list[Path]:
     """The files behind `images`, having decoded each: a few unreadable ones among many are named and left out."""
-    from xaitune.data.images import expand_images, read_image
+    from xaitune.data.images import IMAGE_SUFFIXES, expand_images, read_image
+    from xaitune.data.masks import masks_by_name
+    from xaitune.data.walk import counted, endings, walk_files
 
     paths = expand_images(images)
+    masks = [path for path in masks_by_name(paths) if path not in images]
+    if masks:
+        ui.say(f"{plural(len(masks), 'mask')} among the images left out, the first: {masks[0]}")
+        paths = [path for path in paths if path not in masks]
+    unread = endings(file for folder in images if folder.is_dir() for file in walk_files(folder, ImageError))
+    for suffix in IMAGE_SUFFIXES:
+        unread.pop(suffix, None)
+    if unread:
+        ui.say(f"Files that are no images were passed over: {counted(unread)}")
     good, bad = [], []
     for path in paths:
         try:

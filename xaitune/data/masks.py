@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from xaitune.data.images import decode_image, is_image_name, read_bytes
@@ -24,6 +25,12 @@ def image_stem(stem: str) -> str:
     """
     found = _MASK_ENDING.search(stem)
     return stem[: found.start()] if found else ""
+
+
+def masks_by_name(paths: Sequence[Path]) -> list[Path]:
+    """Those of some image files that are masks by their names: beside x.png or x.jpg, x_mask.png."""
+    images = {(path.parent, nfc(path.stem)) for path in paths}
+    return [path for path in paths if (path.parent, image_stem(nfc(path.stem))) in images]
 
 
 def leave_out_masks(listing: Listing) -> None:
