@@ -224,6 +224,29 @@ def test_a_saved_model_folder(tmp_path):
         load_model(tmp_path)
 
 
+class Unknown(layers.Layer):
+    """A layer that the program which loads the model does not know."""
+
+    def call(self, x):
+        return x / 255
+
+
+@pytest.mark.parametrize("kind", ["custom", "lambda"])
+def test_code_of_ones_own_in_a_file(kind, images, tmp_path):
+    """A custom layer or a Lambda in a file -> Keras's reason, and how to give the model in Python, which then works."""
+    inputs = keras.Input(SHAPE)
+    step = Unknown() if kind == "custom" else layers.Lambda(lambda x: x / 255)
+    x = layers.Conv2D(4, 3, activation="relu", name="block1_conv1")(step(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    model.save(tmp_path / "own.keras")
+    with pytest.raises(ModelError, match=r"cannot be loaded as a Keras model: .*xaitune\.open_classifier"):
+        load_model(tmp_path / "own.keras")
+    loaded = keras.models.load_model(tmp_path / "own.keras", custom_objects={"Unknown": Unknown}, safe_mode=False)
+    maps = gradcam_blocks(open_classifier(loaded, preprocess="none"), images, precision="float32")
+    expected = softmax(model.predict_on_batch(images.astype(np.float32)), axis=1)
+    np.testing.assert_allclose(maps.probabilities, expected, atol=1e-5)
+
+
 # ---- layers
 
 

@@ -33,7 +33,10 @@ def load_model(path: str | Path) -> keras.Model:
     try:
         return keras.models.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # a damaged or foreign file fails in many ways
-        raise ModelError(f"{file} cannot be loaded as a Keras model: {_reason(error)}{_older(file)}") from error
+        reason = _reason(error)
+        raise ModelError(
+            f"{file} cannot be loaded as a Keras model: {reason}{_older(file)}{_own_code(reason)}"
+        ) from error
 
 
 def _require_whole_model(file: Path) -> None:
@@ -66,6 +69,16 @@ def _older(file: Path) -> str:
     return (
         f" It was saved by Keras {version}, and Keras {keras.__version__} does not read all of its layers. Load it with the "
         "tf_keras package (Keras 2), and save its weights for a model built anew."
+    )
+
+
+def _own_code(reason: str) -> str:
+    """What to do about a model with code of the user's own, which a file does not hold; '' for any other."""
+    if not any(word in reason for word in ("Lambda", "Could not locate", "Unknown layer")):
+        return ""
+    return (
+        " Code of your own is not in the file: load it in Python with that code, keras.models.load_model(FILE, "
+        "custom_objects={...}, or safe_mode=False for a Lambda), and give the model to xaitune.open_classifier."
     )
 
 
