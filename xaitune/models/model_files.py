@@ -8,6 +8,8 @@ import h5py
 from xaitune.errors import ModelError
 from xaitune.models.backend import keras
 
+OWN_CODE = ("Lambda", "lambda", "Could not locate", "Unknown layer")  # in Keras's errors about code that a file lacks
+
 
 def load_model(path: str | Path) -> keras.Model:
     """The float32 model of a .keras file, of an .h5 that holds a whole model, or of a run's folder, uncompiled.
@@ -74,7 +76,7 @@ def _older(file: Path) -> str:
 
 def _own_code(reason: str) -> str:
     """What to do about a model with code of the user's own, which a file does not hold; '' for any other."""
-    if not any(word in reason for word in ("Lambda", "Could not locate", "Unknown layer")):
+    if not any(word in reason for word in OWN_CODE):
         return ""
     return (
         " Code of your own is not in the file: load it in Python with that code, keras.models.load_model(FILE, "
@@ -83,6 +85,8 @@ def _own_code(reason: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of Keras's error that says something, whole."""
+    """The line of Keras's error that says what is wrong: the first that names a cause, or that says anything."""
     lines = [line.strip() for line in str(error).splitlines() if len(line.split()) > 2]
-    return (lines or [str(error).strip() or type(error).__name__])[0][:600]
+    causes = [line for line in lines if any(word in line for word in OWN_CODE)]
+    chosen = (causes or lines or [str(error).strip() or type(error).__name__])[0]
+    return chosen.removeprefix("Exception encountered: ")[:600]
