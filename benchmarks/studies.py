@@ -122,7 +122,7 @@ def run_study(name: str, study: Study, work: Path, data_folder: Path, weights: s
         ", ".join(value_name(f, value) for f, value in zip(table.factors, row, strict=True))
         for row in cells[list(table.factors)].itertuples(index=False)
     ]
-    columns = ["values", "learning_rate", "seeds", "validation", "test", "low", "high", "difference", "diff_low"]
+    columns = ["values", "rate", "seeds", "validation", "test", "low", "high", "difference", "diff_low"]
     columns += ["diff_high", "equals", "converged", "seconds", *(c for c in cells if c.startswith("mean_"))]
     about = {"study": name, "images": table.images, "groups": table.groups, "metric": table.metric}
     _replace(CELLS, name, cells[columns].assign(**about, diverged=", ".join(table.diverged)).round(5))

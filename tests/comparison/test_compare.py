@@ -1,5 +1,6 @@
 """Comparisons: factors checked before anything is trained, one table of all cells, and losses that are the same function."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -126,6 +127,18 @@ def test_other_values_join_those_that_are_there_and_what_diverges_is_named(demo,
     assert "Diverged, and left out: learning_rate=0.0001." in rest.sentence()
 
 
+def test_values_are_shown_as_they_were_given(demo, tmp_path):
+    """None stays none, and the optimizer's own rate stays own, beside the number that it is."""
+    factors = {"class_weight": [None, "share"], "learning_rate": ["own", 1e-4]}
+    table = compare(demo, dataclasses.replace(BASE, epochs=1), factor=factors, seeds=1, runs_dir=tmp_path)
+    shown = table.table()
+    assert shown["class_weight"].tolist() == ["none", "none", "share", "share"]
+    assert shown["learning_rate"].tolist() == ["own", "0.0001"] * 2
+    assert shown["rate"].tolist() == ["0.001", "0.0001"] * 2
+    with pytest.raises(ConfigError, match="values belong to a factor that is named"):
+        compare(demo, BASE, factor=factors, values=[1], runs_dir=tmp_path)
+
+
 def test_depths_and_optimizers_vary_within_one_sweep(demo, tmp_path):
     """Which is what sweep-freeze does."""
     factors = {"freeze_through": (4, 5), "optimizer": ("sgd", "nag")}
@@ -204,7 +217,7 @@ def test_architectures_in_one_table(architectures):
     """The scores are means over the runs' own; a preset's rate is the only one that is tried."""
     table = architectures
     assert table.cells["name"].tolist() == ["lenet5-relu-adam", "vgg16-features"]
-    assert table.cells["learning_rate"][0] == 1e-3
+    assert table.cells["rate"][0] == 1e-3
     scores = table.scores()
     runs = [load_run(table.path / "architecture=lenet5-relu-adam" / run) for run in table.cells["runs"][0]]
     assert [run.config.architecture for run in runs] == ["lenet5-relu"] * 2

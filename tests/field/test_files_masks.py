@@ -54,6 +54,13 @@ def test_masks_beside_the_images_by_name(root, ending):
     assert data.masks[4:] == (None,) * 4
 
 
+def test_photographs_named_like_masks(root):
+    """x_label.png or x_gt.png that is a photograph -> an image like any other."""
+    for i in range(4):
+        picture(root / "a" / f"{i}_label.png")
+    assert len(ImageData.from_folder(root)) == 12
+
+
 def test_masks_beside_the_images_by_content(tmp_path):
     """x.png with two values beside x.jpg -> a mask, left out; also an empty one, and one drawn in 0 and 1."""
     for i, values in enumerate([(0, 255), (0, 1), (0, 0), (7, 200)]):

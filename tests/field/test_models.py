@@ -220,8 +220,9 @@ def test_a_file_of_keras_2(tmp_path):
 def test_a_saved_model_folder(tmp_path):
     """A TensorFlow SavedModel -> 'save the model as .keras where it was built'."""
     (tmp_path / "saved_model.pb").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"is a TensorFlow SavedModel, .* model\.save\('model\.keras'\)"):
-        load_model(tmp_path)
+    for opened in (load_model, open_classifier):
+        with pytest.raises(ModelError, match=r"is a TensorFlow SavedModel, .* model\.save\('model\.keras'\)"):
+            opened(tmp_path)
 
 
 class Unknown(layers.Layer):
@@ -345,6 +346,7 @@ def test_a_copy_that_differs_is_refused_also_behind_a_softmax(images):
 def test_grey_input(images):
     """One channel -> the images' luminance, as Pillow has it, without being asked."""
     model = network(channels=1, scaled=True)
+    assert open_classifier(model).scaled
     grey = np.stack([np.asarray(Image.fromarray(i).convert("L"), np.float32)[..., None] for i in images])
     maps = gradcam_blocks(model, images, precision="float32")
     expected = softmax(model.predict_on_batch(grey), axis=1)
@@ -370,6 +372,8 @@ def test_several_outputs(as_dict, images):
         open_classifier(model)
     with pytest.raises(ModelError, match="Did you mean 'size'"):
         open_classifier(model, output="sizes")
+    with pytest.raises(ModelError, match=r"has one output\. Name one of"):
+        open_classifier(keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(2)]), output="zz")
     classifier = open_classifier(model, output="size")
     expected = keras.Model(inputs, sizes).predict_on_batch(images.astype(np.float32))
     maps = gradcam_blocks(classifier, images, precision="float32")
@@ -490,7 +494,7 @@ def test_ctrl_c_in_explain(method, images, tmp_path, monkeypatch):
     monkeypatch.setattr(api, "iter_explanations", made)
     resumed = xaitune(tmp_path, *command)
     assert resumed.status == 0, resumed.err
-    assert "Going on after 2 of 5 images" in resumed.out
+    assert "Resuming after 2 of 5 images" in resumed.out
     rows = json.loads((tmp_path / "out/explain.json").read_text(encoding="utf-8"))["maps"]
     assert list(dict.fromkeys(row["file"] for row in rows)) == [f"many/{i}.png" for i in range(5)]
 
@@ -498,7 +502,7 @@ def test_ctrl_c_in_explain(method, images, tmp_path, monkeypatch):
 def test_masks_and_other_files_among_the_images(images, files, tmp_path):
     """Masks beside the images, and files of other endings, in a folder given to `predict` -> left out, counted and said."""
     network(scaled=True).save(tmp_path / "mine.keras")
-    Image.fromarray(images[0]).save(files / "0_mask.png")
+    Image.fromarray(np.uint8(images[0] > 250)[..., 0] * 255).save(files / "0_mask.png")
     (files / "notes.heic").write_bytes(b"?")
     answer = xaitune(tmp_path, "predict", "mine.keras", files, "--csv", "out.csv")
     assert answer.status == 0, answer.err

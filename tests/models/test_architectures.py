@@ -220,6 +220,8 @@ def test_settings_that_contradict_the_network_are_refused():
 
 def test_weights_of_another_network_are_refused(tmp_path):
     plain = write_weights(tmp_path / "vgg16.h5", "vgg16")
+    with pytest.raises(WeightsError, match="holds VGG16 with batch normalisation: add --architecture vgg16-bn"):
+        load_backbone(write_weights(tmp_path / "bn.h5", "vgg16-bn"))
     with pytest.raises(WeightsError, match="no layer 'block3_conv4'"):
         load_backbone(plain, "vgg19")
     with pytest.raises(WeightsError, match="'block1_bn1' has no gamma"):

@@ -53,7 +53,7 @@ def explain(
     expand_images(images)
     choice = choose_model(model, job.runs_dir)
     choice.check_class(options.class_name)
-    paths = _readable(job.ui, images)
+    paths = _readable(job.ui, images, choice.bit_depth)
     wanted = job.options(ScoreOptions)
     truth = _masks_and_groups(job, paths, wanted) if score or wanted != ScoreOptions() else None
 
@@ -79,10 +79,10 @@ def explain(
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
     # Scores are made from the maps as they come, so with them nothing is taken over from an interrupted call.
-    identity = None if truth is not None else _identity(about, options, lime, choice.path, paths)
+    identity = None if truth is not None else _identity(about | opening.given, options, lime, classifier.name, paths)
     with job.ui.progress("explaining", "images") as report, ExplanationWriter(folder, about, identity) as writer:
         if writer.done:
-            job.ui.say(f"Going on after {min(writer.done * size, len(paths))} of {plural(len(paths), 'image')}")
+            job.ui.say(f"Resuming after {min(writer.done * size, len(paths))} of {plural(len(paths), 'image')}")
         explainer = make_explainer(classifier, options, lime, report.part)
         rest = iter_explanations(classifier, paths[writer.done * size :], explainer, size)
         for done, made in enumerate(rest, writer.done + 1):
@@ -106,11 +106,10 @@ def explain(
 
 
 def _identity(
-    about: dict[str, Any], options: ExplainOptions, lime: LimeOptions, model: Path | None, paths: list[Path]
+    about: dict[str, Any], options: ExplainOptions, lime: LimeOptions, model: str, paths: list[Path]
 ) -> dict[str, Any]:
     """All that determines explanations: what an interrupted call has made is taken over only if it is the same."""
-    file = model / "model.keras" if model is not None and model.is_dir() else model
-    files = [path for path in (file, *paths) if path is not None and path.is_file()]
+    files = [path for path in (Path(model), Path(model) / "model.keras", *paths) if path.is_file()]
     return {
         "about": about,
         "options": dataclasses.asdict(options),
@@ -160,14 +159,14 @@ def _say_scaling(ui: Ui, classifier: Any, paths: list[Path]) -> None:
     )
 
 
-def _readable(ui: Ui, images: list[Path]) -> list[Path]:
+def _readable(ui: Ui, images: list[Path], bit_depth: int | None) -> list[Path]:
     """The files behind `images`, having decoded each: a few unreadable ones among many are named and left out."""
     from xaitune.data.images import IMAGE_SUFFIXES, expand_images, read_image
-    from xaitune.data.masks import masks_by_name
+    from xaitune.data.masks import masks_among
     from xaitune.data.walk import counted, endings, walk_files
 
     paths = expand_images(images)
-    masks = [path for path in masks_by_name(paths) if path not in images]
+    masks = [path for path in masks_among(paths) if path not in images]
     if masks:
         ui.say(f"{plural(len(masks), 'mask')} among the images left out, the first: {masks[0]}")
         paths = [path for path in paths if path not in masks]
@@ -179,7 +178,7 @@ def _readable(ui: Ui, images: list[Path]) -> list[Path]:
     good, bad = [], []
     for path in paths:
         try:
-            read_image(path)
+            read_image(path, bit_depth)
             good.append(path)
         except ImageError as error:
             bad.append(error)
@@ -272,7 +271,7 @@ def predict(
 ) -> None:
     """Print the predicted class and the probabilities of images."""
     choice = choose_model(run, job.runs_dir)
-    paths = _readable(job.ui, images)
+    paths = _readable(job.ui, images, choice.bit_depth)
     from xaitune.explain.probabilities import predict_files
 
     if csv:

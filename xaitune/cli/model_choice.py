@@ -29,6 +29,13 @@ class ModelChoice:
         if class_name not in known:
             raise unknown_class(class_name, known)
 
+    @property
+    def bit_depth(self) -> int | None:
+        """That of the images that a run or a sweep was trained on."""
+        if self.path is None or not (self.path / CONFIG).is_file():
+            return None
+        return read_json(self.path / CONFIG).get("data", {}).get("bit_depth")
+
     def open(self, say: Notes, **options: Any) -> Any:
         """The Classifier; `say` is called with a line on which model it is, `options` are those of `open_classifier`.
 
@@ -40,6 +47,13 @@ class ModelChoice:
 
         if self.line:
             say(self.line)
+        if self.path is None or self.path.is_dir():
+            for name, value in options.items():
+                if value not in (None, "auto"):
+                    raise ConfigError(
+                        f"{name} is for a model of your own, with --model FILE. Received: {name}={value!r} for "
+                        f"{self.path or 'ImageNet'}."
+                    )
         if self.path is None:
             model, names = imagenet_classifier()
             return Classifier(model, tuple(names), name="VGG16 (ImageNet)")

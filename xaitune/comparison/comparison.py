@@ -13,7 +13,7 @@ from xaitune.comparison.plan import SweepPlan, plan_sweep
 from xaitune.comparison.sweep import train_missing
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.errors import RunError
+from xaitune.errors import ConfigError, RunError
 from xaitune.models.weights import load_backbone
 from xaitune.plots import figures
 from xaitune.training.folder import choose_folder, locked, run_identity, start_folder
@@ -108,6 +108,10 @@ def compare(
     """
     config = replace_fields(config or SweepConfig(), options)
     config.require_engine(options)
+    if values and not isinstance(factor, str):
+        raise ConfigError(
+            "values belong to a factor that is named: factor='loss', values=[...]; or factor={'loss': [...]}."
+        )
     factors = {factor: values} if isinstance(factor, str) else factor or {}
     plan = plan_comparison(data, factors, config, train or TrainConfig(), name=name, runs_dir=runs_dir, notes=notes)
     return run_comparison(

@@ -31,8 +31,8 @@ CONVERGED = 0.95  # a run has converged if its training loss falls below this sh
 class ComparisonTable:
     """Trainings that differ in the values of some `factors`, with the same seeds on the same test images.
 
-    `cells`: one row per combination of values: a column for each factor, `name`, `learning_rate`, `seeds`, the means of
-    `validation`, `test` and `seconds` over the seeds, the interval of the test score over groups (`low`, `high`), the
+    `cells`: one row per combination of values: a column for each factor, `name`, `rate` (the learning rate), `seeds`, the means
+    of `validation`, `test` and `seconds` over the seeds, the interval of the test score over groups (`low`, `high`), the
     `scores` of the seeds, the `difference` from the cell that is best on validation with its interval (`diff_low`,
     `diff_high`), whether it `equals` that one (cannot be told apart), and the share of the seeds that `converged`.
     `diverged`: the runs, or parts without a finished run, that are in no cell.
@@ -155,7 +155,7 @@ class ComparisonTable:
                 "test": [f"{cell.test:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in cells],
                 "minus the best": [gap(cell) for cell in cells],
                 "validation": self.cells["validation"].round(3),
-                "rate": [f"{rate:g}" for rate in self.cells["learning_rate"]],
+                "rate": [f"{rate:g}" for rate in self.cells["rate"]],
                 "seeds": self.cells["seeds"],
                 "seconds": self.cells["seconds"].round(1),
             }
@@ -216,19 +216,22 @@ def load_comparison(path: str | Path) -> ComparisonTable:
                 paired = PairedScores(true, groups, sweep.metric)
             paired.add(label, np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tests]))
             converged = float(np.mean([has_converged(sweep.history(run)) for run in runs]))
-            kept = ("learning_rate", "seeds", "validation", "test", "low", "high", "few", "scores", "seconds")
+            kept = ("seeds", "validation", "test", "low", "high", "few", "scores", "seconds")
             rows.append(
                 {
                     **values,
                     "name": label,
                     "part": name,
                     "runs": runs,
+                    "rate": cell["learning_rate"],
                     **{k: cell[k] for k in kept},
                     "converged": converged,
                 }
             )
     assert paired is not None  # a part has a finished cell
     cells = pd.DataFrame(rows)
+    for factor in factors:  # pandas would turn None into NaN
+        cells[factor] = pd.Series([row[factor] for row in rows], dtype=object)
     best = best_cell(cells)["name"]
     gaps = [paired.difference(name, best) for name in cells["name"]]
     complete = set(complete_cells(cells)["name"])

@@ -11,7 +11,7 @@ from xaitune.comparison.plan import SweepPlan
 from xaitune.comparison.rates import cells_of, expected_runs
 from xaitune.config.settings import Config, TrainConfig
 from xaitune.data.dataset import ImageData
-from xaitune.models.blocks import CHANNELS, convolution_shapes, multiply_adds
+from xaitune.models.blocks import CHANNELS, multiply_adds, weight_count
 from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import load_backbone
 from xaitune.training.augment import epoch_rows
@@ -97,5 +97,5 @@ def _disk_bytes(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, i
     copies = sum({run.seed: run.augmented_views for run in runs}.values())  # per training image; each seed has its own
     cached = len(data) + copies * len(data.indices("train"))
     features = sum((size[0] >> k) * (size[1] >> k) * channels[k - 1] * itemsize * cached for k in depths)
-    models = len(runs) * sum(9 * i * o for i, o in convolution_shapes(channels)) * 4
+    models = len(runs) * weight_count(size, channels, runs[0].architecture) * 4
     return int(features + models)

@@ -56,6 +56,8 @@ def check_factors(factors: Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, 
         else:
             checked[name] = tuple(dict.fromkeys(rule(name, value) for value in values))
     for value in checked.get("architecture", ()):
+        if value in SCRATCH and {"freeze_through", "trained_blocks"} & set(checked):
+            raise ConfigError(f"The architecture {value} has no blocks to freeze: compare one of the two factors.")
         for name in set(PRESETS.get(value, {})) & set(checked) - {"architecture"}:
             raise ConfigError(f"The architecture {value} sets {name} itself: compare one of the two factors.")
     if {"freeze_through", "trained_blocks"} <= set(checked):

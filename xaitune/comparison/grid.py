@@ -43,6 +43,10 @@ def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
         >>> [(run.freeze_through, run.optimizer, run.rate, run.seed) for run in runs]
         [(4, 'nag', 0.001, 0), (4, 'nag', 0.003, 0), (3, 'nag', 0.001, 0), (3, 'nag', 0.003, 0)]
     """
+    if base.from_scratch and tuple(config.freeze_through) != (0,):
+        raise ConfigError(
+            f"The architecture {base.architecture} has no blocks to freeze, so depths cannot be compared."
+        )
     runs = [
         replace_fields(base, {"freeze_through": depth, "optimizer": optimizer, "learning_rate": rate, "seed": seed})
         for seed in range(config.seeds)

@@ -91,7 +91,7 @@ class ModelOptions:
     preprocess: str = setting(
         "auto",
         Choice(PREPROCESSINGS),
-        "What was done to images 0..255 outside a model of your own in training; auto warns where it does nothing itself.",
+        "How images 0..255 were preprocessed before your own model; auto changes nothing, and warns if the model scales none.",
         panel="Model",
     )
     output: str | None = setting(

@@ -109,7 +109,7 @@ class DataConfig:
     bit_depth: int | None = setting(
         None,
         Whole(9, optional=True, high=16),
-        "Bits that a camera fills of 16-bit files, 9 to 16, such as 12: its largest value becomes white.",
+        "Bits in use of 16-bit files, 9 to 16, such as 12; their largest value becomes white.",
         panel="Data",
         otherwise="16",
         since=2,

@@ -69,6 +69,7 @@ def _splits(folders: list[Path]) -> dict[Path, str]:
     train = [f for f, split in named.items() if split == "train" and _folders(f) and not _images(f)]
     if not train:
         return {}
+    named = {folder: split for folder, split in named.items() if _folders(folder)}  # others hold images without classes
     for split in ("train", "validation", "test"):
         if len(same := [f.name for f in named if named[f] == split]) > 1:
             names = listed([escaped(name) for name in same])
@@ -191,7 +192,8 @@ def _hint(root: Path, masks: Path | None) -> str:
     inside = list(itertools.islice(walk_files(root), _LOOKED_AT))
     if len(inside) == _LOOKED_AT:  # perhaps a whole disk: what it holds would not tell where the images are
         return "Give the folder whose subfolders are the classes."
-    inside = [p for p in inside if masks is None or not p.is_relative_to(masks)]
+    if masks is not None and masks.resolve() != root.resolve():
+        inside = [p for p in inside if not p.is_relative_to(masks)]
     images = [p for p in inside if is_image_name(p)]
     images = [p for p in images if not any(map(names_masks, p.relative_to(root).parts))] or images
     if not images:

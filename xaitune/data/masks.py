@@ -1,9 +1,13 @@
 """Masks: the file that marks the defect in an image, in a folder of its own or among the images themselves."""
 
+import contextlib
+import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from xaitune.data.images import decode_image, is_image_name, read_bytes
 from xaitune.data.listing import Listing, names_masks, nfc, run_threaded
@@ -13,6 +17,7 @@ from xaitune.errors import DataError, ImageError
 # x_mask.png is a mask of x.png or x.jpg; a number tells apart several masks of one image
 _MASK_ENDING = re.compile(r"[ _-](mask|seg|segmentation|gt|label)(_?\d+)?$", re.IGNORECASE)
 
+DRAWN_COLOURS, DRAWN_EDGE, DRAWN_SHARE = 16, 16, 0.95  # see `_is_drawn`
 _MASKS = "*"  # in a key, stands for a folder named masks or the like
 
 
@@ -27,25 +32,32 @@ def image_stem(stem: str) -> str:
     return stem[: found.start()] if found else ""
 
 
-def masks_by_name(paths: Sequence[Path]) -> list[Path]:
-    """Those of some image files that are masks by their names: beside x.png or x.jpg, x_mask.png."""
-    images = {(path.parent, nfc(path.stem)) for path in paths}
-    return [path for path in paths if (path.parent, image_stem(nfc(path.stem))) in images]
+def masks_among(paths: Sequence[Path]) -> list[Path]:
+    """Those of some image files that `leave_out_masks` takes for masks."""
+    full = [path.absolute() for path in paths]
+    root = Path(os.path.commonpath([path.parent for path in full]))
+    files = [path.relative_to(root).as_posix() for path in full]
+    blank = [""] * len(files)
+    listing = Listing(root, files, [nfc(path.parent.name) for path in full], blank, blank, [])
+    leave_out_masks(listing)
+    masks = set(listing.masks_beside)
+    return [path for path, file in zip(paths, files, strict=True) if file in masks]
 
 
 def leave_out_masks(listing: Listing) -> None:
     """Take the masks among the images out of a listing, with a note, and keep them in its `masks_beside`.
 
     A file is a mask if an image in the same folder has its stem without an ending such as _mask, -mask, _seg, _GT or
-    _label. It is one, too, if it has at most two values and shares its stem with an image that is beside it with another
-    ending (x.png beside x.jpg) and has more values, or that it mirrors from a folder named masks or the like
-    (class/masks/x.png to class/images/x.png, masks/class/x.png to class/x.png).
+    _label, and it is drawn (`_is_drawn`), not a photograph. It is one, too, if it has at most two values and shares its stem
+    with an image that is beside it with another ending (x.png beside x.jpg) and has more values, or that it mirrors from a
+    folder named masks or the like (class/masks/x.png to class/images/x.png, masks/class/x.png to class/x.png).
     """
     by_stem: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, file in enumerate(listing.files):
         path = Path(nfc(file))
         by_stem[path.parent.as_posix(), path.stem].append(i)
-    masks = {i for (folder, stem), rows in by_stem.items() if (folder, image_stem(stem)) in by_stem for i in rows}
+    named = [i for (folder, stem), rows in by_stem.items() if (folder, image_stem(stem)) in by_stem for i in rows]
+    masks = {i for i, drawn in zip(named, _checked(listing, named, _is_drawn), strict=True) if drawn}
     masks |= _two_valued_twins(listing, [rows for rows in by_stem.values() if len(rows) > 1])
     mirrored = _in_mask_folders(by_stem)
     masks |= {i for i, two in zip(mirrored, _two_valued(listing, mirrored), strict=True) if two}
@@ -89,20 +101,31 @@ def _two_valued_twins(listing: Listing, twins: list[list[int]]) -> set[int]:
 
 def _two_valued(listing: Listing, rows: list[int]) -> list[bool]:
     """Whether each of these files has at most two values; False for one that cannot be read."""
+    return _checked(listing, rows, _is_two_valued)
+
+
+def _checked(listing: Listing, rows: list[int], holds: Callable[[np.ndarray], bool]) -> list[bool]:
+    """Whether something `holds` for the pixels of each of these files; False for one that cannot be read."""
     found = [False] * len(rows)
 
     def look(n: int) -> None:
-        found[n] = _is_two_valued(listing.root / listing.files[rows[n]])
+        path = listing.root / listing.files[rows[n]]
+        with contextlib.suppress(ImageError):
+            found[n] = holds(decode_image(read_bytes(path), path, background=0))
 
     run_threaded(look, len(rows), None)
     return found
 
 
-def _is_two_valued(path: Path) -> bool:
-    try:
-        pixels = decode_image(read_bytes(path), path, background=0)
-    except ImageError:
-        return False
+def _is_drawn(pixels: np.ndarray) -> bool:
+    """Whether an image has few colours, or is nearly black or white nearly everywhere, as a mask saved as JPEG is."""
+    if len(np.unique(pixels.reshape(-1, 3)[:: max(pixels.size // 30_000, 1)], axis=0)) <= DRAWN_COLOURS:
+        return True
+    grey = np.ptp(pixels.astype(np.float32), axis=2).max() < DRAWN_EDGE
+    return bool(grey and ((pixels < DRAWN_EDGE) | (pixels > 255 - DRAWN_EDGE)).mean() > DRAWN_SHARE)
+
+
+def _is_two_valued(pixels: np.ndarray) -> bool:
     other = pixels[(pixels != pixels[0, 0]).any(axis=2)]  # the pixels that differ from the first one
     return not len(other) or bool((other == other[0]).all())
 

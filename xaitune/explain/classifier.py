@@ -17,6 +17,7 @@ from xaitune.errors import ModelError, XaituneWarning, nearest, unknown_class
 from xaitune.explain.arrays import as_arrays
 from xaitune.models.backend import keras
 from xaitune.models.flatten import as_classifier, has_labels
+from xaitune.models.keras_private import origin_name
 from xaitune.models.model_files import load_model
 from xaitune.models.preprocess import scales_its_input, with_preprocessing
 from xaitune.training.folder import is_finished
@@ -107,7 +108,8 @@ def open_classifier(
         return model
     if isinstance(model, str | Path):
         path = Path(model)
-        loaded = load_run(path) if path.is_dir() else load_model(path)
+        is_run = path.is_dir() and not (path / "saved_model.pb").is_file()
+        loaded = load_run(path) if is_run else load_model(path)
         if isinstance(loaded, keras.Model) and is_finished(path.parent):
             run = load_run(path.parent)
             return _of_run(dataclasses.replace(run, path=path), loaded)
@@ -164,7 +166,8 @@ def _one_output(model: keras.Model, name: str, output: str | None) -> keras.Mode
     if output is None or output not in named:
         received = "" if output is None else f" Received: {output!r}.{nearest(output, named)}"
         how = "--output NAME, or open_classifier(model, output=NAME)"
-        raise ModelError(f"{name} has several outputs. Name one of {', '.join(named)}: {how}.{received}")
+        count = "several outputs" if len(named) > 1 else "one output"
+        raise ModelError(f"{name} has {count}. Name one of {', '.join(named)}: {how}.{received}")
     return keras.Model(model.inputs, named[output], name=model.name)
 
 
@@ -173,7 +176,7 @@ def _output_names(model: keras.Model) -> list[str]:
     structure = getattr(model, "output", None)
     if isinstance(structure, dict):
         return list(keras.tree.flatten({key: key for key in structure}))
-    return list(getattr(model, "output_names", ()))
+    return [origin_name(tensor) for tensor in model.outputs]
 
 
 def _require_images_and_scores(model: keras.Model, name: str) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from xaitune.explain.classifier import Classifier
 from xaitune.models.predict import Predictor
-from xaitune.models.preprocess import SCALINGS
+from xaitune.models.preprocess import GREY, SCALINGS, scaling
 
 MOST_IMAGES = 16
 
@@ -21,10 +21,11 @@ def scaling_evidence(classifier: Classifier, images: np.ndarray) -> pd.DataFrame
         >>> scaling_evidence(classifier, images).loc["rescale", "classes"]  # doctest: +SKIP
         3
     """
+    channels = 1 if any(layer.name == GREY for layer in classifier.model.layers) else 3
     predict = Predictor(classifier.model)
     rows = {}
     for name in ("none", *SCALINGS):
-        logits = predict(_scaled(images[:MOST_IMAGES].astype(np.float32), name))
+        logits = predict(_scaled(images[:MOST_IMAGES].astype(np.float32), name, channels))
         probabilities = classifier.probabilities(logits)
         rows[name] = {
             "top_probability": float(probabilities.max(axis=1).mean()),
@@ -34,8 +35,8 @@ def scaling_evidence(classifier: Classifier, images: np.ndarray) -> pd.DataFrame
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("preprocess")
 
 
-def _scaled(images: np.ndarray, name: str) -> np.ndarray:
-    """What `preprocess.with_preprocessing` does to images."""
-    arguments = SCALINGS.get(name, {"scale": 1.0})
-    scaled = images * np.asarray(arguments["scale"], np.float32) + np.asarray(arguments.get("offset", 0), np.float32)
-    return scaled[..., ::-1] if name == "imagenet" else scaled
+def _scaled(images: np.ndarray, name: str, channels: int) -> np.ndarray:
+    """What `preprocess.with_preprocessing` does to images; scaling and the luminance may change places."""
+    arguments = scaling(name, channels)
+    scaled = images * np.asarray(arguments["scale"], np.float32) + np.asarray(arguments["offset"], np.float32)
+    return scaled[..., ::-1] if name == "imagenet" and channels == 3 else scaled

@@ -132,6 +132,25 @@ def multiply_adds(
     return costs
 
 
+def weight_count(image_size: Sequence[int], channels: Sequence[int] = CHANNELS, architecture: str = "vgg16") -> int:
+    """About how many weights a network has, for an estimate: those of the convolutions, and of dense layers on whole maps.
+
+    Examples:
+        >>> weight_count((224, 224))  # VGG16 without its top has 14,714,688, biases included
+        14710464
+    """
+    if architecture == "xray-cnn":
+        maps = (image_size[0] >> 5) * (image_size[1] >> 5) * XRAY_FILTERS[-1]
+        return sum(9 * i * o for i, o in zip((1, *XRAY_FILTERS), XRAY_FILTERS, strict=False)) + 128 * maps
+    if architecture in SCRATCH:
+        last = [(side - 9) // 2 - 4 for side in image_size]
+        return (
+            sum(25 * i * o for i, o in zip((3, *LENET_FILTERS), LENET_FILTERS, strict=False))
+            + 84 * 120 * last[0] * last[1]
+        )
+    return sum(9 * i * o for i, o in convolution_shapes(channels, architecture))
+
+
 def _scratch_multiply_adds(image_size: Sequence[int], architecture: str) -> float:
     """Multiply-adds of the convolutions, and of LeNet's dense layer, which has as many weights."""
     height, width = image_size

@@ -8,6 +8,7 @@ import numpy as np
 from xaitune.errors import ModelError
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import is_called_once, last_input
+from xaitune.models.model_files import reason_of
 from xaitune.models.precision import copy_layers, copy_of
 
 HOW_TO_FLATTEN = "Build it as one flat graph of Keras's own layers, from backbone.output instead of backbone(inputs)"
@@ -68,7 +69,7 @@ def _unwrapped(graph: keras.Model) -> keras.Model:
             graph, clone_function=copy_of
         )  # once more, since inlined layers have been called twice
     except Exception as error:  # clashing names, subclassed models and lambdas raise different errors
-        raise ModelError(f"Its nested models cannot be unwrapped ({_first_line(error)}). {HOW_TO_FLATTEN}.") from None
+        raise ModelError(f"Its nested models cannot be unwrapped ({reason_of(error)}). {HOW_TO_FLATTEN}.") from None
 
 
 def _activation_name(last: Any) -> str:
@@ -90,7 +91,7 @@ def _without_activation(graph: keras.Model, last: Any, activation: str) -> keras
         return keras.models.clone_model(graph, clone_function=clone)
     except Exception as error:  # see _unwrapped
         raise ModelError(
-            f"It ends in {last.name!r} with {activation} and cannot be copied without it ({_first_line(error)}). "
+            f"It ends in {last.name!r} with {activation} and cannot be copied without it ({reason_of(error)}). "
             "Build it with activation=None (logits)."
         ) from None
 
@@ -140,9 +141,3 @@ def _logits(model: keras.Model, images: Any) -> np.ndarray:
     else:
         output = before  # the activation is an operation of its own
     return np.asarray(keras.ops.convert_to_numpy(output), float)
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error that says something: Keras begins some with an empty one or a heading."""
-    lines = [line.strip() for line in str(error).splitlines() if len(line.split()) > 2]
-    return (lines or [str(error).strip() or type(error).__name__])[0][:300]

@@ -20,6 +20,11 @@ def inputs_of(operation: Any) -> list[Any] | None:
     return [node.operation for node in nodes[0].parent_nodes] if len(nodes) == 1 else None
 
 
+def origin_name(tensor: Any) -> str:
+    """The name of the layer or operation that a tensor comes from."""
+    return str(tensor._keras_history.operation.name)
+
+
 def last_input(graph: Any) -> Any:
     """The tensor that the last operation of a model with one output takes in this graph, also if it is in others too."""
     history = graph.outputs[0]._keras_history

@@ -25,7 +25,7 @@ def load_model(path: str | Path) -> keras.Model:
         )
     if not file.is_file():
         raise ModelError(f"No model at {file}. Give a finished run's folder, or a .keras or .h5 file of a whole model.")
-    if h5py.is_hdf5(file):
+    if _is_h5(file):
         _require_whole_model(file)
     elif not zipfile.is_zipfile(file):
         raise ModelError(
@@ -35,10 +35,15 @@ def load_model(path: str | Path) -> keras.Model:
     try:
         return keras.models.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # a damaged or foreign file fails in many ways
-        reason = _reason(error)
+        reason = reason_of(error)
         raise ModelError(
             f"{file} cannot be loaded as a Keras model: {reason}{_older(file)}{_own_code(reason)}"
         ) from error
+
+
+def _is_h5(file: Path) -> bool:
+    """Whether a file is HDF5. A .keras file holds one, which HDF5 may find: it looks further than the file's beginning."""
+    return h5py.is_hdf5(file) and not zipfile.is_zipfile(file)
 
 
 def _require_whole_model(file: Path) -> None:
@@ -61,7 +66,7 @@ def _require_whole_model(file: Path) -> None:
 
 def _older(file: Path) -> str:
     """What to do about a file of Keras 2; '' for any other."""
-    if not h5py.is_hdf5(file):
+    if not _is_h5(file):
         return ""
     with h5py.File(file, "r") as content:
         version = content.attrs.get("keras_version", "")
@@ -84,7 +89,7 @@ def _own_code(reason: str) -> str:
     )
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The line of Keras's error that says what is wrong: the first that names a cause, or that says anything."""
     lines = [line.strip() for line in str(error).splitlines() if len(line.split()) > 2]
     causes = [line for line in lines if any(word in line for word in OWN_CODE)]

@@ -19,6 +19,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
         "offset": [-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)],
     },
 }
+GREY = "grey"  # the layer that makes one channel of three
 SCALES = ("Rescaling", "Normalization", "BatchNormalization", "Lambda")  # layers that may scale
 ARITHMETIC = ("Multiply", "Divide", "TrueDivide", "Subtract", "Add", "Matmul")  # operations that may
 assert tuple(SCALINGS) == PREPROCESSINGS[2:]
@@ -36,29 +37,32 @@ def with_preprocessing(model: keras.Model, preprocess: str) -> keras.Model:
     images = keras.Input((*model.input_shape[1:3], 3), name="image")
     x = images
     if channels == 1:
-        grey = keras.layers.Dense(1, use_bias=False, name="grey", dtype="float32")
+        grey = keras.layers.Dense(1, use_bias=False, name=GREY, dtype="float32")
         x = grey(x)
         grey.set_weights([np.array([[0.299], [0.587], [0.114]])])
     if preprocess in SCALINGS:
-        arguments = SCALINGS[preprocess]
-        if channels == 1:  # the mean of the three channels' arguments
-            arguments = {key: _mean(value) for key, value in arguments.items()}
-        x = keras.layers.Rescaling(**arguments, dtype="float32", name="preprocess")(x)
+        x = keras.layers.Rescaling(**scaling(preprocess, channels), dtype="float32", name="preprocess")(x)
         if preprocess == "imagenet" and channels == 3:
             x = keras.ops.flip(x, axis=-1)
     return keras.Model(images, model(x), name=model.name)
 
 
-def _mean(value: Any) -> float:
-    return float(sum(value) / len(value)) if isinstance(value, list) else value
+def scaling(preprocess: str, channels: int) -> dict[str, Any]:
+    """The `scale` and `offset` of a scaling; for one channel the means of those of the three."""
+    arguments = {"scale": 1.0, "offset": 0.0} | SCALINGS.get(preprocess, {})
+    if channels == 1:
+        arguments = {key: float(np.mean(value)) for key, value in arguments.items()}
+    return arguments
 
 
 def scales_its_input(model: keras.Model) -> bool:
     """Whether a flat model changes the scale of its images before its first layer with a kernel."""
     for operation in model.operations:
         kind = type(operation).__name__
+        if operation.name == GREY:  # put in front by `with_preprocessing`
+            continue
         if kind in SCALES or kind in ARITHMETIC:
             return True
-        if "Conv" in kind or "Dense" in kind:
+        if isinstance(operation, keras.layers.Layer) and ("Conv" in kind or "Dense" in kind):
             return False
     return True  # there is no such layer: nothing is known

@@ -127,8 +127,10 @@ def _from_h5(path: Path, architecture: str) -> Backbone:
             if architecture != "vgg19" and "block5_conv4" in _base_group(file):
                 raise WeightsError(f"{path} holds VGG19, not {architecture}: add --architecture vgg19.")
             place = _base_group(file)
+            if architecture != "vgg16-bn" and "block1_bn1" in place:
+                raise WeightsError(f"{path} holds VGG16 with batch normalisation: add --architecture vgg16-bn.")
             for name in names:
-                arrays[name] = _pair(place, name, path)
+                arrays[name] = _pair(place, name, path, architecture)
                 if architecture == "vgg16-bn":
                     arrays[name.replace("conv", "bn")] = _normalisation(place, name.replace("conv", "bn"), path)
             preprocessing = file.attrs.get("preprocessing", "imagenet")
@@ -180,11 +182,11 @@ def _normalisation(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, 
     return tuple(found[key].astype(np.float32) for key in wanted)
 
 
-def _pair(file: h5py.File, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _pair(file: h5py.Group, name: str, path: Path, architecture: str) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(file.get(name), h5py.Group):
         names = ", ".join(list(file)[:4]) or "nothing"
         raise WeightsError(
-            f"{path} is not VGG16 in Keras's no-top layout: no layer {name!r} (it has {names}). {OTHER_WEIGHTS}."
+            f"{path} is not {architecture.upper()} in Keras's no-top layout: no layer {name!r} (it has {names}). {OTHER_WEIGHTS}."
         )
     arrays: list[np.ndarray] = []
     file[name].visititems(lambda _, item: arrays.append(item[()]) if isinstance(item, h5py.Dataset) else None)
