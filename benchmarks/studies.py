@@ -56,7 +56,7 @@ STUDIES = {
                 *("vgg16-block3", "vgg16-block3-final", "vgg16-random"),
             ]
         },
-        2,
+        1,
         pictures=("curves.png",),
     ),
     "optimizers": _tiles(
@@ -72,8 +72,8 @@ STUDIES = {
     ),
     "xray-loss": Study(
         "chest-xray",
-        64,
-        {"architecture": "xray-cnn", "optimizer": "adam", "learning_rate": "keras", "epochs": 15, "patience": 15},
+        48,
+        {"architecture": "xray-cnn", "optimizer": "adam", "learning_rate": "keras", "epochs": 8, "patience": 8},
         {"loss": ENTROPIES},
         5,
         learning_rates=None,
@@ -87,11 +87,11 @@ STUDIES = {
     "augmentation": _tiles(
         6,
         {"balance_by_augmentation": [False, True]},
-        3,
+        2,
         freeze_through=4,
         augmentation="flip,rotation,brightness",
     ),
-    "blocks": _tiles(4, {"trained_blocks": ["1", "2", "3", "4", "5", "4-5", "1-5"]}, 2),
+    "blocks": _tiles(3, {"trained_blocks": ["1", "2", "3", "4", "5", "4-5", "1-5"]}, 1),
 }
 
 
