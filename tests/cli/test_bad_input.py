@@ -160,6 +160,10 @@ def test_models_that_are_not_ours(place):
         (["--freeze-trough", "3"], ["No such option: --freeze-trough", "Did you mean --freeze-through?"]),
         (["--weights", "nothing.h5"], ["No weights at", "nothing.h5", "--weights PATH"]),
         (["--weights", "text.h5"], ["text.h5 is not a readable .h5", "--weights PATH"]),
+        (
+            ["--architecture", "lenet5-tanh", "--freeze-through", "3"],
+            ["--freeze-through has no meaning", "lenet5-tanh"],
+        ),
         (["--weights", "text.keras"], ["text.keras is no model file", "--weights PATH"]),
         (["--weights", "empty"], ["empty is a folder without model.keras"]),
         (["--config", "nothing.toml"], ["No configuration at nothing.toml", "xaitune init"]),

@@ -165,9 +165,10 @@ def test_a_run_that_never_left_its_starting_loss_has_not_converged():
 
     assert not has_converged(history([2.4, 2.0], [2.0, 1.99, 2.1]))
     assert has_converged(history([2.4, 2.0], [2.0, 1.5]))
-    assert not has_converged(history([], [2.4, 2.39]))
-    assert has_converged(history([], [2.4, 1.2]))
+    assert not has_converged(history([], [2.4, 2.39, 2.38]))
+    assert has_converged(history([], [2.4, 1.2, 1.1]))
     assert has_converged(history([2.0], []))
+    assert has_converged(history([2.0], [2.0, 2.0]))  # too short to say
 
 
 PRESET_VALUES = ("lenet5-tanh-sgd", "vgg16-random", "vgg16-features", "vgg16-block3-final")

@@ -511,3 +511,32 @@ def test_masks_and_other_files_among_the_images(images, files, tmp_path):
     assert len((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()) == 4
     named = xaitune(tmp_path, "predict", "mine.keras", files / "0.png", files / "0_mask.png", "--json")
     assert len(named.json["predictions"]) == 2
+
+
+def test_deep_images_for_a_model_of_ones_own(images, tmp_path):
+    """12-bit values in 16-bit files given to `predict` -> a warning with the range; --bit-depth reads them as 8-bit copies."""
+    model = network(activation="softmax", scaled=True)
+    model.save(tmp_path / "mine.keras")
+    for folder in ("deep", "plain"):
+        (tmp_path / folder).mkdir()
+    grey = images[0, ..., 0]
+    Image.fromarray((grey.astype(np.float64) * 4095 / 255).round().astype(np.uint16)).save(tmp_path / "deep/0.png")
+    Image.fromarray(grey).save(tmp_path / "plain/0.png")
+    dark = xaitune(tmp_path, "predict", "mine.keras", "deep", "--json")
+    assert "read as nearly black: give --bit-depth 12" in dark.err
+    right = xaitune(tmp_path, "predict", "mine.keras", "deep", "--bit-depth", "12", "--json")
+    assert "nearly black" not in right.err
+    plain = xaitune(tmp_path, "predict", "mine.keras", "plain", "--json")
+    p, q = (answer.json["predictions"][0]["p(class 0)"] for answer in (right, plain))
+    assert p == pytest.approx(q, abs=1e-3)
+
+
+def test_pictures_of_a_result_that_is_replaced(files, tmp_path):
+    """`explain` again with another class -> the earlier pictures are removed, other files stay."""
+    network(scaled=True).save(tmp_path / "mine.keras")
+    command = ["explain", files, "--model", "mine.keras", "--out", "out"]
+    assert xaitune(tmp_path, *command, "--class", "class 0").status == 0
+    (tmp_path / "out/class 0/mine.txt").write_text("kept", encoding="utf-8")
+    assert xaitune(tmp_path, *command, "--class", "class 1").status == 0
+    assert [path.name for path in (tmp_path / "out/class 0").iterdir()] == ["mine.txt"]
+    assert len(list((tmp_path / "out/class 1").glob("*.png"))) == 3

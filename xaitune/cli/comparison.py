@@ -7,6 +7,7 @@ from xaitune._names import duration, metric_name
 from xaitune.cli.data import DataPath, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
+from xaitune.config.choices import PRESETS
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError
 
@@ -31,7 +32,8 @@ def compare(
         list[str] | None,
         option(
             "--values",
-            help="The values of the --factor before it, separated by commas (1-5 for depths; + joins a list, as in 1,4+5).",
+            help="The values of the --factor before it, separated by commas (1-5 for depths; + joins a list, as in 1,4+5). "
+            f"Those of architecture may also be the freezing study's models: {', '.join(PRESETS)}.",
             panel="Comparison",
             metavar="V,V",
         ),
@@ -79,7 +81,8 @@ def compare(
             )
     pairs = table.pairs()
     if 1 <= len(pairs) <= SHOWN_PAIRS:
-        job.ui.table(pairs.set_index("cell"), "Pairs: each difference by itself")
+        shown = pairs.rename(columns={"images_needed": "test images to tell 1 point"})
+        job.ui.table(shown.set_index("cell"), "Pairs: each difference by itself")
     job.ui.say(table.sentence())
     job.ui.say(f"The comparison took {duration(time.monotonic() - start)}")
     job.ui.finish(
@@ -94,8 +97,6 @@ def compare(
 
 def _require_effect(job: Job, factors: dict[str, tuple[Any, ...]]) -> None:
     """Refuse options that a factor contradicts. Raises ConfigError."""
-    from xaitune.config.choices import PRESETS
-
     presets = [set(PRESETS.get(value, {})) for value in factors.get("architecture", ())]
     decided = dict.fromkeys(factors, "")
     decided |= dict.fromkeys(set.intersection(*presets), "architecture") if presets else {}

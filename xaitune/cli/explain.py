@@ -53,7 +53,9 @@ def explain(
     expand_images(images)
     choice = choose_model(model, job.runs_dir)
     choice.check_class(options.class_name)
-    paths = _readable(job.ui, images, choice.bit_depth)
+    opening = job.options(ModelOptions)
+    bit_depth = opening.bit_depth or choice.bit_depth
+    paths = _readable(job.ui, images, bit_depth)
     wanted = job.options(ScoreOptions)
     truth = _masks_and_groups(job, paths, wanted) if score or wanted != ScoreOptions() else None
 
@@ -61,8 +63,7 @@ def explain(
     from xaitune.explain.store import ExplanationWriter
 
     method = options.method
-    opening = job.options(ModelOptions)
-    classifier = choice.open(job.ui.say, **opening.given)
+    classifier = dataclasses.replace(choice.open(job.ui.say, **opening.given), bit_depth=bit_depth)
     if options.layers == "list":
         _list_layers(job.ui, classifier)
         return
@@ -146,9 +147,10 @@ def _say_scaling(ui: Ui, classifier: Any, paths: list[Path]) -> None:
     from xaitune.explain.scaling import MOST_IMAGES, scaling_evidence
 
     evidence = scaling_evidence(classifier, classifier.read_paths(paths[:MOST_IMAGES]))
-    spread = evidence["spread"]
-    clear = len(paths) > 1 and spread.max() >= 3 * spread["none"]
-    hint = f" On these images its answers vary most under {spread.idxmax()}." if clear else ""
+    likely = evidence[evidence["classes"] == evidence["classes"].max()]
+    likely = likely[likely["spread"] >= likely["spread"].max() / 2]
+    clear = len(paths) > 1 and evidence["classes"].max() > 1 and "none" not in likely.index
+    hint = f" On these images its answers vary most under {' and '.join(likely.index)}." if clear else ""
     evidence.columns = ["mean top probability", "classes on top", "spread over images"]
     count = plural(min(len(paths), MOST_IMAGES), "image")
     ui.table(evidence, f"What {classifier.name} answers on {count} under each preprocessing")
@@ -161,7 +163,8 @@ def _say_scaling(ui: Ui, classifier: Any, paths: list[Path]) -> None:
 
 def _readable(ui: Ui, images: list[Path], bit_depth: int | None) -> list[Path]:
     """The files behind `images`, having decoded each: a few unreadable ones among many are named and left out."""
-    from xaitune.data.images import IMAGE_SUFFIXES, expand_images, read_image
+    from xaitune.data.checks import unused_bits
+    from xaitune.data.images import IMAGE_SUFFIXES, check_pixels, expand_images, read_bytes
     from xaitune.data.masks import masks_among
     from xaitune.data.walk import counted, endings, walk_files
 
@@ -175,13 +178,16 @@ def _readable(ui: Ui, images: list[Path], bit_depth: int | None) -> list[Path]:
         unread.pop(suffix, None)
     if unread:
         ui.say(f"Files that are no images were passed over: {counted(unread)}")
-    good, bad = [], []
+    good, bad, values = [], [], []
     for path in paths:
         try:
-            read_image(path, bit_depth)
+            values.append(check_pixels(read_bytes(path), path, bit_depth))
             good.append(path)
         except ImageError as error:
             bad.append(error)
+    used = [value for value in values if value is not None]
+    if used and bit_depth is None and (dark := unused_bits(min(used)[0], max(high for _, high in used))):
+        ui.warn(dark)
     if bad and (not good or len(bad) > max(3, len(paths) // 20)):
         more = f" ({len(bad)} of {len(paths)} images cannot be used.)" if len(bad) > 1 else ""
         raise ImageError(f"{bad[0]}{more}")
@@ -194,7 +200,7 @@ def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str
     """Warn of maps and superpixels that say little; returns how many of them there are, for the JSON object."""
     empty, unstable = writer.empty_maps(), writer.unstable()
     if empty:
-        ui.warn(f"{empty} of the maps have no positive evidence and show nothing; explain.json names them.")
+        ui.warn(f"{plural(empty, 'map')} without positive evidence, which show nothing; explain.json names them.")
     if unstable:
         ui.warn(
             f"{unstable} of {images} explanations are not stable within {num_samples} samples: other masks would "
@@ -271,12 +277,14 @@ def predict(
 ) -> None:
     """Print the predicted class and the probabilities of images."""
     choice = choose_model(run, job.runs_dir)
-    paths = _readable(job.ui, images, choice.bit_depth)
+    opening = job.options(ModelOptions)
+    bit_depth = opening.bit_depth or choice.bit_depth
+    paths = _readable(job.ui, images, bit_depth)
     from xaitune.explain.probabilities import predict_files
 
     if csv:
         make_folder(csv.parent)
-    classifier = choice.open(job.ui.say, **job.options(ModelOptions).given)
+    classifier = dataclasses.replace(choice.open(job.ui.say, **opening.given), bit_depth=bit_depth)
     _say_scaling(job.ui, classifier, paths)
     with job.ui.progress("predicting", "images") as report:
         table = predict_files(classifier, paths, report)

@@ -16,8 +16,9 @@ import typer
 from rich.markup import escape
 
 from xaitune.cli.console import Ui, error_report
+from xaitune.config.choices import SCRATCH
 from xaitune.config.fields import PANELS, Setting, settings_of
-from xaitune.config.settings import Config, DataConfig, TrainConfig, replace_fields
+from xaitune.config.settings import SCRATCH_SETTINGS, Config, DataConfig, TrainConfig, replace_fields
 from xaitune.config.toml import CONFIG_FILE, TABLES, load_config
 from xaitune.errors import ConfigError, XaituneWarning
 
@@ -54,15 +55,28 @@ class Job:
             if not data.path or Path(data.path).resolve() != path.resolve():
                 data = dataclasses.replace(data, path=str(path), masks=None, groups=None)
             config = dataclasses.replace(config, data=data)
-        tables = {
-            name: replace_fields(getattr(config, name), self.given.get(kind, {})) for name, kind in TABLES.items()
-        }
+        given = self.given | {TrainConfig: self._training()}
+        tables = {name: replace_fields(getattr(config, name), given.get(kind, {})) for name, kind in TABLES.items()}
         config = dataclasses.replace(config, **tables)
         if not config.data.path:
             raise ConfigError(
                 "No image folder. Give one (class folders or a .csv), or make xaitune.toml with 'xaitune init DATA'."
             )
         return config
+
+    def _training(self) -> dict[str, Any]:
+        """The given options of a training. Raises ConfigError for those that have no effect.
+
+        A network without blocks to freeze also has settings of its own in place of the file's, which are for a VGG.
+        """
+        given = self.given.get(TrainConfig, {})
+        if given.get("architecture") not in SCRATCH:
+            return given
+        for name, value in SCRATCH_SETTINGS.items():
+            if given.get(name, value) != value:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{flag} has no meaning with architecture {given['architecture']}: leave it out.")
+        return SCRATCH_SETTINGS | given
 
     def file_config(self) -> Config:
         """What xaitune.toml, or the file of --config, says; the defaults where there is none."""

@@ -62,8 +62,8 @@ def plan_comparison(
     identity["learning_rate"] = train.learning_rate
     identity = {key: value for key, value in identity.items() if key not in varied} | {"factors": sorted(checked)}
     folder, note = choose_folder(Path(runs_dir), "comparison", name, identity, overwrite=False)
-    if note and notes:
-        notes(note)
+    if note and notes:  # which of the factors and settings differ would say little
+        notes(f"Another comparison is in {Path(runs_dir) / 'comparison'}, so this one is in {folder}.")
     plans = []
     for values, base in parts:
         grid: dict[str, Any] = {

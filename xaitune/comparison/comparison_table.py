@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PARTS = "comparison.json"  # the factors, and the values of each part
+JUDGED_EPOCHS = 3
 CONVERGED = 0.95  # a run has converged if its training loss falls below this share of the loss it starts with
 
 
@@ -133,7 +134,7 @@ class ComparisonTable:
             lines.append(f"So do {len(worse) - 3} more.")
         stuck = self.cells.loc[self.cells["converged"] < 1, "name"].tolist()
         if stuck:
-            lines.append(f"Did not converge, in at least one seed: {', '.join(stuck)}.")
+            lines.append(f"Did not converge, in at least one seed: {'; '.join(stuck)}.")
         return lines
 
     def _gap(self, row: dict[str, Any]) -> str:
@@ -258,11 +259,12 @@ def load_comparison(path: str | Path) -> ComparisonTable:
 def has_converged(history: pd.DataFrame) -> bool:
     """Whether fine-tuning brought the training loss below CONVERGED of the loss that it started with.
 
-    That is the last loss of the head's own training, or of the first epoch where there was none.
+    That is the last loss of the head's own training, or of the first epoch where there was none. True too of a run with fewer
+    than JUDGED_EPOCHS epochs of fine-tuning, which are too few to say.
     """
     tuned = history[history["stage"] == "fine-tune"]["train_loss"]
     before = history[history["stage"] == "head"]["train_loss"]
-    if not len(tuned):
+    if len(tuned) < JUDGED_EPOCHS:
         return True
     start = before.iloc[-1] if len(before) else tuned.iloc[0]
-    return bool(tuned.min() < CONVERGED * start) or bool(len(tuned) == 1 and not len(before))
+    return bool(tuned.min() < CONVERGED * start)

@@ -102,7 +102,17 @@ class ModelOptions:
         otherwise="its only one",
     )
     class_names: str | None = setting(
-        None, Names("names of classes"), "Classes of a model of your own, in order: cat,dog.", panel="Model"
+        None,
+        Names("names of classes"),
+        "Classes of a model of your own, in order: cat,dog (for one unit z first the class of z < 0).",
+        panel="Model",
+    )
+    bit_depth: int | None = setting(
+        None,
+        Whole(9, optional=True, high=16),
+        "Bits in use of 16-bit files, 9 to 16, such as 12; their largest value becomes white.",
+        panel="Model",
+        otherwise="as in the run's training",
     )
 
     def __post_init__(self) -> None:

@@ -186,15 +186,19 @@ def _grey_values(data: LabelledImages) -> list[Problem]:
         message = f"The 16-bit images hold values {low} to {high}; bit_depth {data.config.bit_depth} makes "
         message += f"{(1 << data.config.bit_depth) - 1} white."
         return [Problem("note", "grey values", (), message)]
+    message = unused_bits(low, high, inverted=any(h.depth.inverted for h in data.headers))
+    return [Problem("warning", "grey values", (), message)] if message else []
+
+
+def unused_bits(low: int, high: int, *, inverted: bool = False) -> str:
+    """What to say of 16-bit images with values `low` to `high`, if they do not reach half of the range; '' otherwise."""
     if high > _HALF_BRIGHT:
-        return []
+        return ""
     bits = max(high.bit_length(), 9)
-    come_out = "white" if any(h.depth.inverted for h in data.headers) else "black"
-    message = (
-        f"The 16-bit images hold values {low} to {high} of 0 to 65535, so they are read as nearly {come_out}: give "
-        f"--bit-depth {bits}, which makes {(1 << bits) - 1} white."
+    return (
+        f"The 16-bit images hold values {low} to {high} of 0 to 65535, so they are read as nearly "
+        f"{'white' if inverted else 'black'}: give --bit-depth {bits}, which makes {(1 << bits) - 1} white."
     )
-    return [Problem("warning", "grey values", (), message)]
 
 
 def _unreadable(data: LabelledImages) -> list[Problem]:

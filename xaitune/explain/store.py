@@ -134,6 +134,13 @@ class ExplanationWriter:
         self.sheet += sheet
         self.tables.append(table)
 
+    def _remove_old_pictures(self) -> None:
+        """Remove the pictures of the result that this one replaces, unless they have been drawn again."""
+        file = self.folder / "explain.json"
+        for name in read_json(file).get("pictures", []) if file.is_file() else []:
+            if self.folder / name not in self.pictures:
+                (self.folder / name).unlink(missing_ok=True)
+
     def _name(self, file: str) -> str:
         """A picture's name that is still free, from that of its image file."""
         stem = name = _safe(Path(file).stem)
@@ -163,6 +170,7 @@ class ExplanationWriter:
             strips = [overlays.strip(row, height=160) for _, row in self.sheet]
             sheet = contact_sheet(strips, [label for label, _ in self.sheet], titles=self.titles)
             written["contact_sheet"] = str(figures.save(sheet, self.folder / "contact-sheet.png"))
+        self._remove_old_pictures()
         for name in SCORE_FILES:  # scores of maps that were here before
             (self.folder / name).unlink(missing_ok=True)
         rows = json.loads(table.to_json(orient="records", force_ascii=False))
@@ -171,7 +179,9 @@ class ExplanationWriter:
                 with np.load(self._file(number), allow_pickle=False) as archive:
                     arrays = {name: archive[name] for name in archive.files if name not in ("record", "sheet")}
                 _append_npz(part, number, arrays)
-        write_json(self.folder / "explain.json", {**self.about, "chunks": len(self.tables), "maps": rows})
+        names = [path.relative_to(self.folder).as_posix() for path in self.pictures]
+        contents = {**self.about, "chunks": len(self.tables), "pictures": names, "maps": rows}
+        write_json(self.folder / "explain.json", contents)
         shutil.rmtree(self.unfinished, ignore_errors=True)
         return written | {"json": str(self.folder / "explain.json"), "npz": str(self.folder / "heatmaps.npz")}
 
