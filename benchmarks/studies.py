@@ -160,7 +160,10 @@ def _cell_rows(cells: pd.DataFrame) -> list[list[str]]:
             _interval(cell),
             f"{cell['difference']:+.3f} [{cell['diff_low']:+.3f}, {cell['diff_high']:+.3f}]",
             f"{cell['validation']:.3f}",
-            "" if cell["converged"] == 1 else f"in {round(cell['converged'] * cell['seeds'])} of {cell['seeds']} seeds",
+            f"{cell['rate']:g}",
+            "yes"
+            if cell["converged"] == 1
+            else f"in {round(cell['converged'] * cell['seeds'])} of {int(cell['seeds'])} seeds",
             f"{cell['seconds']:.0f}",
         ]
         for cell in cells.to_dict("records")
@@ -182,7 +185,15 @@ def _scores_table(study: str) -> str:
 
 
 def _cells_table(study: str) -> str:
-    header = ["values", "macro F1 (test)", "minus the best on validation", "validation", "converged", "seconds a run"]
+    header = [
+        "values",
+        "macro F1 (test)",
+        "minus the best on validation",
+        "validation",
+        "rate",
+        "converged",
+        "seconds a run",
+    ]
     return _markdown(header, _cell_rows(_read(CELLS, study)))
 
 
