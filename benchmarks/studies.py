@@ -239,8 +239,8 @@ def write_page() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in (name for name in TABLES if name in known):
         before, start, rest = text.partition(f"<!-- table {name} -->\n")
-        _, end, after = rest.partition("\n<!-- end -->")
-        text = before + start + TABLES[name]() + end + after
+        _, end, after = rest.partition("<!-- end -->")
+        text = before + start + TABLES[name]() + "\n" + end + after
     PAGE.write_text(text, encoding="utf-8")
 
 
