@@ -154,7 +154,7 @@ OWN_TAGS = {"b", "p", "div", "table", "thead", "tbody", "tr", "th", "td", "style
 
 def test_run(run):
     assert run.name == "a <i>run"
-    with mock.patch("xaitune.models.weights.load_model", lambda path: ("loaded", path)):
+    with mock.patch("xaitune.models.model_files.load_model", lambda path: ("loaded", path)):
         assert run.model == ("loaded", run.path)
     assert run.model == ("loaded", run.path)  # loaded only once
     expected = f1_score(run.predictions["true"], run.predictions["predicted"], average="macro")

@@ -118,8 +118,8 @@ def test_bad_options_of_explain_are_refused_before_a_model_is_loaded(place, monk
     def slow(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("xaitune.models.weights.load_model", slow)
-    monkeypatch.setattr("xaitune.models.weights.load_model", slow)
+    monkeypatch.setattr("xaitune.explain.classifier.load_model", slow)
+    monkeypatch.setattr("xaitune.explain.classifier.load_model", slow)
     for arguments in (["--class", "crak"], ["--block", "7"], ["--method", "x"]):
         assert xaitune(place, "explain", "whole.jpg", *arguments).status == 2
 

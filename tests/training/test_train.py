@@ -529,7 +529,7 @@ def test_head_rate_by_its_formula():
 
 def test_optimizers_are_those_of_keras(demo):
     inputs = np.zeros((len(demo), 4), np.float32)
-    for name, (kind, options, rate) in OPTIMIZERS.items():
+    for name, (kind, options, rate, _) in OPTIMIZERS.items():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(11)])
         fit = Fit(Part(model), inputs, demo, BASE, "fine-tune", name, rate)
         optimizer = fit.optimizer.get_config()

@@ -5,7 +5,7 @@ import pandas as pd
 
 from xaitune.explain.classifier import Classifier
 from xaitune.models.predict import Predictor
-from xaitune.models.preprocess import GREY, SCALINGS, scaling
+from xaitune.models.preprocess import GREY, SCALINGS, scaling_of
 
 MOST_IMAGES = 16
 
@@ -37,6 +37,6 @@ def scaling_evidence(classifier: Classifier, images: np.ndarray) -> pd.DataFrame
 
 def _scaled(images: np.ndarray, name: str, channels: int) -> np.ndarray:
     """What `preprocess.with_preprocessing` does to images; scaling and the luminance may change places."""
-    arguments = scaling(name, channels)
+    arguments = scaling_of(name, channels)
     scaled = images * np.asarray(arguments["scale"], np.float32) + np.asarray(arguments["offset"], np.float32)
     return scaled[..., ::-1] if name == "imagenet" and channels == 3 else scaled

@@ -41,13 +41,13 @@ def with_preprocessing(model: keras.Model, preprocess: str) -> keras.Model:
         x = grey(x)
         grey.set_weights([np.array([[0.299], [0.587], [0.114]])])
     if preprocess in SCALINGS:
-        x = keras.layers.Rescaling(**scaling(preprocess, channels), dtype="float32", name="preprocess")(x)
+        x = keras.layers.Rescaling(**scaling_of(preprocess, channels), dtype="float32", name="preprocess")(x)
         if preprocess == "imagenet" and channels == 3:
             x = keras.ops.flip(x, axis=-1)
     return keras.Model(images, model(x), name=model.name)
 
 
-def scaling(preprocess: str, channels: int) -> dict[str, Any]:
+def scaling_of(preprocess: str, channels: int) -> dict[str, Any]:
     """The `scale` and `offset` of a scaling; for one channel the means of those of the three."""
     arguments = {"scale": 1.0, "offset": 0.0} | SCALINGS.get(preprocess, {})
     if channels == 1:
