@@ -16,8 +16,10 @@ from xaitune.comparison.factors import check_factors, parse_factors, part_name, 
 from xaitune.comparison.table import load_sweep
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, RunError
+from xaitune.models.vgg import build_vgg16
 from xaitune.report.gather import find_comparisons, report_on
 from xaitune.report.page import write_report
+from xaitune.training.network import Network
 from xaitune.training.run import load_run
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32", freeze_through=4)
@@ -67,6 +69,22 @@ def test_a_contradiction_is_refused_before_anything_is_written(demo, tmp_path):
     with pytest.raises(ConfigError, match="class_weight must be classes of the data"):
         compare(demo, BASE, factor={"class_weight": ["balanced", "krack=2"]}, runs_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_two_cross_entropies_have_equal_gradients(demo):
+    """On the same model and batch, for every trained variable."""
+    network = Network(build_vgg16(len(demo.class_names), image_size=demo.image_size, weights="slim"), "float32")
+    part, rows = network.part(4, cut=False), demo.indices("train")[:16]
+    images, weight = demo.load(rows).astype(np.float32), np.ones(len(rows), np.float32)
+    one_hot = np.eye(len(demo.class_names), dtype=np.float32)[demo.labels[rows]]
+    values = []
+    for loss, targets in zip(LOSSES, (one_hot, demo.labels[rows].astype(np.int64)), strict=True):
+        gradients = part.gradients(dataclasses.replace(BASE, loss=loss))
+        (value, *_), arrays = gradients.compute(images, targets, weight)
+        values.append([np.asarray(value), *(np.asarray(a) for a in arrays)])
+    assert np.abs(values[0][1]).max() > 0
+    for categorical, sparse in zip(*values, strict=True):
+        np.testing.assert_allclose(categorical, sparse, rtol=1e-4, atol=1e-6)
 
 
 def test_the_two_cross_entropies_are_one_function(losses):

@@ -380,6 +380,12 @@ def test_several_outputs(as_dict, images):
     np.testing.assert_allclose(maps.probabilities, softmax(expected, axis=1), atol=1e-5)
 
 
+def test_paths_that_come_one_by_one(files):
+    """A generator of paths, as Path.glob gives it -> read like a list of them."""
+    model = network(scaled=True)
+    assert len(gradcam_blocks(model, (path for path in sorted(files.glob("*.png"))))) == 3
+
+
 def test_names_of_the_classes():
     """Classes of a foreign model -> named by `class_names`, as many as there are."""
     assert open_classifier(network(scaled=True), class_names=["a", "b", "c"]).class_names == ("a", "b", "c")

@@ -263,7 +263,7 @@ def say_sweep(ui: Ui, table: Any) -> None:
     """Print a sweep's cells as the table frozen blocks x optimizer, and what is to be known of it."""
     import pandas as pd
 
-    from xaitune.comparison.cells import head_name
+    from xaitune.comparison.cells import head_name, lacking
 
     cells, best = table.cells.copy(), table.best["name"]
     cells["shown"] = [
@@ -297,9 +297,8 @@ def say_sweep(ui: Ui, table: Any) -> None:
     enough = table.enough
     if enough is not None:
         ui.say(f"The cheapest cell that is shown to be within 1 point of all the others is {enough['name']}.")
-    lacks = dict.fromkeys(reason for few in cells["few"] if few for reason in few.split(", "))
-    if lacks:
-        ui.say(f"There is too little data to rely on the intervals: only {', '.join(lacks)}.")
+    if lacks := lacking(cells):
+        ui.say(f"There is too little data to rely on the intervals: only {lacks}.")
     if (cells["rates"] > 1).any():
         ui.say(
             "lr: the learning rate that is best on validation, of as many as were tried. At a momentum of 0.9, nag and "

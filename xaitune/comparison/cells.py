@@ -102,6 +102,11 @@ def complete_cells(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[cells["seeds"] == cells["seeds"].max()]
 
 
+def lacking(cells: pd.DataFrame) -> str:
+    """What there is too little of to rely on the cells' intervals, such as '3 groups in the smallest class'; '' if nothing."""
+    return ", ".join(dict.fromkeys(reason for few in cells["few"] if few for reason in few.split(", ")))
+
+
 def best_cell(cells: pd.DataFrame) -> pd.Series:
     """The complete cell with the best validation score (mean over its seeds). Test scores are not used.
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from xaitune._files import read_json
 from xaitune._names import gap_text, metric_name, plural
-from xaitune.comparison.cells import best_cell, complete_cells
+from xaitune.comparison.cells import best_cell, complete_cells, lacking
 from xaitune.comparison.factors import value_name
 from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.comparison.verdict import images_needed
@@ -132,6 +132,8 @@ class ComparisonTable:
             lines += [f"{row['name']} scores {self._gap(row)}." for row in worse[:3]]
         if len(worse) > 3:
             lines.append(f"So do {len(worse) - 3} more.")
+        if lacks := lacking(self.cells):
+            lines.append(f"There is too little data to rely on the intervals: only {lacks}.")
         stuck = self.cells.loc[self.cells["converged"] < 1, "name"].tolist()
         if stuck:
             lines.append(f"Did not converge, in at least one seed: {'; '.join(stuck)}.")

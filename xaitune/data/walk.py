@@ -68,9 +68,8 @@ def escaped(path: str | os.PathLike[str]) -> str:
 def _escaped_name(name: bytes) -> str:
     try:
         return name.decode("utf-8")
-    except (
-        UnicodeDecodeError
-    ):  # some of the bytes may be UTF-8 by chance: they would read as a letter of another script
+    except UnicodeDecodeError:
+        # Some of the bytes may be UTF-8 by chance: they would read as a letter of another script.
         return name.decode("ascii", "backslashreplace")
 
 

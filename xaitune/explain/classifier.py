@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Classifier:
 
     def read(self, images: Images) -> tuple[np.ndarray, tuple[str, ...]]:
         """Images (n, h, w, 3) in 0..255 at the model's input size, and their names. Raises ImageError."""
+        images = list(images) if isinstance(images, Iterator) else images  # it is looked at more than once
         arrays = as_arrays(images)
         if arrays is None:
             paths = expand_images(images)

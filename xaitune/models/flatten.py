@@ -65,9 +65,8 @@ def _unwrapped(graph: keras.Model) -> keras.Model:
     try:
         while any(isinstance(layer, keras.Model) for layer in graph.layers):
             graph = keras.models.clone_model(graph, clone_function=copy_of, call_function=inline, recursive=True)
-        return keras.models.clone_model(
-            graph, clone_function=copy_of
-        )  # once more, since inlined layers have been called twice
+        # Once more, since inlined layers have been called twice.
+        return keras.models.clone_model(graph, clone_function=copy_of)
     except Exception as error:  # clashing names, subclassed models and lambdas raise different errors
         raise ModelError(f"Its nested models cannot be unwrapped ({reason_of(error)}). {HOW_TO_FLATTEN}.") from None
 
