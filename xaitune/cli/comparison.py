@@ -4,6 +4,7 @@ import time
 from typing import Annotated, Any
 
 from xaitune._names import duration, metric_name
+from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
@@ -68,31 +69,34 @@ def compare(
         table = run_comparison(
             plan, images, cache_dir=job.runs_dir / "cache", cache_gb=cache_gb, progress=report, notes=job.ui.say
         )
-    seeds = f"mean over the seeds [95 % over {table.groups} groups, {table.images} images]"
-    shown = table.table()
-    job.ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds}")
-    scores = table.scores().round(3)
-    scores.columns = ["validation loss", "train", "validation", "test", "test weighted F1"]
-    job.ui.table(scores, "Loss in nats, accuracy on each split, and weighted F1; means over the seeds")
-    if "loss" in table.factors:
-        for split in ("validation", "test"):
-            job.ui.table(
-                _wide(table.losses(split)), f"Loss per class and seed, {split} (-log p of the true class, nats)"
-            )
-    pairs = table.pairs()
-    if 1 <= len(pairs) <= SHOWN_PAIRS:
-        shown = pairs.rename(columns={"images_needed": "test images to tell 1 point"})
-        job.ui.table(shown.set_index("cell"), "Pairs: each difference by itself")
-    job.ui.say(table.sentence())
+    _say_comparison(job.ui, table)
     job.ui.say(f"The comparison took {duration(time.monotonic() - start)}")
     job.ui.finish(
         [table.path / name for name in ("comparison.csv", "comparison.png", "curves.png")],
         f"xaitune report {table.path}",
         cells=table.cells.to_dict("records"),
         scores=table.scores().reset_index().to_dict("records"),
-        pairs=pairs.to_dict("records"),
+        pairs=table.pairs().to_dict("records"),
         sentence=table.sentence(),
     )
+
+
+def _say_comparison(ui: Ui, table: Any) -> None:
+    """Print the cells, their scores, with the factor loss the loss of each class, the pairs, and what follows."""
+    seeds = f"mean over the seeds [95 % over {table.groups} groups, {table.images} images]"
+    shown = table.table()
+    ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds}")
+    scores = table.scores().round(3)
+    scores.columns = ["validation loss", "train", "validation", "test", "test weighted F1"]
+    ui.table(scores, "Loss in nats, accuracy on each split, and weighted F1; means over the seeds")
+    if "loss" in table.factors:
+        for split in ("validation", "test"):
+            ui.table(_wide(table.losses(split)), f"Loss per class and seed, {split} (-log p of the true class, nats)")
+    pairs = table.pairs()
+    if 1 <= len(pairs) <= SHOWN_PAIRS:
+        shown = pairs.rename(columns={"images_needed": "test images to tell 1 point"})
+        ui.table(shown.set_index("cell"), "Pairs: each difference by itself")
+    ui.say(table.sentence())
 
 
 def _require_effect(job: Job, factors: dict[str, tuple[Any, ...]]) -> None:

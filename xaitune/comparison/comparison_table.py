@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,45 +194,11 @@ def load_comparison(path: str | Path) -> ComparisonTable:
         raise RunError(f"{folder} is not a comparison's folder.")
     about = read_json(folder / PARTS)
     factors = tuple(about["factors"])
-    parts, diverged = {}, []
-    for name in about["parts"]:
-        if list((folder / name).glob(f"*/{RESULT}")):
-            try:
-                parts[name] = load_sweep(folder / name)
-            except RunError:  # none of its runs has a model
-                diverged.append(name)
-                continue
-            lost = parts[name].runs.query("state == 'diverged'")["name"]
-            diverged += [f"{name}/{run}" for run in lost]
+    parts, diverged = _load_parts(folder, about["parts"])
     if not parts:
         raise RunError(f"{folder} has no finished run yet. Run 'xaitune compare' again to continue.")
     first = next(iter(parts.values()))
-    number = {name: i for i, name in enumerate(first.class_names)}
-    rows, paired = [], None
-    for name, sweep in parts.items():
-        for cell in sweep.cells.to_dict("records"):
-            runs = sweep.cell_runs(cell["freeze_through"], cell["optimizer"])["name"].tolist()
-            values = {f: about["parts"][name].get(f, cell.get(f)) for f in factors}
-            tests = [sweep.predictions(run).query("split == 'test'") for run in runs]
-            label = ", ".join(value_name(f, value) for f, value in values.items()) or "repeats"
-            if paired is None:
-                true, groups = tests[0]["true"].map(number).to_numpy(np.int64), tests[0]["group"].to_numpy(str)
-                paired = PairedScores(true, groups, sweep.metric)
-            paired.add(label, np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tests]))
-            converged = float(np.mean([has_converged(sweep.history(run)) for run in runs]))
-            kept = ("seeds", "validation", "test", "low", "high", "few", "scores", "seconds")
-            rows.append(
-                {
-                    **values,
-                    "name": label,
-                    "part": name,
-                    "runs": runs,
-                    "rate": cell["learning_rate"],
-                    **{k: cell[k] for k in kept},
-                    "converged": converged,
-                }
-            )
-    assert paired is not None  # a part has a finished cell
+    rows, paired = _read_cells(parts, about["parts"], factors)
     cells = pd.DataFrame(rows)
     for factor in factors:  # pandas would turn None into NaN
         cells[factor] = pd.Series([row[factor] for row in rows], dtype=object)
@@ -256,6 +223,48 @@ def load_comparison(path: str | Path) -> ComparisonTable:
         paired=paired,
         diverged=tuple(diverged),
     )
+
+
+def _load_parts(folder: Path, names: Iterable[str]) -> tuple[dict[str, SweepTable], list[str]]:
+    """The sweeps of a comparison that have a finished run, by name, and the runs and parts that diverged."""
+    parts, diverged = {}, []
+    for name in names:
+        if list((folder / name).glob(f"*/{RESULT}")):
+            try:
+                parts[name] = load_sweep(folder / name)
+            except RunError:  # none of its runs has a model
+                diverged.append(name)
+                continue
+            lost = parts[name].runs.query("state == 'diverged'")["name"]
+            diverged += [f"{name}/{run}" for run in lost]
+    return parts, diverged
+
+
+def _read_cells(
+    parts: Mapping[str, SweepTable], values_of: Mapping[str, Mapping[str, Any]], factors: Sequence[str]
+) -> tuple[list[dict[str, Any]], PairedScores]:
+    """The rows of `ComparisonTable.cells` that each sweep tells by itself, and the predictions of all cells."""
+    first = next(iter(parts.values()))
+    number = {name: i for i, name in enumerate(first.class_names)}
+    tests = first.predictions(_runs_of(first, first.cells.iloc[0])[0]).query("split == 'test'")
+    true, groups = tests["true"].map(number).to_numpy(np.int64), tests["group"].to_numpy(str)
+    rows, paired = [], PairedScores(true, groups, first.metric)
+    kept = ("seeds", "validation", "test", "low", "high", "few", "scores", "seconds")
+    for name, sweep in parts.items():
+        for cell in sweep.cells.to_dict("records"):
+            runs = _runs_of(sweep, cell)
+            values = {f: values_of[name].get(f, cell.get(f)) for f in factors}
+            label = ", ".join(value_name(f, value) for f, value in values.items()) or "repeats"
+            predicted = [sweep.predictions(run).query("split == 'test'")["predicted"] for run in runs]
+            paired.add(label, np.stack([p.map(number).to_numpy(np.int64) for p in predicted]))
+            row = {**values, "name": label, "part": name, "runs": runs, "rate": cell["learning_rate"]}
+            row |= {column: cell[column] for column in kept}
+            rows.append(row | {"converged": float(np.mean([has_converged(sweep.history(run)) for run in runs]))})
+    return rows, paired
+
+
+def _runs_of(sweep: SweepTable, cell: Any) -> list[str]:
+    return sweep.cell_runs(cell["freeze_through"], cell["optimizer"])["name"].tolist()
 
 
 def has_converged(history: pd.DataFrame) -> bool:
