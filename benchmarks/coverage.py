@@ -97,8 +97,8 @@ def recorded_resamples() -> Iterator[list[np.ndarray]]:
     """A list that receives the scores that `xaitune.stats` resamples, from which plain percentiles are computed."""
     original, recorded = resampling.resampled, []
 
-    def resampled(true: Any, predicted: Any, groups: Any, weights: np.ndarray, metric: str) -> np.ndarray:
-        scores = original(true, predicted, groups, weights, metric)
+    def resampled(outcomes: Any, groups: Any, weights: np.ndarray, metric: str) -> np.ndarray:
+        scores = original(outcomes, groups, weights, metric)
         if len(weights) > 1:
             recorded.append(scores)
         return scores

@@ -174,14 +174,15 @@ def _interval(cell: dict[str, Any]) -> str:
     return f"{cell['test']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _scores_table(study: str) -> str:
     header = ["model", "loss (validation)", "train", "validation", "test", "weighted F1", "macro F1 (test)"]
-    return _markdown(header, _score_rows(_read(CELLS, study)))
+    return markdown_table(header, _score_rows(_read(CELLS, study)))
 
 
 def _cells_table(study: str) -> str:
@@ -194,7 +195,7 @@ def _cells_table(study: str) -> str:
         "converged",
         "seconds a run",
     ]
-    return _markdown(header, _cell_rows(_read(CELLS, study)))
+    return markdown_table(header, _cell_rows(_read(CELLS, study)))
 
 
 def _losses_table(study: str) -> str:
@@ -204,7 +205,7 @@ def _losses_table(study: str) -> str:
         [f"`{row['cell']}`", row["class"], row["split"], *(f"{100 * float(row[c]):.1f}" for c in [*seeds, "mean"])]
         for row in losses.to_dict("records")
     ]
-    return _markdown(["loss", "class", "split", *(f"repeat {i + 1}" for i in range(len(seeds))), "average"], rows)
+    return markdown_table(["loss", "class", "split", *(f"repeat {i + 1}" for i in range(len(seeds))), "average"], rows)
 
 
 def _accuracy_table(study: str) -> str:
@@ -214,7 +215,7 @@ def _accuracy_table(study: str) -> str:
         [f"`{c['values']}`", f"{c['mean_test']:.3f}", f"{test[c['values']]:.3f}", f"{c['seconds']:.0f}"]
         for c in cells.to_dict("records")
     ]
-    return _markdown(["loss", "test accuracy", "test loss, mean of the classes", "seconds a run"], rows)
+    return markdown_table(["loss", "test accuracy", "test loss, mean of the classes", "seconds a run"], rows)
 
 
 def _read(file: Path, study: str) -> pd.DataFrame:
@@ -236,12 +237,17 @@ TABLES: dict[str, Callable[[], str]] = {
 def write_page() -> None:
     """Replace every table of docs/studies.md whose study is known, between its two comments."""
     known = set(pd.read_csv(CELLS)["study"])
-    text = PAGE.read_text(encoding="utf-8")
-    for name in (name for name in TABLES if name in known):
+    fill_tables(PAGE, {name: table() for name, table in TABLES.items() if name in known})
+
+
+def fill_tables(page: Path, tables: dict[str, str]) -> None:
+    """Replace the named tables of a page, each between its two comments."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
         before, start, rest = text.partition(f"<!-- table {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
-        text = before + start + TABLES[name]() + "\n" + end + after
-    PAGE.write_text(text, encoding="utf-8")
+        text = before + start + table + "\n" + end + after
+    page.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -8,29 +8,34 @@ import pandas as pd
 
 from xaitune.comparison.verdict import verdict_of
 from xaitune.stats.comparisons import PairedScores
-from xaitune.stats.intervals import bootstrap_interval
+from xaitune.stats.intervals import outcome_interval
+from xaitune.stats.outcomes import Outcomes
+from xaitune.training.run import outcomes_of
 
 
 class Tests(NamedTuple):
-    """True class numbers (n,) and groups (n,) of the test images, and the predicted class numbers (n,) by run name."""
+    """The test images of some runs: their groups (n,), and the predictions of each run by its name."""
 
-    true: np.ndarray
+    class_names: tuple[str, ...]
+    metric: str
     groups: np.ndarray
-    predicted: dict[str, np.ndarray]
+    tables: dict[str, pd.DataFrame]
+
+    def outcomes(self, names: Sequence[str]) -> Outcomes:
+        """The answers of these runs, which differ in their seed."""
+        return outcomes_of([self.tables[name] for name in names], self.class_names, self.metric)
 
 
-def cell_table(
-    table: pd.DataFrame, heads: Sequence[dict[str, Any]], test: Tests, metric: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def cell_table(table: pd.DataFrame, heads: Sequence[dict[str, Any]], test: Tests) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(`SweepTable.cells` of the runs in `table`, `SweepTable.heads` of what is known of each head)."""
-    rows, predicted = [], {}
+    rows, answers, metric = [], {}, test.metric
     for (depth, optimizer), tried in table.groupby(["freeze_through", "optimizer"], sort=False):
         part = best_rate(tried[tried["state"] == "finished"])
         if part.empty:
             continue
         name = f"freeze{depth}-{optimizer}"
-        predicted[name] = np.stack([test.predicted[n] for n in part["name"]])
-        interval = bootstrap_interval(test.true, predicted[name], test.groups, metric)
+        answers[name] = test.outcomes(part["name"].tolist())
+        interval = outcome_interval(answers[name], test.groups, metric)
         rows.append(
             {
                 "name": name,
@@ -51,13 +56,13 @@ def cell_table(
         )
     cells = pd.DataFrame(rows)
     best, complete = best_cell(cells)["name"], complete_cells(cells)["name"].tolist()
-    scores = PairedScores(test.true, test.groups, metric)
+    scores = PairedScores(groups=test.groups, metric=metric)
     for name in complete:
-        scores.add(name, predicted[name])
+        scores.add(name, answers[name])
     lowest = {name: min(scores.lower_bounds(name).values(), default=np.nan) for name in complete}
     compared = pd.DataFrame([_compared(head, best, scores, test) for head in heads])
     for name in set(cells["name"]) - set(complete):
-        scores.add(name, predicted[name])
+        scores.add(name, answers[name])
     gaps = [scores.difference(name, best) for name in cells["name"]]
     cells = cells.assign(
         difference=[gap.difference for gap in gaps],
@@ -72,10 +77,9 @@ def cell_table(
 
 def _compared(head: dict[str, Any], best: str, scores: PairedScores, test: Tests) -> dict[str, Any]:
     """A row of `SweepTable.heads`: a linear head against the complete cells that `scores` has."""
-    predicted = test.predicted[head["name"]]
-    interval = bootstrap_interval(test.true, predicted[None], test.groups, scores.metric)
+    interval = outcome_interval(test.outcomes([head["name"]]), test.groups, scores.metric)
     seeds = len(scores.models[best].seeds)
-    scores.add(head["name"], np.repeat(predicted[None], seeds, axis=0))  # no seed changes it
+    scores.add(head["name"], test.outcomes([head["name"]] * seeds))  # no seed changes it
     gap, bounds = scores.difference(head["name"], best), scores.lower_bounds(head["name"])
     scores.remove(head["name"])
     return head | {

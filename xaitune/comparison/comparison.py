@@ -17,6 +17,7 @@ from xaitune.errors import ConfigError, RunError
 from xaitune.models.weights import load_backbone
 from xaitune.plots import figures
 from xaitune.training.folder import choose_folder, locked, run_identity, start_folder
+from xaitune.training.targets import pixel_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def plan_comparison(
     own_weights = {"weights", "architecture"} & set(checked)  # each network has weights of its own
     varied |= {"weights"} if own_weights else set()
     digest = "" if own_weights else load_backbone(train.weights, train.architecture).digest
-    identity = run_identity(train, data.config, data.fingerprint, digest)
+    identity = run_identity(train, data.config, data.fingerprint, digest, pixel_digest(data, train))
     identity["learning_rate"] = train.learning_rate
     identity = {key: value for key, value in identity.items() if key not in varied} | {"factors": sorted(checked)}
     folder, note = choose_folder(Path(runs_dir), "comparison", name, identity, overwrite=False)

@@ -14,12 +14,16 @@ from xaitune._files import read_json
 from xaitune._names import gap_text, metric_name, plural
 from xaitune.comparison.cells import best_cell, complete_cells, lacking
 from xaitune.comparison.factors import value_name
+from xaitune.comparison.folds import test_rows
 from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.comparison.verdict import images_needed
+from xaitune.config.choices import PIXEL_METRICS
 from xaitune.errors import RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import Difference, PairedScores
+from xaitune.stats.segmentation import THRESHOLDS, background_counts, segmentation_metrics
 from xaitune.training.folder import RESULT, folder_kind
+from xaitune.training.run import outcomes_of, pixel_counts_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,23 +81,47 @@ class ComparisonTable:
         columns = ["cell", "other", "difference", "low", "high", "verdict", "images_needed"]
         return pd.DataFrame(rows, columns=columns)
 
+    @property
+    def segments(self) -> bool:
+        """Whether segmentations are compared."""
+        return self.metric in PIXEL_METRICS
+
     def scores(self) -> pd.DataFrame:
         """One row per cell, as the freezing study's tables 5 to 8: means over the seeds at the epoch that was kept.
 
-        `loss` (validation, in nats), the accuracy on `train`, `validation` and `test`, and the test `f1_weighted`.
+        `loss` (validation, in nats), the accuracy on `train`, `validation` and `test`, and the test `f1_weighted`; of a
+        segmentation as an animal X-ray study's tables: the test IoU of each class, `iou_mean`, and F1@IoU.
         """
+        picked = {"loss": ("validation", "loss")}
+        picked |= {split: (split, "accuracy") for split in ("train", "validation", "test")}
+        picked |= {"f1_weighted": ("test", "f1_weighted")}
+        if self.segments:
+            picked = {name: ("test", name) for name in ("iou_mean", *(f"f1_at_iou_{t:g}" for t in THRESHOLDS))}
         rows = {}
         for cell in self.cells.to_dict("records"):
             folder = self.parts[cell["part"]].path
             found = [read_json(folder / run / RESULT)["metrics"] for run in cell["runs"]]
-            picked = {"loss": ("validation", "loss")}
-            picked |= {split: (split, "accuracy") for split in ("train", "validation", "test")}
-            picked |= {"f1_weighted": ("test", "f1_weighted")}
-            rows[cell["name"]] = {
+            row = {}
+            for name in self.class_names if self.segments else ():
+                row[f"IoU {name}"] = float(np.mean([m["test"]["per_class"][name]["iou"] for m in found]))
+            row |= {
                 column: float(np.mean([metrics[split][score] for metrics in found]))
                 for column, (split, score) in picked.items()
             }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
+            rows[cell["name"]] = row
+        table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
+        if self.segments:
+            table.loc["background everywhere"] = self._background_everywhere()
+        return table
+
+    def _background_everywhere(self) -> dict[str, float]:
+        """The scores of a model that answers background for every pixel of the test images."""
+        sweep = next(iter(self.parts.values()))
+        test = test_rows(sweep.predictions(_runs_of(sweep, sweep.cells.iloc[0])[0]))
+        counts = background_counts(pixel_counts_of(test, self.class_names))
+        metrics = segmentation_metrics(counts, math.nan, self.class_names)
+        row = {f"IoU {name}": metrics["per_class"][name]["iou"] for name in self.class_names}
+        return row | {name: metrics[name] for name in ("iou_mean", *(f"f1_at_iou_{t:g}" for t in THRESHOLDS))}
 
     def losses(self, split: str = "test") -> pd.DataFrame:
         """The mean loss (-log p of the true class) per class: one row per cell and class, a column per seed, and the mean."""
@@ -245,18 +273,16 @@ def _read_cells(
 ) -> tuple[list[dict[str, Any]], PairedScores]:
     """The rows of `ComparisonTable.cells` that each sweep tells by itself, and the predictions of all cells."""
     first = next(iter(parts.values()))
-    number = {name: i for i, name in enumerate(first.class_names)}
-    tests = first.predictions(_runs_of(first, first.cells.iloc[0])[0]).query("split == 'test'")
-    true, groups = tests["true"].map(number).to_numpy(np.int64), tests["group"].to_numpy(str)
-    rows, paired = [], PairedScores(true, groups, first.metric)
+    tests = test_rows(first.predictions(_runs_of(first, first.cells.iloc[0])[0]))
+    rows, paired = [], PairedScores(groups=tests["group"].to_numpy(str), metric=first.metric)
     kept = ("seeds", "validation", "test", "low", "high", "few", "scores", "seconds")
     for name, sweep in parts.items():
         for cell in sweep.cells.to_dict("records"):
             runs = _runs_of(sweep, cell)
             values = {f: values_of[name].get(f, cell.get(f)) for f in factors}
             label = ", ".join(value_name(f, value) for f, value in values.items()) or "repeats"
-            predicted = [sweep.predictions(run).query("split == 'test'")["predicted"] for run in runs]
-            paired.add(label, np.stack([p.map(number).to_numpy(np.int64) for p in predicted]))
+            predictions = [test_rows(sweep.predictions(run)) for run in runs]
+            paired.add(label, outcomes_of(predictions, first.class_names, first.metric))
             row = {**values, "name": label, "part": name, "runs": runs, "rate": cell["learning_rate"]}
             row |= {column: cell[column] for column in kept}
             rows.append(row | {"converged": float(np.mean([has_converged(sweep.history(run)) for run in runs]))})

@@ -13,6 +13,7 @@ from xaitune.config.settings import Config, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import CHANNELS, multiply_adds, weight_count
 from xaitune.models.precision import resolve_precision
+from xaitune.models.unet import decoder_multiply_adds
 from xaitune.models.weights import load_backbone
 from xaitune.training.augment import epoch_rows
 
@@ -41,7 +42,7 @@ def training_rate(precision: str) -> float:
 
 
 def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> float:
-    """Multiply-adds to train one run with cached frozen features: 3 passes per epoch over the blocks that are trained.
+    """Multiply-adds to train one run with cached frozen features: 3 passes per epoch over what is trained.
 
     Examples:
         >>> nothing_frozen, four_frozen = (run_cost(TrainConfig(freeze_through=k), 100, (96, 96)) for k in (0, 4))
@@ -52,7 +53,10 @@ def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> f
     total = sum(macs.values())
     trained = sum(value for block, value in macs.items() if block > config.freeze_through)
     prefix_passes = 0 if not config.augmentation else config.augmented_views or config.epochs
-    return (config.epochs * 3 * trained + prefix_passes * (total - trained) + 0.002 * total) * images
+    head = 0.002 * total
+    if config.segments:
+        head = 3 * (config.epochs + config.head_epochs) * decoder_multiply_adds(image_size, CHANNELS)
+    return (config.epochs * 3 * trained + prefix_passes * (total - trained) + head) * images
 
 
 def plan_cost(plan: SweepPlan, data: ImageData) -> tuple[float, int]:
@@ -96,6 +100,9 @@ def _disk_bytes(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, i
     itemsize = 2 if resolve_precision(runs[0].precision)[0] == "bfloat16" else 4
     copies = sum({run.seed: run.augmented_views for run in runs}.values())  # per training image; each seed has its own
     cached = len(data) + copies * len(data.indices("train"))
-    features = sum((size[0] >> k) * (size[1] >> k) * channels[k - 1] * itemsize * cached for k in depths)
+    # A decoder takes the outputs of all frozen blocks before they are pooled.
+    shift, kept = (1, depths) if not runs[0].segments else (0, {1, 2, 3, 4, 5})
+    sides = {k: (size[0] >> (k - 1 + shift), size[1] >> (k - 1 + shift)) for k in kept}
+    features = sum(sides[k][0] * sides[k][1] * channels[k - 1] * itemsize * cached for k in kept)
     models = len(runs) * weight_count(size, channels, runs[0].architecture) * 4
     return int(features + models)

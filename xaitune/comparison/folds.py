@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune.comparison.cells import Tests
-from xaitune.stats.metrics import confusion, scores_from_confusion
+from xaitune.stats.metrics import scores_from_confusion
 
 
 class Pooled(NamedTuple):
@@ -45,7 +45,7 @@ def pool_folds(folds: Sequence[Any]) -> Pooled:
             blocks = list(chosen.pop()) if len(chosen) == 1 else []  # [] where the folds chose different ones
             about = {"freeze_through": 5, "blocks": blocks, "penalty": heads[0]["penalty"]}
             pool.heads.append(pool.row(name, heads) | about)
-    return Pooled(pool.runs, pool.heads, pool.parts, Tests(pool.true, pool.groups, pool.predicted))
+    return Pooled(pool.runs, pool.heads, pool.parts, pool.tests)
 
 
 class _Pool:
@@ -56,19 +56,16 @@ class _Pool:
         self.runs: list[dict[str, Any]] = []
         self.heads: list[dict[str, Any]] = []
         self.parts: dict[str, tuple[str, ...]] = {}
-        self.predicted: dict[str, np.ndarray] = {}
-        self.true = self.groups = np.zeros(0)
+        self.tests = Tests(folds[0].class_names, folds[0].metric, np.zeros(0), {})
 
     def row(self, name: str, runs: Sequence[pd.Series]) -> dict[str, Any]:
         """The row `name` for these runs, one per fold."""
         pairs = list(zip(self.folds, runs, strict=True))
         self.parts[name] = tuple(f"{fold.path.name}/{run['name']}" for fold, run in pairs)
         together = pd.concat([test_rows(fold.predictions(run["name"])) for fold, run in pairs])
-        classes, metric = self.folds[0].class_names, self.folds[0].metric
-        number = {name: i for i, name in enumerate(classes)}
-        self.true, predicted = (together[c].map(number).to_numpy(np.int64) for c in ("true", "predicted"))
-        self.predicted[name], self.groups = predicted, together["group"].to_numpy(str)
-        matrix = confusion(self.true, predicted, len(classes))
+        self.tests = self.tests._replace(groups=together["group"].to_numpy(str))
+        self.tests.tables[name] = together
+        matrix = self.tests.outcomes([name]).matrix()
         return {
             "name": name,
             "state": "finished",
@@ -78,8 +75,8 @@ class _Pool:
             "train": float(np.mean([run["train"] for run in runs])),
             "epochs": sum(run["epochs"] for run in runs),
             "seconds": sum(run["seconds"] for run in runs),
-            "test": float(scores_from_confusion(matrix, metric)),
-            "test_accuracy": float((self.true == predicted).mean()),
+            "test": float(scores_from_confusion(matrix, self.tests.metric)),
+            "test_accuracy": float((together["true"] == together["predicted"]).mean()),
         }
 
 

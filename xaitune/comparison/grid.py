@@ -8,6 +8,7 @@ from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
 from xaitune.training.folder import is_linear, run_identity
+from xaitune.training.targets import pixel_digest
 
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
 UNUSED_BY_HEADS = (
@@ -73,7 +74,7 @@ def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[
 
 def frozen_runs(base: TrainConfig) -> list[TrainConfig]:
     """The linear heads on frozen features that stand beside the grid: on those of all blocks, and of the best one alone."""
-    if base.from_scratch:
+    if base.from_scratch or base.segments:
         return []
     defaults = {name: getattr(TrainConfig(), name) for name in UNUSED_BY_HEADS}
     head = {"head": "blocks", "freeze_through": 5}
@@ -85,6 +86,6 @@ def sweep_identity(data: ImageData, base: TrainConfig, digest: str, folds: int |
 
     The grid is left out, so it may grow.
     """
-    identity = run_identity(base, data.config, data.fingerprint, digest)
+    identity = run_identity(base, data.config, data.fingerprint, digest, pixel_digest(data, base))
     identity["learning_rate"] = base.learning_rate
     return {k: v for k, v in identity.items() if k not in GRID_FIELDS} | ({"folds": folds} if folds else {})

@@ -10,6 +10,7 @@ from xaitune.comparison.rates import as_trial, cells_of, count_done, expected_ru
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.training.folder import choose_folder, run_name
+from xaitune.training.targets import require_trainable
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ def plan_sweep(
     from xaitune.models.weights import load_backbone  # loads Keras, which the plan itself does not need
 
     base = base_config(train, config, notes)
-    data.require_trainable()
-    data.require_classes(base.named_classes)
+    require_trainable(data, base)
     backbone = load_backbone(base.weights, base.architecture)
     identity = sweep_identity(data, base, backbone.digest, config.folds)
     folder, note = choose_folder(Path(runs_dir), "sweep", name, identity, overwrite=False)

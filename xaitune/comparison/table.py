@@ -18,7 +18,7 @@ from xaitune.errors import DataError, ModelError, RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import PairedScores
 from xaitune.training.folder import CONFIG, RESULT, folder_kind, is_linear
-from xaitune.training.run import Run, load_run, read_history, read_predictions
+from xaitune.training.run import Run, load_run, outcomes_of, read_history, read_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,15 +116,13 @@ class SweepTable:
 
     def paired(self, cells: pd.DataFrame) -> PairedScores:
         """The test scores of some cells on the same resamples, by the cells' names."""
-        number = {name: i for i, name in enumerate(self.class_names)}
         scores = None
         for cell in cells.to_dict("records"):
             names = self.cell_runs(cell["freeze_through"], cell["optimizer"])["name"]
             tables = [self.predictions(name).query("split == 'test'") for name in names]
             if scores is None:
-                true = tables[0]["true"].map(number).to_numpy(np.int64)
-                scores = PairedScores(true, tables[0]["group"].to_numpy(str), self.metric)
-            scores.add(cell["name"], np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tables]))
+                scores = PairedScores(groups=tables[0]["group"].to_numpy(str), metric=self.metric)
+            scores.add(cell["name"], outcomes_of(tables, self.class_names, self.metric))
         if scores is None:
             raise ModelError("No cell was given to compare.")
         return scores
@@ -195,8 +193,8 @@ def load_sweep(path: str | Path) -> SweepTable:
     table = pd.DataFrame([_row(r) for r in runs])
     failures = read_json(folder / "sweep.json")["failures"] if (folder / "sweep.json").is_file() else {}
     failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
-    test = _test_arrays([*finished, *linear])
-    cells, heads = cell_table(table, [_head_row(run) for run in linear], test, metric)
+    test = _tests([*finished, *linear])
+    cells, heads = cell_table(table, [_head_row(run) for run in linear], test)
     return SweepTable(
         path=folder,
         metric=metric,
@@ -206,7 +204,7 @@ def load_sweep(path: str | Path) -> SweepTable:
         fingerprint=identity["fingerprint"],
         weights=identity["weights"],
         groups=len(np.unique(test.groups)),
-        images=len(test.true),
+        images=len(test.groups),
         heads=heads,
     )
 
@@ -221,7 +219,7 @@ def _load_folds(folder: Path, identity: dict[str, Any]) -> SweepTable:
     if not pooled.runs:
         raise RunError(f"{folder} has no cell that is finished in every fold. Run 'xaitune sweep-freeze' again.")
     table = pd.DataFrame(pooled.runs)
-    cells, heads = cell_table(table, pooled.heads, pooled.test, metric)
+    cells, heads = cell_table(table, pooled.heads, pooled.test)
     return SweepTable(
         path=folder,
         metric=metric,
@@ -263,20 +261,16 @@ def _row(run: Any) -> dict[str, Any]:
     }
 
 
-def _test_arrays(finished: list[Any]) -> Tests:
+def _tests(finished: list[Run]) -> Tests:
     """The test images of the runs. Raises DataError unless all have the same."""
-    number = {name: i for i, name in enumerate(finished[0].class_names)}
-    reference = finished[0].predictions.query("split == 'test'")
-    predicted = {}
+    tables = {run.name: test_rows(run.predictions) for run in finished}
+    reference = tables[finished[0].name]
     for run in finished:
-        rows = run.predictions.query("split == 'test'")
-        if list(rows["file"]) != list(reference["file"]):
+        if list(tables[run.name]["file"]) != list(reference["file"]):
             raise DataError(
                 f"{run.path} and {finished[0].path} were tested on different images, so they cannot be compared."
             )
-        predicted[run.name] = rows["predicted"].map(number).to_numpy(np.int64)
-    true = reference["true"].map(number).to_numpy(np.int64)
-    return Tests(true, reference["group"].to_numpy(str), predicted)
+    return Tests(finished[0].class_names, finished[0].config.metric, reference["group"].to_numpy(str), tables)
 
 
 def _head_row(run: Run) -> dict[str, Any]:

@@ -23,11 +23,12 @@ OPTIMIZERS: MappingProxyType[str, tuple[str, dict[str, Any], float, float]] = Ma
 )
 # Keras loss class, whether its targets are one-hot (else class numbers), and its arguments. The focal loss (Lin et al.
 # 2017) is -(1 - p)^2 log p of the true class; classes are weighted by `class_weight`, so its alpha is 1.
-LOSSES = MappingProxyType(
+LOSSES: MappingProxyType[str, tuple[str, bool, dict[str, Any]]] = MappingProxyType(
     {
         "categorical_crossentropy": ("CategoricalCrossentropy", True, {}),
         "sparse_categorical_crossentropy": ("SparseCategoricalCrossentropy", False, {}),
         "focal": ("CategoricalFocalCrossentropy", True, {"alpha": 1.0, "gamma": 2.0}),
+        "dice": ("Dice", True, {}),  # of a segmentation: models/pixel_losses.py
     }
 )
 SCHEDULES = ("constant", "cosine", "plateau")
@@ -57,7 +58,10 @@ PRESETS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
         "vgg16-block3-final": {"architecture": "vgg16", "freeze_through": 3, "final_epochs": 10},
     }
 )
+TASKS = ("classify", "segment")
 METRICS = ("f1_macro", "f1_weighted", "f1_micro", "accuracy", "balanced_accuracy")
+PIXEL_METRICS = ("iou_mean", "f1_at_iou")  # of a segmentation
+IGNORED = 255  # the pixel class that is neither trained on nor scored
 HEADS = ("gap", "fc", "blocks")
 HEAD_BLOCKS = ("all", "best")  # whose features the head 'blocks' takes
 NAMED_WEIGHTS = ("imagenet", "slim", "random")  # any other `weights` is a path

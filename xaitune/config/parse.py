@@ -203,3 +203,61 @@ def parse_class_weight(value: Any) -> str | None:
 def _items(value: Any) -> list[Any]:
     """The items of a list, or of text separated by commas."""
     return list(value) if isinstance(value, list | tuple) else str(value).split(",")
+
+
+def parse_pixel_classes(value: Any) -> str | None:
+    """What the values of a mask mean, in its one form, from a name, or from pairs such as '0=background,1=crack'.
+
+    A pair's value is a whole number 0..65535 or a colour such as #ff0000. None stays None. Raises ConfigError.
+
+    Examples:
+        >>> parse_pixel_classes(" 0 = background, 2=crack,255=ignore ")
+        '0=background,2=crack,255=ignore'
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(
+            "pixel_classes must be a name, or VALUE=NAME,... such as 0=background,1=crack or #000000=background,#ff0000=crack. "
+            f"Received: {value!r}."
+        )
+    if "=" not in value:
+        if "," in value or value.strip() in ("background", "ignore"):
+            raise ConfigError(
+                f"pixel_classes needs the value of each class, such as 0=background. Received: {value!r}."
+            )
+        return value.strip()
+    return ",".join(f"{code}={name}" for code, name in pixel_codes(value).items())
+
+
+def pixel_codes(text: str) -> dict[str, str]:
+    """Value or colour -> name, from VALUE=NAME,...; one of them is 'background', and 'ignore' pixels count for nothing.
+
+    Raises ConfigError.
+
+    Examples:
+        >>> pixel_codes("#000000=background,#FF0000=crack")
+        {'#000000': 'background', '#ff0000': 'crack'}
+    """
+    codes: dict[str, str] = {}
+    for part in text.split(","):
+        code, _, name = (piece.strip() for piece in part.partition("="))
+        code = code.lower()
+        colour = len(code) == 7 and code[0] == "#" and all(c in "0123456789abcdef" for c in code[1:])
+        number = code.isascii() and code.isdigit() and int(code) <= 65535
+        if not name or not (colour or number):
+            raise ConfigError(
+                "pixel_classes must be VALUE=NAME,... with a whole number 0..65535 or a colour such as #ff0000 as the value. "
+                f"Received: {part.strip()!r}."
+            )
+        code = code if colour else str(int(code))
+        if code in codes:
+            raise ConfigError(f"pixel_classes names {code} twice. Received: {text!r}.")
+        codes[code] = name
+    if len({code.startswith("#") for code in codes}) > 1:
+        raise ConfigError(f"pixel_classes must hold numbers or colours, not both. Received: {text!r}.")
+    if "background" not in codes.values() or not set(codes.values()) - {"background", "ignore"}:
+        raise ConfigError(
+            f"pixel_classes must name the background (0=background) and at least one other class. Received: {text!r}."
+        )
+    return codes

@@ -17,10 +17,12 @@ from xaitune.config.choices import (
     LOSSES,
     METRICS,
     OPTIMIZERS,
+    PIXEL_METRICS,
     PRECISIONS,
     RESIZE,
     SCHEDULES,
     SCRATCH,
+    TASKS,
 )
 from xaitune.config.fields import check_fields, setting, settings_of
 from xaitune.config.parse import (
@@ -29,6 +31,7 @@ from xaitune.config.parse import (
     parse_class_weight,
     parse_fold,
     parse_image_size,
+    parse_pixel_classes,
     parse_rate,
     parse_rates,
     parse_split,
@@ -50,6 +53,7 @@ from xaitune.errors import ConfigError, nearest
 
 T = TypeVar("T")
 # What a network that begins at random weights has in place of the defaults.
+SEGMENT_SETTINGS = {"head": "gap", "head_blocks": "all", "trained_blocks": None}  # what a segmentation must leave alone
 SCRATCH_SETTINGS = {"weights": "random", "freeze_through": 0, "head_epochs": 0, "head": "gap", "trained_blocks": None}
 
 
@@ -62,6 +66,8 @@ class DataConfig:
     photographed. `image_size`: (height, width) in pixels. `split`: shares of train, validation and test. `fold`, such as
     '2/5', divides the images into so many folds instead, of which this one is for testing and the next for validation.
     `recursive`: read images at any depth below a class folder. `bit_depth`: the bits that are used of 16-bit files.
+    `pixel_classes`: what the values in masks mean, for a segmentation; None marks pixels above half of the range as being of
+    the image's own class.
 
     >>> DataConfig("images", image_size="96x128").image_size
     (96, 128)
@@ -114,6 +120,15 @@ class DataConfig:
         otherwise="16",
         since=2,
     )
+    pixel_classes: str | None = setting(
+        None,
+        Parsed(parse_pixel_classes, "NAME|V=NAME,..."),
+        "Classes of the pixels in masks: one name for all that are marked, or the name of each value or colour, such as "
+        "0=background,1=crack,255=ignore.",
+        panel="Data",
+        otherwise="marked pixels are of the image's class",
+        since=2,
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -131,6 +146,9 @@ class TrainConfig:
     blocks are frozen.
     `seed` changes initialisation and order, never the split. `learning_rate` None means the table's, 'keras' Keras's default.
 
+    `task`: 'classify' images, or 'segment' them: a U-Net's decoder on the five blocks takes the place of the head, and masks say
+    the class of every pixel. Its metric is 'iou_mean' unless it is given.
+
     `architecture`: one of config.choices.ARCHITECTURES. Those that begin at random weights have no frozen blocks and no stage
     (a): `weights` is then 'random', `freeze_through` and `head_epochs` are 0.
 
@@ -147,6 +165,14 @@ class TrainConfig:
     0.01
     """
 
+    task: str = setting(
+        "classify",
+        Choice(TASKS),
+        "Classify images, or segment them: learn the class of every pixel from --masks.",
+        panel="Model",
+        stage="head",
+        since=2,
+    )
     architecture: str = setting(
         "vgg16",
         Choice(ARCHITECTURES),
@@ -227,8 +253,8 @@ class TrainConfig:
     batch_size: int = setting(32, Whole(1), "Images per step.", panel="Training", stage="head")
     metric: str = setting(
         "f1_macro",
-        Choice(METRICS),
-        "Score that decides early stopping, the best run and the verdict.",
+        Choice((*METRICS, *PIXEL_METRICS)),
+        "Score that decides early stopping, the best run and the verdict; of a segmentation iou_mean unless given.",
         panel="Training",
         stage="fine-tune",
     )
@@ -310,6 +336,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        self._settle_task()
         self._settle_architecture()
         self._settle_blocks()
         require(self.head_epochs + self.epochs > 0, "epochs", "above 0 where head_epochs is 0", self.epochs)
@@ -327,6 +354,26 @@ class TrainConfig:
             require(not unused, name, "left out without augmentation", getattr(self, name))
             clash = getattr(self, name) and self.balance_by_augmentation and name != "balance_by_augmentation"
             require(not clash, name, "left out with balance_by_augmentation", getattr(self, name))
+
+    def _settle_task(self) -> None:
+        """Give a segmentation its own metric, and refuse what belongs to the other task."""
+        if not self.segments:
+            require(
+                self.metric in METRICS, "metric", f"one of {', '.join(METRICS)} unless task is segment", self.metric
+            )
+            require(self.loss != "dice", "loss", "another one unless task is segment", self.loss)
+            return
+        if self.metric == type(self).metric:
+            object.__setattr__(self, "metric", PIXEL_METRICS[0])
+        require(
+            self.metric in PIXEL_METRICS, "metric", f"one of {', '.join(PIXEL_METRICS)} with task segment", self.metric
+        )
+        for name, value in SEGMENT_SETTINGS.items():
+            require(
+                getattr(self, name) == value, name, f"{value!r}, or left out, with task segment", getattr(self, name)
+            )
+        require(not self.from_scratch, "architecture", "a VGG with task segment", self.architecture)
+        require(self.loss != "dice" or not self.label_smoothing, "loss", "another one with label_smoothing", self.loss)
 
     def _settle_architecture(self) -> None:
         """Give a network that is trained from random weights the settings that it must have, and no others."""
@@ -353,6 +400,11 @@ class TrainConfig:
             object.__setattr__(self, "trained_blocks", None)
 
     @property
+    def segments(self) -> bool:
+        """Whether the task is a segmentation."""
+        return self.task == "segment"
+
+    @property
     def from_scratch(self) -> bool:
         """Whether the network begins at random weights, without blocks to freeze."""
         return self.architecture in SCRATCH
@@ -367,8 +419,9 @@ class TrainConfig:
 
     @property
     def named_classes(self) -> dict[str, tuple[str, ...]]:
-        """Setting -> the classes that it names, which the data must have."""
-        return {"augment_classes": self.classes_to_augment, "class_weight": tuple(self.weights_by_class)}
+        """Setting -> the classes that it names, which the data must have; in a segmentation class_weight names pixel classes."""
+        named = {"augment_classes": self.classes_to_augment}
+        return named if self.segments else {**named, "class_weight": tuple(self.weights_by_class)}
 
     @property
     def weights_by_class(self) -> dict[str, float]:

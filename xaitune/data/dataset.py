@@ -66,12 +66,14 @@ class ImageData:
         resize: str = "stretch",
         recursive: bool = False,
         bit_depth: int | None = None,
+        pixel_classes: str | None = None,
     ) -> "ImageData":
         """The images of <path>/<class>/, or of <path>/train|validation|test/<class>/ (`split_name` knows more names).
 
         If there is a train folder, splits without a folder are taken from it. `masks`: a folder with <class>/<stem>.*, or
         `path` itself where the masks are beside the images. `recursive`: read images at any depth below a class folder.
-        `bit_depth`: the bits that are used of 16-bit files, 9..16.
+        `bit_depth`: the bits that are used of 16-bit files, 9..16. `pixel_classes`: what the values in masks mean, for a
+        segmentation; then the images may also lie directly in `path`.
         `groups`: a CSV `file,group`, or a regular expression to search for in each file name; its first capture group
         names the photographed thing. `image_size`: (height, width). `split`: shares of train, validation and test.
         Up to max(3, 5 %) unreadable images are skipped and listed in `skipped`. Raises DataError, ConfigError.
@@ -84,7 +86,9 @@ class ImageData:
             >>> len(data), data.class_names[:3]
             (114, ('blowhole', 'burst', 'centre_line'))
         """
-        config = _config(path, masks, groups, image_size, split, split_seed, resize, recursive, bit_depth)
+        config = _config(
+            path, masks, groups, image_size, split, split_seed, resize, recursive, bit_depth, pixel_classes
+        )
         return _load(config, is_csv=False)
 
     @classmethod
@@ -99,6 +103,7 @@ class ImageData:
         split_seed: int = 0,
         resize: str = "stretch",
         bit_depth: int | None = None,
+        pixel_classes: str | None = None,
     ) -> "ImageData":
         """The images listed in a CSV `file,label[,split][,group]`, with paths relative to it; otherwise as `from_folder`.
 
@@ -111,7 +116,11 @@ class ImageData:
             ...     len(xt.ImageData.from_csv(demo.root / "labels.csv"))
             114
         """
-        config = _config(path, masks, groups, image_size, split, split_seed, resize, bit_depth=bit_depth)
+        config = _config(
+            *(path, masks, groups, image_size, split, split_seed, resize),
+            bit_depth=bit_depth,
+            pixel_classes=pixel_classes,
+        )
         return _load(config, is_csv=True)
 
     @classmethod
@@ -260,6 +269,7 @@ def _config(
     resize: str = "stretch",
     recursive: bool = False,
     bit_depth: int | None = None,
+    pixel_classes: str | None = None,
 ) -> DataConfig:
     """A configuration with absolute paths, so that it is valid in any working directory."""
     rule = None if groups is None else str(groups)
@@ -270,6 +280,7 @@ def _config(
         *(str(Path(path).absolute()), mask_folder, rule, image_size, split, split_seed, resize),
         recursive=recursive,
         bit_depth=bit_depth,
+        pixel_classes=pixel_classes,
     )
 
 

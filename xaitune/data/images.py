@@ -94,6 +94,28 @@ def read_mask(path: _PathLike) -> np.ndarray:
     return pixels.max(axis=2) > half
 
 
+def read_values(path: _PathLike) -> np.ndarray:
+    """The numbers that a file with one channel holds, (height, width) int64: grey values, or indices into its palette.
+
+    A colour file whose channels are equal counts as grey. Raises ImageError as `read_image` does, and for a colour file.
+    """
+    data = read_bytes(path)
+    with _opened(data, path) as image:
+        header = _header(image, data, path)
+        with _damage_named(path):
+            image.load()
+            if image.mode == "P" or (header.bits <= 8 and image.mode == "L"):
+                return np.asarray(image).astype(np.int64)
+            if header.bits == 16 and image.mode.startswith("I"):
+                return np.asarray(image).astype(np.int64)
+    pixels = decode_image(data, path, background=0)
+    if (pixels != pixels[..., :1]).any():
+        raise ImageError(
+            f"{os.fspath(path)} is in colour, but numbers are needed. Name the colours, such as #ff0000=crack."
+        )
+    return pixels[..., 0].astype(np.int64)
+
+
 def read_bytes(path: _PathLike) -> bytes:
     """The content of a file. Raises ImageError if it is missing, a folder, empty or unreadable."""
     try:

@@ -29,9 +29,14 @@ def resize_image(image: np.ndarray, size: tuple[int, int], resize: str = "stretc
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int], resize: str = "stretch") -> np.ndarray:
     """Resize a bool mask (h, w) to `size` by nearest neighbour, placed as by `resize_image`; padding is False."""
-    top, left, height, width = _inner_box(mask.shape[:2], size, resize)
-    resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return _placed(resized, size, top, left).astype(bool)
+    return resize_values(mask.astype(np.uint8), size, resize).astype(bool)
+
+
+def resize_values(values: np.ndarray, size: tuple[int, int], resize: str = "stretch", padding: int = 0) -> np.ndarray:
+    """Resize class numbers (h, w) uint8 to `size` by nearest neighbour, placed as by `resize_image`; filled with `padding`."""
+    top, left, height, width = _inner_box(values.shape[:2], size, resize)
+    resized = cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return _placed(resized, size, top, left, padding)
 
 
 def map_to_image(
@@ -75,10 +80,10 @@ def _inner_box(shape: tuple[int, ...], size: tuple[int, int], resize: str) -> tu
     return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
-def _placed(inner: np.ndarray, size: tuple[int, int], top: int, left: int) -> np.ndarray:
+def _placed(inner: np.ndarray, size: tuple[int, int], top: int, left: int, padding: int = 0) -> np.ndarray:
     if inner.shape[:2] == tuple(size):
         return inner
-    out = np.zeros((*size, *inner.shape[2:]), inner.dtype)
+    out = np.full((*size, *inner.shape[2:]), padding, inner.dtype)
     out[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return out
 

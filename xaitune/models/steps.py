@@ -34,23 +34,26 @@ class Gradients:
 
     `compute` takes tensors (inputs, targets, sample weights) and gives the loss, the weight of the correctly classified
     images, that of all images and the clipped share over the batch, with the gradients. Targets are one-hot
-    (n, classes), or indices (n,) for a sparse loss. `parts` names the part of the model that each trainable variable
+    (n, classes), or indices (n,) for a sparse loss. For a segmentation `loss` is a `pixel_loss`, targets and weights are
+    (n, h, w), and pixels take the place of images. `parts` names the part of the model that each trainable variable
     belongs to. The gradient of a part whose norm exceeds `clip_norm` is scaled down to that norm; the clipped share is
     that of such parts. A norm over all variables would clip a model more, the more of its blocks are trained.
     """
 
     def __init__(
-        self, model: keras.Model, loss: keras.losses.Loss, clip_norm: float, parts: Sequence[int | str]
+        self, model: keras.Model, loss: Callable[..., Any], clip_norm: float, parts: Sequence[int | str]
     ) -> None:
         self.model, self.variables = model, model.trainable_variables
-        self.sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        self.pixels = len(model.output_shape) == 4
+        self.sparse = self.pixels or isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
         self.compute = _gradient_function(model, loss, self.sparse, clip_norm, parts)
 
     @functools.cached_property
     def traced(self) -> Traced:
         """`compute` under TensorFlow, traced once for arrays of any batch size."""
-        target_spec = tf.TensorSpec((None,), tf.int64) if self.sparse else tf.TensorSpec(self.model.output_shape)
-        signature = [tf.TensorSpec((None, *self.model.input_shape[1:])), target_spec, tf.TensorSpec((None,))]
+        each = self.model.output_shape[:-1]  # one label and one weight for each
+        target_spec = tf.TensorSpec(each, tf.int64) if self.sparse else tf.TensorSpec(self.model.output_shape)
+        signature = [tf.TensorSpec((None, *self.model.input_shape[1:])), target_spec, tf.TensorSpec(each)]
         return Traced(self.compute, signature)
 
 
@@ -81,7 +84,7 @@ class TrainingStep:
 def _correct_and_total(targets: Any, logits: Any, weights: Any, sparse: bool) -> tuple[Any, Any]:
     """The total weight of the correctly classified images, and that of all images."""
     true = targets if sparse else keras.ops.argmax(targets, axis=1)
-    top = keras.ops.cast(keras.ops.argmax(logits, axis=1), "int64")
+    top = keras.ops.cast(keras.ops.argmax(logits, axis=-1), "int64")
     correct = keras.ops.cast(keras.ops.equal(top, keras.ops.cast(true, "int64")), "float32")
     return keras.ops.sum(correct * weights), keras.ops.sum(weights)
 
@@ -101,20 +104,20 @@ def _clipped(gradients: Sequence[Any], parts: Sequence[int | str], clip_norm: fl
 
 
 def _gradient_function(
-    model: keras.Model, loss: keras.losses.Loss, sparse: bool, clip_norm: float, parts: Sequence[int | str]
+    model: keras.Model, loss: Callable[..., Any], sparse: bool, clip_norm: float, parts: Sequence[int | str]
 ) -> Callable[..., tuple[Scalars, list[Any]]]:
     variables = model.trainable_variables
 
     def torch_gradients(inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any, Sequence[Any]]:
         logits = model(inputs, training=True)
-        value = loss(targets, logits, sample_weight=weights)
+        value = loss(targets, logits, weights)
         gradients = torch.autograd.grad(value, [v.value for v in variables])
         return value.detach(), logits.detach(), gradients
 
     def tensorflow_gradients(inputs: Any, targets: Any, weights: Any) -> tuple[Any, Any, Sequence[Any]]:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
-            value = loss(targets, logits, sample_weight=weights)  # with several GPUs Keras divides by their number
+            value = loss(targets, logits, weights)  # with several GPUs Keras divides by their number
         gradients = tape.gradient(value, [v.value for v in variables])
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
@@ -184,7 +187,8 @@ class _MirroredStep:
         part_size = -(-count // self.replicas)
         padded = np.arange(part_size * self.replicas)  # positions in the batch, then those that fill it up
         positions = padded % count
-        scaled = np.where(padded < count, weights[positions] * (part_size * self.replicas / count), 0)
+        factor = np.where(padded < count, part_size * self.replicas / count, 0)
+        scaled = weights[positions] * factor.reshape(-1, *[1] * (weights.ndim - 1))
         arrays = (inputs[positions], targets[positions], scaled.astype(np.float32))
 
         def part_of_replica(context: Any) -> tuple[Any, ...]:

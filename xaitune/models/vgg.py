@@ -41,30 +41,52 @@ def build_vgg16(
         raise ConfigError(f"head must be one of {', '.join(HEADS)}. Received: head={head!r}.")
     if num_classes < 2:
         raise ConfigError(f"num_classes must be at least 2. Received: {num_classes}.")
-    height, width = parse_image_size(image_size)
     base = load_backbone(weights) if isinstance(weights, str) else weights
+    last = max(head_blocks) if head == "blocks" else 5
+    inputs, ends = encoder(base, image_size, seed, last=last)
+    x = ends[last]
+    if head == "blocks":
+        pooled = []
+        for block in head_blocks:
+            pooled += [keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"block{block}_mean")(ends[block])]
+            pooled += [keras.layers.GlobalMaxPooling2D(dtype="float32", name=f"block{block}_max")(ends[block])]
+        x = keras.layers.Concatenate(dtype="float32", name="pooled")(pooled)
+    elif head == "fc":
+        x = keras.layers.MaxPooling2D(2, name=f"block{last}_pool")(x)
+    model = keras.Model(inputs, _head(x, head, num_classes, seed), name=base.architecture.replace("-", "_"))
+    set_encoder(model, base)
+    return model
+
+
+def encoder(
+    base: Backbone, image_size: tuple[int, int], seed: int, last: int = 5
+) -> tuple[keras.KerasTensor, dict[int, keras.KerasTensor]]:
+    """The graph of Block 1..`last`: its input, and block -> the output of its last convolution, after its ReLU.
+
+    Its weights are random, or zeros for a base with weights, which `set_encoder` then gives to the model.
+    """
+    height, width = parse_image_size(image_size)
     inputs = keras.Input((height, width, 3), name="image")
     x = keras.layers.Rescaling(**base.preprocessing, dtype="float32", name="preprocess")(inputs)
-    last = max(head_blocks) if head == "blocks" else 5
-    pooled = []
+    ends = {}
     for block, names in list(convolutions(base.architecture).items())[:last]:
         for i, name in enumerate(names):
             initializer: keras.Initializer = keras.initializers.HeNormal(seed=seed * 100 + block * 10 + i)
             if base.arrays:  # the weights follow: random ones would take half a second
                 initializer = keras.initializers.Zeros()
             x = _convolution(x, base, block, name, initializer)
-        if head == "blocks" and block in head_blocks:
-            pooled += [keras.layers.GlobalAveragePooling2D(dtype="float32", name=f"block{block}_mean")(x)]
-            pooled += [keras.layers.GlobalMaxPooling2D(dtype="float32", name=f"block{block}_max")(x)]
-        if block < last or head == "fc":
+        ends[block] = x
+        if block < last:
             x = keras.layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
-    if pooled:
-        x = keras.layers.Concatenate(dtype="float32", name="pooled")(pooled)
-    model = keras.Model(inputs, _head(x, head, num_classes, seed), name=base.architecture.replace("-", "_"))
+    return inputs, ends
+
+
+def set_encoder(model: keras.Model, base: Backbone) -> None:
+    """Give the blocks of a model the weights of a base, if it has any."""
+    names = {layer.name for layer in model.layers}
     for name, arrays in (base.arrays or {}).items():
-        if int(name[5]) <= last:
+        if name in names:
             model.get_layer(name).set_weights(arrays)
-    return model
 
 
 def _convolution(
@@ -82,8 +104,7 @@ def _convolution(
 
 def reset_weights(model: keras.Model, backbone: Backbone, seed: int) -> None:
     """Give a model of `build_vgg16` with the head 'gap' or 'fc' the weights that it would be built with now."""
-    for name, arrays in (backbone.arrays or {}).items():
-        model.get_layer(name).set_weights(arrays)
+    set_encoder(model, backbone)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.assign(_initializer(layer.name, seed)(layer.kernel.shape))

@@ -12,6 +12,7 @@ from scipy.stats import binomtest, norm, t
 from xaitune.errors import InputError
 from xaitune.stats import resampling
 from xaitune.stats.metrics import CLASS_MEANS
+from xaitune.stats.outcomes import Outcomes
 
 _ROUNDING = 1e-12
 PRIOR_SEEDS = 2  # degrees of freedom that the other pairs' seed variance counts for beside a pair's own
@@ -59,13 +60,13 @@ class _Resampled:
 class PairedScores:
     """Scores of several models on the same test images, on the same resamples of groups, so that any two can be compared.
 
-    `true` (n,); `groups` (n,) or None. The variance of a difference has two parts. That of the groups comes from the
-    resamples, where what makes an image hard for both models cancels out; to it is added what two more groups answered
-    differently, one each way, would contribute, so that it never vanishes (Agresti and Min 2005; with single images and
-    accuracy the interval of Bonett and Price 2012). That of the seeds is s^2 / S of the S per-seed differences; since 2
-    or 3 seeds say little of it, the mean over all pairs counts as PRIOR_SEEDS further degrees of freedom. The two
-    margins, each with its own Student quantile, are added in quadrature, which is wider than with Satterthwaite's degrees
-    of freedom: these are too many where few seeds vary more than the groups.
+    `true` (n,), or None where models are added by their Outcomes; `groups` (n,) or None. The variance of a difference has two
+    parts. That of the groups comes from the resamples, where what makes an image hard for both models cancels out; to it is
+    added what two more groups answered differently, one each way, would contribute, so that it never vanishes (Agresti and
+    Min 2005; with single images and accuracy the interval of Bonett and Price 2012). That of the seeds is s^2 / S of the S
+    per-seed differences; since 2 or 3 seeds say little of it, the mean over all pairs counts as PRIOR_SEEDS further degrees
+    of freedom. The two margins, each with its own Student quantile, are added in quadrature, which is wider than with
+    Satterthwaite's degrees of freedom: these are too many where few seeds vary more than the groups.
 
     Examples:
         >>> scores = PairedScores([0, 0, 1, 1], metric="accuracy")
@@ -77,27 +78,38 @@ class PairedScores:
 
     def __init__(
         self,
-        true: Any,
+        true: Any = None,
         groups: Any = None,
         metric: str = "f1_macro",
         *,
         draws: int = resampling.DRAWS,
         seed: int = 0,
     ) -> None:
-        self.true, self.metric = np.asarray(true), metric
-        self.groups = resampling.group_numbers(groups, len(self.true))
+        self.true, self.metric = true, metric
+        self.truth = None if true is None else Outcomes.of_classes(true, true).truth  # (n, C)
+        images = len(true if true is not None else () if groups is None else groups)
+        self.groups = resampling.group_numbers(groups, images)
         self.count, self.effective = int(self.groups.max()) + 1, resampling.effective_groups(self.groups)
         self.weights = resampling.bootstrap_weights(self.count, draws, seed)
         self.models: dict[Any, _Resampled] = {}
         self._typical_seed_variance: float | None = None
 
     def add(self, name: Any, predicted: Any) -> None:
-        """Add a model by its predictions (S, n), or (n,) for one seed. Raises InputError."""
-        true, predicted = resampling.seeds_first(self.true, predicted)
+        """Add a model by its predictions (S, n), or (n,) for one seed, or by its Outcomes. Raises InputError."""
+        outcomes = predicted if isinstance(predicted, Outcomes) else Outcomes.of_classes(self.true, predicted)
+        if len(outcomes) != len(self.groups):
+            raise InputError(
+                f"The models must have answered on the same images. Received: {len(outcomes)}, not {len(self.groups)}."
+            )
+        if self.truth is None:
+            self.truth = outcomes.truth
         whole = np.ones((1, self.count))
-        each = [resampling.resampled(true, p[None], self.groups, whole, self.metric)[0] for p in predicted]
-        drawn = resampling.resampled(true, predicted, self.groups, self.weights, self.metric)
-        self.models[name] = _Resampled(np.array(each), drawn, (predicted == true).mean(axis=0))
+        each = [
+            resampling.resampled(outcomes.seed(number), self.groups, whole, self.metric)[0]
+            for number in range(len(outcomes.cells))
+        ]
+        drawn = resampling.resampled(outcomes, self.groups, self.weights, self.metric)
+        self.models[name] = _Resampled(np.array(each), drawn, outcomes.correct)
         self._typical_seed_variance = None
 
     def remove(self, name: Any) -> None:
@@ -110,15 +122,15 @@ class PairedScores:
         resampling.check_level(level)
         if a == b:
             return Difference(
-                0.0, 0.0, 0.0, self.count, len(self.true), seeds=len(self.models[a].seeds), group_error=0.0
+                0.0, 0.0, 0.0, self.count, len(self.groups), seeds=len(self.models[a].seeds), group_error=0.0
             )
         value = self._value(a, b)
         half = self._half_width(a, b, (1 + level) / 2)
         mistakes = np.minimum(self.models[a].correct, self.models[b].correct) < 1
-        few = resampling.too_few(self.true, mistakes, self.groups, self.metric)
+        few = resampling.too_few(self._known_truth, mistakes, self.groups, self.metric)
         seeds = min(len(self.models[a].seeds), len(self.models[b].seeds))
         errors = math.sqrt(self._group_variance(a, b)), math.sqrt(self._seed_variance(a, b)[0])
-        return Difference(value, value - half, value + half, self.count, len(self.true), few, seeds, *errors)
+        return Difference(value, value - half, value + half, self.count, len(self.groups), few, seeds, *errors)
 
     def lower_bounds(self, a: Any, level: float = 0.975) -> dict[Any, float]:
         """Every other model -> lower bound of a's score minus its, all of which hold together with probability `level`.
@@ -161,11 +173,17 @@ class PairedScores:
     @functools.cached_property
     def _group_shares(self) -> np.ndarray:
         """(G,) each group's share of the score: of the images, or of its classes where all classes count the same."""
-        share = np.full(len(self.true), 1 / len(self.true))
+        truth = self._known_truth
+        share = truth.sum(axis=1) / truth.sum()
         if self.metric in CLASS_MEANS:
-            images = np.bincount(self.true)
-            share = 1 / ((images > 0).sum() * images[self.true])
+            totals = truth.sum(axis=0)
+            share = (truth[:, totals > 0] / totals[totals > 0]).mean(axis=1)
         return np.bincount(self.groups, weights=share)
+
+    @property
+    def _known_truth(self) -> np.ndarray:
+        assert self.truth is not None  # two models are compared, so one has been added
+        return self.truth
 
     def _seed_variance(self, a: Any, b: Any) -> tuple[float, float]:
         """Variance of the difference over trainings, and its degrees of freedom; (0, 0) where there is one seed each."""

@@ -9,6 +9,7 @@ from scipy.stats import binomtest, norm
 
 from xaitune.errors import InputError
 from xaitune.stats import resampling
+from xaitune.stats.outcomes import Outcomes
 
 FEWEST = 5  # independent groups that an interval is widened for, however uneven the groups are
 _ROUNDING = 1e-9  # scores closer than this count as equal
@@ -102,19 +103,31 @@ def bootstrap_interval(
         >>> found.value, found.few
         (0.75, '4 groups, 1 group with a mistake')
     """
+    return outcome_interval(Outcomes.of_classes(true, predicted), groups, metric, level=level, draws=draws, seed=seed)
+
+
+def outcome_interval(
+    outcomes: Outcomes,
+    groups: Any = None,
+    metric: str = "f1_macro",
+    *,
+    level: float = 0.95,
+    draws: int = resampling.DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """`bootstrap_interval` for outcomes of any kind, classes or pixels."""
     resampling.check_level(level)
-    true, predicted = resampling.seeds_first(true, predicted)
-    groups = resampling.group_numbers(groups, len(true))
+    groups = resampling.group_numbers(groups, len(outcomes))
     count = int(groups.max()) + 1
-    value = resampling.resampled(true, predicted, groups, np.ones((1, count)), metric)[0]
-    drawn = resampling.resampled(true, predicted, groups, resampling.bootstrap_weights(count, draws, seed), metric)
-    few = resampling.too_few(true, (predicted != true).any(axis=0), groups, metric)
-    left_out = resampling.left_out(true, predicted, groups, metric)
+    value = resampling.resampled(outcomes, groups, np.ones((1, count)), metric)[0]
+    drawn = resampling.resampled(outcomes, groups, resampling.bootstrap_weights(count, draws, seed), metric)
+    few = resampling.too_few(outcomes.truth, outcomes.correct < 1, groups, metric)
+    left_out = resampling.left_out(outcomes, groups, metric)
     # The degrees of freedom assume that a group's images are fully alike; one large group must not leave none of them.
     independent = max(resampling.degrees_of_freedom(groups) + 1, min(resampling.effective_groups(groups), FEWEST))
     uneven = independent, resampling.variance_factor(groups)
     low, high = _bounds(drawn, value, left_out, level, *uneven)
-    return Interval(float(value), low, high, count, len(true), few)
+    return Interval(float(value), low, high, count, len(outcomes), few)
 
 
 def mean_intervals(

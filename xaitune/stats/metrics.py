@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from xaitune.config.choices import METRICS
+from xaitune.config.choices import METRICS, PIXEL_METRICS
 from xaitune.errors import InputError, nearest
 
-CLASS_MEANS = ("f1_macro", "balanced_accuracy")
+CLASS_MEANS = ("f1_macro", "balanced_accuracy", "iou_mean", "f1_at_iou")
 
 
 def class_numbers(values: Any, num_classes: int, name: str) -> np.ndarray:
@@ -57,22 +57,25 @@ def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 
 
 def scores_from_confusion(confusion: np.ndarray, metric: str, known: np.ndarray | None = None) -> np.ndarray:
-    """One of config.METRICS from confusion matrices, equal to scikit-learn's with zero_division=0.
+    """One of config.METRICS from confusion matrices, equal to scikit-learn's with zero_division=0, or of PIXEL_METRICS.
 
     `confusion` is (..., C, C) with true classes in rows, counts or weights; the result is (...), 0..1. Macro F1 is the
     mean over the classes that occur in truth or prediction, balanced accuracy the mean over those that occur in truth,
     so a class without images or predictions is left out rather than counted as 0. With `known` (C,) booleans, a class that
     is True there counts only where it occurs in truth: a resample that has lost it leaves it out, false alarms of it or
-    not. A matrix without any image scores NaN. Raises InputError for an unknown metric.
+    not. A matrix without any image scores NaN. `iou_mean` is the mean over classes of hits / (truth + predictions - hits)
+    for matrices that count pixels (scikit-learn's jaccard, macro); `f1_at_iou` is macro F1 over the classes but the first,
+    'background', for matrices that count images (`segmentation.found_counts`). Raises InputError for an unknown metric.
 
     Examples:
         >>> matrices = np.array([[[2, 0], [0, 2]], [[1, 1], [0, 2]]])
         >>> scores_from_confusion(matrices, "accuracy").tolist()
         [1.0, 0.75]
     """
-    if metric not in METRICS:
+    metrics = (*METRICS, *PIXEL_METRICS)
+    if metric not in metrics:
         raise InputError(
-            f"metric must be one of {', '.join(METRICS)}. Received: metric={metric!r}.{nearest(metric, METRICS)}"
+            f"metric must be one of {', '.join(metrics)}. Received: metric={metric!r}.{nearest(metric, metrics)}"
         )
     confusion = np.asarray(confusion, float)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)  # (..., C)
@@ -83,10 +86,14 @@ def scores_from_confusion(confusion: np.ndarray, metric: str, known: np.ndarray 
     elif metric == "balanced_accuracy":
         score = ratio(ratio(hits, support).sum(-1), (support > 0).sum(-1))
     else:
-        f1 = ratio(2 * hits, support + predicted)
+        each = ratio(2 * hits, support + predicted)  # F1
+        if metric == "iou_mean":
+            each = ratio(hits, support + predicted - hits)
         occurs = support + predicted > 0 if known is None else np.where(known, support > 0, predicted > 0)
         weights = support if metric == "f1_weighted" else occurs.astype(float)
-        score = ratio((f1 * weights).sum(-1), weights.sum(-1))
+        if metric == "f1_at_iou":
+            weights = np.where(np.arange(weights.shape[-1]) > 0, weights, 0)
+        score = ratio((each * weights).sum(-1), weights.sum(-1))
     return np.where(total > 0, score, np.nan)
 
 

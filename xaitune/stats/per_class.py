@@ -21,13 +21,17 @@ class ClassScore:
 
 @dataclass(frozen=True, eq=False)
 class PerClass:
-    """Scores of every class, and the numbers of `images` and `groups`, (classes,) each, that they are based on."""
+    """Scores of every class, and the numbers of `images` and `groups`, (classes,) each, that they are based on.
+
+    `iou`: of the pixels of a segmentation; None of classified images.
+    """
 
     precision: ClassScore
     recall: ClassScore
     f1: ClassScore
     images: np.ndarray
     groups: np.ndarray
+    iou: ClassScore | None = None
 
 
 def per_class_intervals(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, num_classes: int) -> PerClass:
@@ -46,19 +50,39 @@ def per_class_intervals(true: np.ndarray, predicted: np.ndarray, groups: np.ndar
     np.add.at(hits, (numbers[right], true[right]), 1)
     np.add.at(support, (numbers, true), 1)
     np.add.at(claimed, (numbers, predicted), 1)
-    counts = {"precision": (hits, claimed), "recall": (hits, support), "f1": (2 * hits, support + claimed)}
-    weights = bootstrap_weights(len(hits), DRAWS)
+    scores = _scores({"precision": (hits, claimed), "recall": (hits, support), "f1": (2 * hits, support + claimed)})
+    for name, (top, bottom) in {"precision": (hits, claimed), "recall": (hits, support)}.items():
+        wilson = [wilson_interval(t, b) if b else (np.nan, np.nan) for t, b in zip(*_totals(top, bottom), strict=True)]
+        low, high = (
+            np.fmin(scores[name].low, [w[0] for w in wilson]),
+            np.fmax(scores[name].high, [w[1] for w in wilson]),
+        )
+        scores[name] = ClassScore(scores[name].value, low, high)
+    return PerClass(**scores, images=support.sum(0), groups=(support > 0).sum(0))
+
+
+def per_pixel_class_intervals(counts: np.ndarray, groups: np.ndarray) -> PerClass:
+    """Precision, recall, F1 (Dice) and IoU of the pixels of each class with 95 % intervals over groups.
+
+    `counts`: (n, C, C) pixels by true and predicted class, as from `segmentation.pixel_counts`; `groups`: (n,).
+    """
+    numbers = np.unique(groups, return_inverse=True)[1]
+    cells = np.zeros((numbers.max() + 1, *counts.shape[1:]))
+    np.add.at(cells, numbers, counts)
+    hits, support, claimed = np.diagonal(cells, axis1=1, axis2=2), cells.sum(2), cells.sum(1)
+    pairs = {"precision": (hits, claimed), "recall": (hits, support), "f1": (2 * hits, support + claimed)}
+    scores = _scores({**pairs, "iou": (hits, support + claimed - hits)})
+    return PerClass(**scores, images=(counts.sum(2) > 0).sum(0), groups=(support > 0).sum(0))
+
+
+def _scores(counts: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, ClassScore]:
+    """Name -> the ratio of the sums of two counts (groups, classes), with its percentiles over resampled groups."""
     scores = {}
     for name, (top, bottom) in counts.items():
+        weights = bootstrap_weights(len(top), DRAWS)
         value, drawn = _ratio(top.sum(0), bottom.sum(0)), _ratio(weights @ top, weights @ bottom)
-        low, high = (_quantile(drawn, share) for share in (0.025, 0.975))
-        if name != "f1":
-            wilson = [
-                wilson_interval(t, b) if b else (np.nan, np.nan) for t, b in zip(*_totals(top, bottom), strict=True)
-            ]
-            low, high = np.fmin(low, [w[0] for w in wilson]), np.fmax(high, [w[1] for w in wilson])
-        scores[name] = ClassScore(value, low, high)
-    return PerClass(**scores, images=support.sum(0), groups=(support > 0).sum(0))
+        scores[name] = ClassScore(value, *(_quantile(drawn, share) for share in (0.025, 0.975)))
+    return scores
 
 
 def _totals(top: np.ndarray, bottom: np.ndarray) -> tuple[list[int], list[int]]:

@@ -9,12 +9,12 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from scipy.stats import t
 
 from xaitune._names import plural
 from xaitune.errors import InputError
-from xaitune.stats.metrics import CLASS_MEANS, scores_from_confusion, truth_and_predictions
+from xaitune.stats.metrics import CLASS_MEANS, scores_from_confusion
+from xaitune.stats.outcomes import Outcomes
 
 DRAWS = 2000
 # With fewer than these, intervals contain the truth less often than they claim (benchmarks/coverage.py):
@@ -41,13 +41,6 @@ def group_numbers(groups: Any, images: int) -> np.ndarray:
     return np.unique(groups, return_inverse=True)[1]
 
 
-def group_cells(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, num_classes: int) -> sparse.csr_array:
-    """(C * C, G) counts: a flattened confusion matrix per group; sparse, since a group of few images fills few cells."""
-    cells = true * num_classes + predicted
-    shape = (num_classes**2, int(groups.max()) + 1)
-    return sparse.coo_array((np.ones(len(true)), (cells, groups)), shape=shape).tocsr()
-
-
 def bootstrap_weights(num_groups: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """How often each resample contains each group: (draws, G) whole numbers, with rows that sum to G.
 
@@ -69,41 +62,34 @@ def effective_groups(groups: np.ndarray) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def resampled(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, weights: np.ndarray, metric: str) -> Any:
-    """(draws,) the score in each resample, averaged over seeds; `weights` is (draws, G), `predicted` (S, n)."""
-    classes, known = _classes(true, predicted)
-    step = max(1, CHUNK // classes**2)
-    scores = np.zeros(len(weights))
-    for labels in predicted:
-        cells = group_cells(true, labels, groups, classes)
-        for start in range(0, len(weights), step):
-            drawn = (cells @ weights[start : start + step].T).T  # (draws, C * C)
-            scores[start : start + step] += scores_from_confusion(drawn.reshape(-1, classes, classes), metric, known)
-    return scores / len(predicted)
-
-
-def left_out(true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, metric: str) -> np.ndarray:
-    """(G,) the score with each group left out in turn, averaged over seeds; `predicted` is (S, n)."""
-    classes, known = _classes(true, predicted)
-    step = max(1, CHUNK // classes**2)
-    scores = np.zeros(int(groups.max()) + 1)
-    for labels in predicted:
-        cells = group_cells(true, labels, groups, classes).tocsc()
-        total = cells.sum(axis=1)[:, None]
-        for start in range(0, len(scores), step):
-            rest = (total - cells[:, start : start + step].toarray()).T.reshape(-1, classes, classes)
-            scores[start : start + step] += scores_from_confusion(rest, metric, known)
-    return scores / len(predicted)
-
-
-def _classes(true: np.ndarray, predicted: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many classes matter, and (C,) which of them occur in the truth.
+def resampled(outcomes: Outcomes, groups: np.ndarray, weights: np.ndarray, metric: str) -> np.ndarray:
+    """(draws,) the score in each resample, averaged over seeds; `weights` is (draws, G).
 
     A class that a resample has lost is left out of a mean over classes, also where a false alarm of it remains: as 0 it
     would pull the score far below any that the class could have.
     """
-    classes = int(max(true.max(), predicted.max())) + 1  # classes beyond these do not affect the scores
-    return classes, np.bincount(true, minlength=classes) > 0
+    classes, known = outcomes.classes, outcomes.known
+    step = max(1, CHUNK // classes**2)
+    scores = np.zeros(len(weights))
+    for cells in outcomes.of_groups(groups):
+        for start in range(0, len(weights), step):
+            drawn = (cells @ weights[start : start + step].T).T  # (draws, C * C)
+            scores[start : start + step] += scores_from_confusion(drawn.reshape(-1, classes, classes), metric, known)
+    return scores / len(outcomes.cells)
+
+
+def left_out(outcomes: Outcomes, groups: np.ndarray, metric: str) -> np.ndarray:
+    """(G,) the score with each group left out in turn, averaged over seeds."""
+    classes, known = outcomes.classes, outcomes.known
+    step = max(1, CHUNK // classes**2)
+    scores = np.zeros(int(groups.max()) + 1)
+    for by_group in outcomes.of_groups(groups):
+        cells = by_group.tocsc()
+        total = cells.sum(axis=1)[:, None]
+        for start in range(0, len(scores), step):
+            rest = (total - cells[:, start : start + step].toarray()).T.reshape(-1, classes, classes)
+            scores[start : start + step] += scores_from_confusion(rest, metric, known)
+    return scores / len(outcomes.cells)
 
 
 def variance_factor(groups: np.ndarray) -> float:
@@ -142,8 +128,11 @@ def reach(groups: float, level: float, factor: float | None = None) -> float:
     return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(factor or groups / (groups - 1))
 
 
-def too_few(true: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric: str) -> str:
-    """What is too scarce for a reliable interval, or ''; `mistakes` (n,) marks the images that are not always right."""
+def too_few(truth: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric: str) -> str:
+    """What is too scarce for a reliable interval, or ''.
+
+    `truth`: (n, C) as in Outcomes; `mistakes` (n,) marks the images that are not always right.
+    """
     count, effective = int(groups.max()) + 1, effective_groups(groups)
     scarce = [f"{count} groups"] if count < FEW_GROUPS else []
     if count >= FEW_GROUPS > effective:
@@ -151,20 +140,10 @@ def too_few(true: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric: 
             f"{effective:.0f} effective groups (the largest of {count} has {np.bincount(groups).max()} images)"
         )
     if metric in CLASS_MEANS:
-        pairs = np.unique(true * count + groups)
-        smallest = int(np.unique(pairs // count, return_counts=True)[1].min())
+        smallest = min(len(np.unique(groups[column > 0])) for column in truth.T if column.any())
         if smallest < FEW_CLASS_GROUPS:
             scarce.append(f"{plural(smallest, 'group')} in the smallest class")
     wrong_groups = len(np.unique(groups[mistakes]))
     if wrong_groups < FEW_MISTAKES:
         scarce.append(f"{plural(wrong_groups, 'group')} with a mistake")
     return ", ".join(scarce)
-
-
-def seeds_first(true: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray]:
-    """True classes (n,) and predicted classes (seeds, n), also for predictions (n,) of one seed. Raises InputError."""
-    predicted = np.atleast_2d(np.asarray(predicted))
-    classes = int(max(np.max(true, initial=0), predicted.max(initial=0))) + 1
-    if predicted.ndim != 2:
-        raise InputError(f"predictions must be (images,) or (seeds, images). Received: shape {predicted.shape}.")
-    return truth_and_predictions(true, predicted, classes)

@@ -7,7 +7,11 @@ import numpy as np
 from xaitune.config.choices import AUGMENTATIONS
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
+from xaitune.data.pixel_labels import pixel_labels
 from xaitune.models.backend import BACKEND, keras
+
+MOVES = frozenset({"RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"})  # masks move with the images
+COLOURS = frozenset({"RandomBrightness", "RandomContrast"})
 
 
 class Augmenter:
@@ -28,20 +32,41 @@ class Augmenter:
             counts = np.bincount(data.labels[data.indices("train")], minlength=len(data.class_names))
             self.is_augmented = counts < counts.max()
         self.labels = data.labels
+        self.pixels = pixel_labels(data) if config.segments else None
 
     def __call__(self, images: np.ndarray, rows: np.ndarray, key: list[int]) -> np.ndarray:
         """The `images`, which are the data set's `rows`, augmented as `key` determines."""
         augmented = np.array(images, np.float32)
-        places = np.flatnonzero(self.is_augmented[self.labels[rows]])
-        if len(places) == 0:
-            return augmented
-        batch: Any = augmented[places]
-        for number, layer in enumerate(self.layers):
-            state = np.random.default_rng([*key, number]).integers(0, 2**31, 2, dtype=np.uint32)
-            layer.generator.state.assign(state)
-            batch = layer(batch, training=True)
-        augmented[places] = np.clip(keras.ops.convert_to_numpy(batch), 0, 255)
+        places = self._places(rows)
+        if len(places):
+            augmented[places] = np.clip(self._changed(augmented[places], key, MOVES | COLOURS), 0, 255)
         return augmented
+
+    def move_labels(self, rows: np.ndarray, key: list[int]) -> np.ndarray | None:
+        """The pixel classes (n, h, w) of `rows`, moved as the images are for this `key`; None in a classification."""
+        if self.pixels is None:
+            return None
+        labels = self.pixels.load(rows).copy()
+        places = self._places(rows)
+        if len(places):
+            values = np.unique(labels[places])
+            one_hot = (labels[places][..., None] == values).astype(np.float32)
+            labels[places] = values[self._changed(one_hot, key, MOVES).argmax(axis=-1)]
+        return labels
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        """The positions among `rows` of the images that are changed."""
+        return np.flatnonzero(self.is_augmented[self.labels[rows]])
+
+    def _changed(self, images: np.ndarray, key: list[int], kinds: frozenset[str]) -> np.ndarray:
+        """The images changed by the layers of these `kinds`, each with the random numbers that `key` gives it."""
+        batch: Any = images
+        for number, layer in enumerate(self.layers):
+            if type(layer).__name__ in kinds:
+                state = np.random.default_rng([*key, number]).integers(0, 2**31, 2, dtype=np.uint32)
+                layer.generator.state.assign(state)
+                batch = layer(batch, training=True)
+        return keras.ops.convert_to_numpy(batch)
 
 
 def epoch_rows(data: ImageData, config: TrainConfig, rng: np.random.Generator) -> np.ndarray:
@@ -67,6 +92,7 @@ class View:
     def __init__(self, data: ImageData, config: TrainConfig, view: int) -> None:
         self.data, self.augmenter, self.key = data, Augmenter(data, config), [config.seed, view]
         self.rows = data.indices("train")
+        self._labels: np.ndarray | None = None
         self.config, self.image_size = data.config, data.image_size
         self.files = [data.files[row] for row in self.rows]
         kinds = {name: AUGMENTATIONS[name] for name in (config.augmentation or "").split(",")}
@@ -83,3 +109,12 @@ class View:
         return np.stack(
             [self.augmenter(i[None], np.array([row]), [*self.key, int(position)])[0] for i, row, position in images]
         )
+
+    def move_labels(self, positions: np.ndarray) -> np.ndarray | None:
+        """The pixel classes of these copies; None in a classification."""
+        if self.augmenter.pixels is None:
+            return None
+        if self._labels is None:  # every epoch with this view needs them
+            places = [(np.array([row]), [*self.key, position]) for position, row in enumerate(self.rows)]
+            self._labels = np.concatenate([self.augmenter.move_labels(*place) for place in places])
+        return self._labels[np.asarray(positions)]

@@ -7,6 +7,7 @@ import numpy as np
 
 from xaitune.models.backend import keras
 from xaitune.models.blocks import block_ends, has_blocks_head
+from xaitune.models.unet import is_unet
 
 POOLED = "pooled"  # the mean and the maximum over space of each block's last convolution, (n, 2 * all channels)
 
@@ -14,8 +15,10 @@ POOLED = "pooled"  # the mean and the maximum over space of each block's last co
 def cut_layer(model: keras.Model, through: int) -> str:
     """The layer whose output the rest of the model needs if Block 1..`through` (1..5) are frozen.
 
-    A head on the features of all blocks needs those of the frozen blocks too; see `cut_output`.
+    A head on the features of all blocks, and a decoder, need those of the frozen blocks too; see `cut_output`.
     """
+    if is_unet(model):
+        return block_ends(model)[through]
     if through < 5:
         return f"block{through}_pool"
     names = {layer.name for layer in model.layers}
@@ -26,33 +29,45 @@ def cut_output(model: keras.Model, through: int) -> Any:
     """All that the rest of the model needs, as one tensor: the output of `cut_layer`.
 
     With a head on the features of all blocks and `through` < 5 it is that output made flat, followed by the features of
-    the frozen blocks.
+    the frozen blocks; with a decoder, the outputs of all frozen blocks made flat.
     """
-    output = model.get_layer(cut_layer(model, through)).output
-    if not (through < 5 and has_blocks_head(model)):
-        return output
-    parts = [model.get_layer(name).output for name in _pooling_layers(through)]
-    return keras.ops.concatenate([keras.ops.reshape(keras.ops.cast(output, "float32"), (-1, _size(output))), *parts], 1)
+    parts = _parts(model, through)
+    if len(parts) == 1:
+        return parts[0]
+    return keras.ops.concatenate([keras.ops.reshape(keras.ops.cast(x, "float32"), (-1, _size(x))) for x in parts], 1)
 
 
 def suffix_model(model: keras.Model, through: int) -> keras.Model:
     """The part of the model after the frozen prefix. It shares the model's layers, so training it trains the model."""
     if through == 0:
         return model
-    cut = model.get_layer(cut_layer(model, through)).output
-    if not (through < 5 and has_blocks_head(model)):
-        return keras.Model(cut, model.output)
-    parts = [model.get_layer(name).output for name in _pooling_layers(through)]
-    rest = keras.Model([cut, *parts], model.output)
-    packed = keras.Input((_size(cut) + sum(part.shape[-1] for part in parts),))
-    ends = np.cumsum([_size(cut), *(part.shape[-1] for part in parts)])
-    columns = [packed[:, start:end] for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-    maps = keras.ops.reshape(packed[:, : _size(cut)], (-1, *cut.shape[1:]))
-    return keras.Model(packed, rest.call([maps, *columns]))
+    parts = _parts(model, through)
+    if len(parts) == 1:
+        return keras.Model(parts[0], model.output)
+    rest = keras.Model(parts, model.output)
+    ends = np.cumsum([0, *map(_size, parts)]).tolist()
+    packed = keras.Input((ends[-1],))
+    columns = [
+        keras.ops.reshape(packed[:, start:end], (-1, *part.shape[1:]))
+        for part, start, end in zip(parts, ends[:-1], ends[1:], strict=True)
+    ]
+    return keras.Model(packed, rest.call(columns))
+
+
+def _parts(model: keras.Model, through: int) -> list[Any]:
+    """The tensors that the rest of the model needs."""
+    names = [cut_layer(model, through)]
+    if is_unet(model):
+        names = [cut_layer(model, block) for block in range(1, through + 1)]
+    elif through < 5 and has_blocks_head(model):
+        names += _pooling_layers(through)
+    return [model.get_layer(name).output for name in names]
 
 
 def cached_names(model: keras.Model, through: int) -> tuple[str, ...]:
     """The names of the cached features that the rest of the model needs."""
+    if is_unet(model):
+        return tuple(cut_layer(model, block) for block in range(1, through + 1))
     if through < 5:
         return (cut_layer(model, through), *([POOLED] if has_blocks_head(model) else []))
     # The pooled features come along: a sweep fits linear heads on them.
@@ -72,8 +87,11 @@ def cached_output(model: keras.Model, name: str) -> Any:
 
 def suffix_inputs(model: keras.Model, through: int, cached: Sequence[np.ndarray]) -> Any:
     """The inputs of `suffix_model` for all images, from the arrays of `cached_names`."""
+    if is_unet(model):
+        return Packed(cached) if through > 1 else cached[0]
     if through < 5:
-        return Packed(cached[0], cached[1][:, : _pooled_width(model, through)]) if has_blocks_head(model) else cached[0]
+        pooled = has_blocks_head(model)
+        return Packed([cached[0], cached[1][:, : _pooled_width(model, through)]]) if pooled else cached[0]
     if cut_layer(model, 5) == "gap":
         width = model.get_layer("gap").output.shape[-1]
         return cached[0][:, -2 * width : -width]  # the means of Block 5, whose maxima follow
@@ -92,17 +110,17 @@ def pooled_columns(channels: Sequence[int], block: int) -> slice:
 
 
 class Packed:
-    """Maps (n, h, w, c) and vectors (n, d), indexed by rows: the maps made flat, followed by the vectors."""
+    """Several arrays (n, ...), indexed by rows: each made flat, one after the other, as float32."""
 
-    def __init__(self, maps: np.ndarray, vectors: np.ndarray) -> None:
-        self.maps, self.vectors = maps, vectors
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = tuple(arrays)
 
     def __len__(self) -> int:
-        return len(self.maps)
+        return len(self.arrays[0])
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        maps = np.asarray(self.maps[rows], np.float32)
-        return np.concatenate([maps.reshape(len(maps), -1), self.vectors[rows]], axis=1)
+        chosen = [np.asarray(array[rows], np.float32) for array in self.arrays]
+        return np.concatenate([part.reshape(len(part), -1) for part in chosen], axis=1)
 
 
 def _pooling_layers(through: int) -> list[str]:

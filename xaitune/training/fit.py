@@ -2,25 +2,23 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
-from xaitune.config.choices import LOSSES, METRICS, OPTIMIZERS
+from xaitune.config.choices import OPTIMIZERS
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.backend import keras
 from xaitune.models.keras_private import scaled_optimizer
 from xaitune.models.optimizers import optimizer_class
 from xaitune.models.steps import TrainingStep
-from xaitune.stats.metrics import confusion, scores_from_confusion
 from xaitune.training.augment import epoch_rows
-from xaitune.training.inputs import AugmentedImages, AugmentedViews
-from xaitune.training.network import PREDICT_BATCH, Part
+from xaitune.training.inputs import AugmentedImages, AugmentedViews, read_ahead, read_rows
+from xaitune.training.network import Part
 from xaitune.training.schedule import block_factors, epoch_rates, variable_parts
+from xaitune.training.targets import make_targets
 
 CLIPPING = "each block"  # recorded with a run: before, one norm over all variables was clipped
 STAGES = ("head", "fine-tune", "final")
@@ -41,7 +39,6 @@ class Fit:
     ) -> None:
         model = part.model
         self.model, self.inputs, self.config, self.stage, self.rate = model, inputs, config, stage, rate
-        self.num_classes = len(data.class_names)
         self.augmented: AugmentedImages | AugmentedViews | None = None  # training inputs other than `inputs`
         optimizer_name, optimizer_options, *_ = OPTIMIZERS[optimizer]
         factors = block_factors(variable_parts(model), config.block_rates if stage == "fine-tune" else None)
@@ -50,13 +47,8 @@ class Fit:
         self.optimizer.build(model.trainable_variables)
         self.step = TrainingStep(part.gradients(config), self.optimizer)
         self.predict = part.predict
-        self.labels = data.labels
-        self.targets = (
-            np.eye(self.num_classes, dtype=np.float32)[data.labels] if LOSSES[config.loss][1] else data.labels
-        )
-        self.validation = data.indices("validation")
         self.order = functools.partial(epoch_rows, data, config if stage != "head" else TrainConfig())
-        self.sample_weight = image_weights(data, config)
+        self.targets = make_targets(data, config)
 
     def optimizer_state(self) -> list[np.ndarray]:
         """The optimizer's variables."""
@@ -106,59 +98,24 @@ class Fit:
     def _train_epoch(self, epoch: int, batches: Sequence[np.ndarray], rates: np.ndarray) -> dict[str, float]:
         """Train on all `batches` of rows; returns the loss and accuracy on the training images, and the clipped share."""
 
-        def read_batch(step: int) -> np.ndarray:
+        def read(step: int) -> tuple[np.ndarray, np.ndarray | None]:
             rows = batches[step]
-            return self.augmented.read(rows, epoch, step) if self.augmented else _batch(self.inputs, rows)
+            return self.augmented.read(rows, epoch, step) if self.augmented else (read_rows(self.inputs, rows), None)
 
         sums = np.zeros(3)
-        for step, inputs in enumerate(_read_ahead(read_batch, len(batches))):
+        for step, (inputs, labels) in enumerate(read_ahead(read, len(batches))):
             rows = batches[step]
             if step == 0 or rates[step] != rates[step - 1]:
                 self.optimizer.learning_rate = float(rates[step])
             if self.augmented and self.augmented.prefix:
                 inputs = self.augmented.prefix(inputs)
-            sums += len(rows) * np.array(self.step(inputs, self.targets[rows], self.sample_weight[rows]))
+            sums += len(rows) * np.array(self.step(inputs, *self.targets.batch(rows, labels)))
         loss, accuracy, clipped = (sums / sum(map(len, batches))).tolist()
         return {"train_loss": loss, "train_accuracy": accuracy, "clipped": clipped}
 
     def _validate(self) -> dict[str, float]:
         """The loss (the mean of -log p of the true class) and every metric on the validation images."""
-        return validation_scores(logits_of(self.predict, self.inputs, self.validation), self.labels[self.validation])
-
-
-def image_weights(data: ImageData, config: TrainConfig) -> np.ndarray:
-    """The weight of each image in the loss (images,), that of its class, by the frequencies f of the training images.
-
-    class_weight 'balanced': 1 / (f * classes); 'share': 1 - f, as a study of animal X-rays has it; named weights: those,
-    and 1 for the other classes; None: 1.
-    """
-    counts = np.bincount(data.labels[data.indices("train")], minlength=len(data.class_names))
-    if config.class_weight == "balanced":
-        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
-    elif config.class_weight == "share":
-        weights = 1 - counts / counts.sum()
-    else:
-        named = config.weights_by_class
-        weights = np.array([named.get(name, 1.0) for name in data.class_names])
-    return weights[data.labels].astype(np.float32)
-
-
-def mean_loss(logits: np.ndarray, true: np.ndarray) -> float:
-    """The mean of -log p of the true class, for logits (n, classes) and class numbers (n,)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(-np.log(np.maximum(softmax(logits, axis=1)[np.arange(len(true)), true], 1e-12)).mean())
-
-
-def validation_scores(logits: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """The columns of the history about the validation images: the loss and every metric."""
-    matrix = confusion(true, logits.argmax(axis=1), logits.shape[1])
-    scores = {f"val_{metric}": float(scores_from_confusion(matrix, metric)) for metric in METRICS}
-    return {"val_loss": mean_loss(logits, true), **scores}
-
-
-def train_scores(logits: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """The columns of the history about the training images, for a head that is not trained step by step."""
-    return {"train_loss": mean_loss(logits, true), "train_accuracy": float((logits.argmax(axis=1) == true).mean())}
+        return self.targets.validate(self.predict, self.inputs)
 
 
 def _reseed_dropout(model: keras.Model, key: list[int]) -> None:
@@ -166,26 +123,3 @@ def _reseed_dropout(model: keras.Model, key: list[int]) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout):
             layer.seed_generator.state.assign(np.random.default_rng(key).integers(0, 2**31, 2, dtype=np.uint32))
-
-
-def _batch(inputs: Any, rows: np.ndarray) -> np.ndarray:
-    """The inputs at `rows`; images as float32, features in the precision in which they are cached."""
-    batch = np.asarray(inputs[rows])
-    return batch.astype(np.float32) if batch.dtype == np.uint8 else batch
-
-
-def logits_of(predict: Callable[[np.ndarray], np.ndarray], inputs: Any, rows: np.ndarray) -> np.ndarray:
-    """(rows, classes) logits of the images or features at `rows`, as float64."""
-    batches = [rows[i : i + PREDICT_BATCH] for i in range(0, len(rows), PREDICT_BATCH)]
-    logits = [predict(batch) for batch in _read_ahead(lambda i: _batch(inputs, batches[i]), len(batches))]
-    return np.concatenate(logits).astype(np.float64)
-
-
-def _read_ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Yield `read` of 0, 1, ..; a thread reads each one while the one before is in use, so no step waits for the disk."""
-    with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(read, 0)
-        for number in range(1, count):
-            ready, pending = pending.result(), reader.submit(read, number)
-            yield ready
-        yield pending.result()

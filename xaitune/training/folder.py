@@ -64,11 +64,16 @@ def is_linear(config: TrainConfig) -> bool:
     return config.head == "blocks" and config.freeze_through == 5 and not config.final_epochs
 
 
-def run_identity(config: TrainConfig, data_config: DataConfig, fingerprint: str, weights: str) -> dict[str, Any]:
-    """Everything that determines a run's result: two runs with equal identities are the same run."""
+def run_identity(
+    config: TrainConfig, data_config: DataConfig, fingerprint: str, weights: str, pixels: str = ""
+) -> dict[str, Any]:
+    """Everything that determines a run's result: two runs with equal identities are the same run.
+
+    `weights`: the digest of the pretrained weights; `pixels`: that of the masks, of a segmentation.
+    """
     train = identity_of(config) | {"learning_rate": config.rate}
     data = {"fingerprint": fingerprint, "image_size": list(data_config.image_size), "resize": data_config.resize}
-    return {**train, **data, "weights": weights}
+    return {**train, **data, "weights": weights} | ({"pixels": pixels} if pixels else {})
 
 
 def identity_difference(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -15,13 +15,18 @@ from xaitune._progress import Progress
 from xaitune.config.fields import identity_of
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
+from xaitune.data.pixel_labels import pixel_labels
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks
+from xaitune.models.steps import training_scope
+from xaitune.models.unet import RATE, decoder_layers
 from xaitune.training.cut import cached_names, pooled_columns, suffix_inputs, suffix_model
 from xaitune.training.features import FeatureCache, pass_through
-from xaitune.training.fit import Fit, image_weights, train_scores, validation_scores
+from xaitune.training.fit import Fit
+from xaitune.training.inputs import all_images
 from xaitune.training.linear import fit_linear_head
 from xaitune.training.network import Network, Part
+from xaitune.training.targets import image_weights, train_scores, validation_scores
 
 HEAD_LOGIT_STEP = 0.5  # about how far one step of Adam may move a logit
 
@@ -40,6 +45,8 @@ def trained_head(
     trained by Adam for `head_epochs` epochs at the rate of `head_rate`. `report` is called with a text after each epoch.
     """
     about = identity_of(config, "head") | {"data": data.fingerprint}
+    if config.segments:
+        about["pixels"] = pixel_labels(data).digest
     if config.head == "blocks":  # nothing about it is random, and the metric chooses its penalty
         about |= {"metric": config.metric, "seed": 0}
     key = json.dumps(about, sort_keys=True)
@@ -61,18 +68,41 @@ def _train_head(
     report: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     """The head trained by Adam, as `trained_head` returns it."""
+    if config.segments:
+        return _train_decoder(network, data, config, cache, report)
     features = block5_features(network, data, cache)
     rate = head_rate(features[data.indices("train")])
     freeze_blocks(network.model, 5)
     part = Part(suffix_model(network.model, 5))  # a head computes in float32, and on one GPU
-    fit = Fit(part, features, data, config, "head", "adam", rate)
+    history = _epochs(Fit(part, features, data, config, "head", "adam", rate), config, report)
+    layers = [layer for layer in part.model.layers if isinstance(layer, keras.layers.Dense)]
+    return {"weights": {layer.name: layer.get_weights() for layer in layers}, "history": history}
+
+
+def _train_decoder(
+    network: Network,
+    data: ImageData,
+    config: TrainConfig,
+    cache: FeatureCache,
+    report: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """The decoder trained by Adam on the features of all blocks, as `trained_head` returns it."""
+    features = cache.get(network.model, data, [5], network.precision)[5]
+    with training_scope():
+        part = network.part(5, cut=features is not None)  # without room for the features, every step computes them
+        inputs = all_images(data) if features is None else features
+        history = _epochs(Fit(part, inputs, data, config, "head", "adam", RATE), config, report)
+    return {"weights": {layer.name: layer.get_weights() for layer in decoder_layers(part.model)}, "history": history}
+
+
+def _epochs(fit: Fit, config: TrainConfig, report: Callable[[str], None] | None) -> list[dict[str, Any]]:
+    """Train for `head_epochs`; the rows of the history."""
     history = []
     for epoch in range(config.head_epochs):
         history.append(fit.epoch(epoch))
         if report:
             report(f"head {epoch + 1}/{config.head_epochs}")
-    layers = [layer for layer in part.model.layers if isinstance(layer, keras.layers.Dense)]
-    return {"weights": {layer.name: layer.get_weights() for layer in layers}, "history": history}
+    return history
 
 
 def _fit_head(

@@ -1,27 +1,30 @@
 """The network that a process trains, run after run: built, cut and traced once."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from xaitune.config.choices import LOSSES
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
+from xaitune.data.pixel_labels import pixel_labels
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks
+from xaitune.models.pixel_losses import pixel_loss
 from xaitune.models.precision import copy_layers, with_precision
 from xaitune.models.predict import Predictor
 from xaitune.models.scratch import build_scratch
 from xaitune.models.steps import Gradients, training_scope
+from xaitune.models.unet import build_unet, is_unet
 from xaitune.models.vgg import build_vgg16, reset_weights
 from xaitune.models.weights import Backbone
 from xaitune.training.cut import cut_output, suffix_model
+from xaitune.training.inputs import PREDICT_BATCH
 from xaitune.training.schedule import variable_parts
 
 CLIP_NORM = (
     3.0  # of the gradient of each block and of the head: without batch normalisation one bad batch could ruin it
 )
-PREDICT_BATCH = 64
 
 
 class Part:
@@ -43,7 +46,11 @@ class Part:
             name, _, options = LOSSES[config.loss]
             if config.label_smoothing:
                 options = {**options, "label_smoothing": config.label_smoothing}
-            loss = getattr(keras.losses, name)(from_logits=True, **options)
+            loss: Callable[..., Any]
+            if is_unet(self.model):
+                loss = pixel_loss(config.loss, self.model.output_shape[-1], config.label_smoothing)
+            else:
+                loss = getattr(keras.losses, name)(from_logits=True, **options)
             self._gradients[key] = Gradients(self.model, loss, CLIP_NORM, variable_parts(self.model))
         return self._gradients[key]
 
@@ -99,10 +106,12 @@ def network_for(
 ) -> Network:
     """A network with the weights that a run starts from: that in `networks`, if it has the same shapes, or a new one.
 
-    Only a network that later runs can use is kept there: not one with a random base, nor one with a linear head, whose
-    statistics become constants when it is traced.
+    Only a network that later runs can use is kept there: not one with a random base or a decoder, nor one with a linear head,
+    whose statistics become constants when it is traced.
     """
     key = len(data.class_names), data.image_size, config.head, backbone.digest, precision
+    if config.segments:
+        return Network(build_for(data, config, backbone), precision)
     if key in networks:
         reset_weights(networks[key].model, backbone, config.seed)
         return networks[key]
@@ -117,6 +126,9 @@ def build_for(
     data: ImageData, config: TrainConfig, backbone: Backbone, head_blocks: Sequence[int] = BLOCKS
 ) -> keras.Model:
     """The model that a run starts from; `head_blocks`: the blocks whose features the head 'blocks' takes."""
+    if config.segments:
+        classes = len(pixel_labels(data).class_names)
+        return build_unet(classes, image_size=data.image_size, weights=backbone, seed=config.seed)
     if config.from_scratch:
         return build_scratch(config.architecture, len(data.class_names), image_size=data.image_size, seed=config.seed)
     return build_vgg16(

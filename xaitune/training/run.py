@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json, write_json
+from xaitune.config.choices import PIXEL_METRICS
 from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.plots import charts
+from xaitune.stats.outcomes import Outcomes
+from xaitune.stats.segmentation import metric_counts, regions
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import CONFIG, RESULT, is_finished
 
@@ -102,6 +106,42 @@ def prediction_table(data: ImageData, probabilities: np.ndarray) -> pd.DataFrame
         }
     )
     return pd.concat([frame, pd.DataFrame(probabilities, columns=[f"p({n})" for n in data.class_names])], axis=1)
+
+
+def pixel_table(data: ImageData, counts: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
+    """predictions.csv of a segmentation, from pixel counts (n, C, C).
+
+    file, group, split; the class of the image's region in truth and prediction ('background' for none) and their IoU (see
+    `segmentation.regions`); and a column 'pixels(true>predicted)' for each pair of classes.
+    """
+    found, names = regions(counts), np.array(class_names)
+    frame = pd.DataFrame(
+        {
+            "file": data.files,
+            "group": data.groups,
+            "split": data.split,
+            "true": names[found.true],
+            "predicted": names[found.predicted],
+            "iou": found.iou,
+        }
+    )
+    pairs = [f"pixels({a}>{b})" for a in class_names for b in class_names]
+    return pd.concat([frame, pd.DataFrame(counts.reshape(len(counts), -1), columns=pairs)], axis=1)
+
+
+def pixel_counts_of(table: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
+    """(n, C, C) the pixel counts in the rows of a segmentation's predictions."""
+    pairs = [f"pixels({a}>{b})" for a in class_names for b in class_names]
+    return table[pairs].to_numpy(np.int64).reshape(-1, len(class_names), len(class_names))
+
+
+def outcomes_of(tables: Sequence[pd.DataFrame], class_names: Sequence[str], metric: str) -> Outcomes:
+    """What the rows of predictions of several seeds, on the same images, count for a score; of a segmentation its pixels."""
+    if metric in PIXEL_METRICS:
+        return Outcomes.of_counts([metric_counts(pixel_counts_of(table, class_names), metric) for table in tables])
+    number = {name: i for i, name in enumerate(class_names)}
+    true = tables[0]["true"].map(number).to_numpy(np.int64)
+    return Outcomes.of_classes(true, np.stack([t["predicted"].map(number).to_numpy(np.int64) for t in tables]))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
 
 from xaitune import _files, _machine
 from xaitune._progress import Notes, Progress
@@ -19,12 +18,11 @@ from xaitune.models.precision import describe, resolve_precision
 from xaitune.models.predict import Predictor
 from xaitune.models.steps import training_scope
 from xaitune.models.weights import Backbone, load_backbone
-from xaitune.stats.metrics import classification_metrics
 from xaitune.training.augment import Augmenter, View
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.cut import pooled_columns, suffix_model
 from xaitune.training.features import FeatureCache
-from xaitune.training.fit import CLIPPING, STAGES, Fit, logits_of
+from xaitune.training.fit import CLIPPING, STAGES, Fit
 from xaitune.training.folder import (
     RESULT,
     choose_folder,
@@ -39,8 +37,9 @@ from xaitune.training.folder import (
 from xaitune.training.head import block5_features, set_head, trained_head
 from xaitune.training.inputs import AugmentedImages, AugmentedViews, ImagesOnDisk, all_images
 from xaitune.training.network import Network, Networks, Part, build_for, network_for
-from xaitune.training.run import Run, load_run, prediction_table
+from xaitune.training.run import Run, load_run
 from xaitune.training.schedule import cuts_rate
+from xaitune.training.targets import class_names, make_targets, pixel_digest, require_trainable
 
 SAVE_SECONDS = 10.0  # a kill loses at most the epoch in progress, or this long where epochs are shorter
 FINAL_RATE_DIVISOR = 100  # of the fine-tuning rate, in the final stage
@@ -106,10 +105,9 @@ def train_until(
     The folder of a paused run holds its history so far, and a later call continues it. `networks` keeps what has been
     built and traced for the next call.
     """
-    data.require_trainable()
-    data.require_classes(config.named_classes)
+    require_trainable(data, config)
     backbone = load_backbone(config.weights, config.architecture)
-    identity = run_identity(config, data.config, data.fingerprint, backbone.digest)
+    identity = run_identity(config, data.config, data.fingerprint, backbone.digest, pixel_digest(data, config))
     folder, note = choose_folder(Path(runs_dir), run_name(config), name, identity, overwrite=overwrite)
     if note and notes:
         notes(note)
@@ -117,7 +115,7 @@ def train_until(
         contents = {
             "train": dataclasses.asdict(config),
             "data": dataclasses.asdict(data.config),
-            "class_names": list(data.class_names),
+            "class_names": list(class_names(data, config)),
             "identity": identity,
         }
         start_folder(folder, "run", contents, overwrite=overwrite)
@@ -263,7 +261,7 @@ class _Training:
         if stage.through and inputs is not self.images:
             features = self._view_features(views, stage.through)
             if features:
-                return AugmentedViews(features, train, None)
+                return AugmentedViews(views, train, None, features)
             prefix = self.network.prefix(stage.through)
         if views:
             return AugmentedViews(views, train, prefix)
@@ -351,10 +349,10 @@ class _Training:
         """Write the run's files, result.json last. Without `predict`, or if a prediction is not finite, it has diverged."""
         self._write_history()
         state, metrics = "diverged", {}
-        if predict is not None:
-            probabilities = softmax(logits_of(predict, inputs, np.arange(len(self.data.files))), axis=1)
-            if np.isfinite(probabilities).all():  # also on images outside the validation split
-                state, metrics = "finished", self._write_predictions_and_model(probabilities)
+        results = make_targets(self.data, self.config).judge(predict, inputs) if predict is not None else None
+        if results is not None:  # finite, also on images outside the validation split
+            state, metrics = "finished", results.metrics
+            self._write_predictions_and_model(results.predictions)
         seconds = sum(row["seconds"] for row in self.history)
         _files.write_json(self.folder / RESULT, {"state": state, "metrics": metrics, "seconds": seconds})
         self.checkpoint.remove()
@@ -364,16 +362,11 @@ class _Training:
         _files.write_csv(self.folder / "history.csv", pd.DataFrame(self.history))
         _files.write_json(self.folder / "metadata.json", self._metadata())
 
-    def _write_predictions_and_model(self, probabilities: np.ndarray) -> dict[str, Any]:
-        """Write predictions.csv and model.keras; returns the metrics of each split."""
-        _files.write_csv(self.folder / "predictions.csv", prediction_table(self.data, probabilities))
-        metrics = {}
-        for split in ("train", "validation", "test"):
-            rows = self.data.indices(split)
-            metrics[split] = classification_metrics(self.data.labels[rows], probabilities[rows], self.data.class_names)
+    def _write_predictions_and_model(self, predictions: pd.DataFrame) -> None:
+        """Write predictions.csv and model.keras."""
+        _files.write_csv(self.folder / "predictions.csv", predictions)
         with _files.writing(self.folder / "model.keras") as part:
             self.network.model.save(part)
-        return metrics
 
     def _metadata(self) -> dict[str, Any]:
         """Versions, machine and inputs of the run, for metadata.json."""
