@@ -1,6 +1,6 @@
 """The segmentation study in reduced form, on magnetic tiles: losses, and freezing depths; the tables of docs/studies.md.
 
-    python benchmarks/segmentation.py WORK --data FOLDER --weights vgg16_imagenet_notop.h5 [--only losses|depths|classes] [--write]
+    python benchmarks/segmentation.py WORK --data FOLDER --weights vgg16_imagenet_notop.h5 [--only NAME] [--write]
 
 FOLDER holds magnetic-tile with its images, masks and groups.csv. The images are all tiles with a defect, and SOUND sound ones.
 Each study is a comparison in WORK/runs, which goes on where it was stopped; what it found is put into results/segmentation.csv.
@@ -74,7 +74,7 @@ def run_study(name: str, args: argparse.Namespace) -> None:
         data,
         xt.TrainConfig(**TRAIN, **study["train"], weights=args.weights),
         factor=study["factor"],
-        seeds=study["seeds"],
+        seeds=args.seeds or study["seeds"],
         learning_rates="own",
         name=name,
         runs_dir=args.work / "runs",
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with magnetic-tile")
     parser.add_argument("--weights", help="ImageNet's VGG16 without its head (.h5)")
     parser.add_argument("--only", choices=list(STUDIES), help="this study alone")
+    parser.add_argument("--seeds", type=int, help="seeds of each cell, in place of the study's own")
     parser.add_argument("--write", action="store_true", help="write the tables of docs/studies.md")
     args = parser.parse_args()
     for name in STUDIES if args.work else ():

@@ -23,6 +23,7 @@ from xaitune.report.page import write_report
 from xaitune.report.run_figures import per_class_rows
 from xaitune.stats import intervals as stats
 from xaitune.stats.comparisons import Difference
+from xaitune.stats.per_class import per_class_intervals
 from xaitune.training.run import Run
 
 CLASSES = ("<b>hole</b>", "균열", "no defect")
@@ -306,10 +307,10 @@ def test_figures_of_each_class(full):
 
 def test_class_intervals_never_claim_certainty():
     true = np.repeat([0, 1], 5)
-    rows = per_class_rows(true, true, np.arange(10), ["a", "b"])
+    rows = per_class_rows(per_class_intervals(true, true, np.arange(10), 2), ["a", "b"])
     low, high = stats.wilson_interval(5, 5)
     assert rows[0]["figures"][1] == ("1.000", f"[{low:.3f}, {high:.3f}]")
-    empty = per_class_rows(np.zeros(4, int), np.zeros(4, int), np.arange(4), ["a", "b"])[1]
+    empty = per_class_rows(per_class_intervals(np.zeros(4, int), np.zeros(4, int), np.arange(4), 2), ["a", "b"])[1]
     assert empty["images"] == 0
     assert empty["figures"][0] == ("–", "[no interval]")
 

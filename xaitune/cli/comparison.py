@@ -87,9 +87,12 @@ def _say_comparison(ui: Ui, table: Any) -> None:
     shown = table.table()
     ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds}")
     scores = table.scores().round(3)
-    scores.columns = ["validation loss", "train", "validation", "test", "test weighted F1"]
-    ui.table(scores, "Loss in nats, accuracy on each split, and weighted F1; means over the seeds")
-    if "loss" in table.factors:
+    if table.segments:
+        ui.table(scores, "Test IoU of each class, mean IoU and F1@IoU; means over the seeds")
+    else:
+        scores.columns = ["validation loss", "train", "validation", "test", "test weighted F1"]
+        ui.table(scores, "Loss in nats, accuracy on each split, and weighted F1; means over the seeds")
+    if "loss" in table.factors and not table.segments:
         for split in ("validation", "test"):
             ui.table(_wide(table.losses(split)), f"Loss per class and seed, {split} (-log p of the true class, nats)")
     pairs = table.pairs()

@@ -8,6 +8,7 @@ import typer
 
 from xaitune._files import write_csv, writing
 from xaitune._names import plural
+from xaitune.cli.console import Ui
 from xaitune.cli.options import Job, command, option
 from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
@@ -71,7 +72,9 @@ def init(
     job.fresh = job.config_file is None
     _, images = load_data(job, data)
     config = job.config(data)  # with its paths as they were given
-    images.require_trainable()
+    from xaitune.training.targets import require_trainable
+
+    require_trainable(images, config.train)
     job.ui.table(images.counts()[["train", "validation", "test", "groups"]], "Images per class")
     if config.data.groups is None:
         job.ui.warn(
@@ -108,7 +111,12 @@ def data_check(job: Job, data: DataPath = None) -> None:
     job.ui.table(check.counts[["images", "groups", "train", "validation", "test"]], "Images per class")
     job.ui.table(check.frequencies, "Class frequencies")
     job.ui.table(check.sizes, "Sizes and modes")
-    for row in check.problems[~check.problems["kind"].isin(SAID)].itertuples():
+    config = job.config(data)
+    found = check.problems[~check.problems["kind"].isin(SAID)]
+    problems: list[Any] = list(found.itertuples())
+    if config.train.segments or config.data.pixel_classes is not None:  # then classes of images need not be learnt
+        problems = [row for row in problems if row.level != "error"] + _check_pixels(job.ui, images)
+    for row in problems:
         (job.ui.say if row.level == "note" else job.ui.warn)(f"{row.level}: {row.message}")
     folder = job.runs_dir / "data-check"
     write_csv(folder / "counts.csv", check.counts.reset_index())
@@ -120,7 +128,17 @@ def data_check(job: Job, data: DataPath = None) -> None:
         write_csv(groups, check.proposed_groups)
         wrote.append(groups)
         job.ui.say(f"Proposed groups: {check.proposed_groups['group'].nunique()}. Use them with --groups {groups}")
-    errors = [row.message for row in check.problems.itertuples() if row.level == "error"]
-    job.ui.finish(wrote, "" if errors else "xaitune train", ok=check.ok, image_worth=check.image_worth, errors=errors)
+    errors = [row.message for row in problems if row.level == "error"]
+    job.ui.finish(wrote, "" if errors else "xaitune train", ok=not errors, image_worth=check.image_worth, errors=errors)
     if errors:
         raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
+
+
+def _check_pixels(ui: Ui, images: Any) -> list[Any]:
+    """Print how frequent each pixel class is; returns the problems of the masks."""
+    from xaitune.data.pixel_labels import PixelLabels
+
+    labels = PixelLabels(images)
+    if not labels.unusable:
+        ui.table(labels.shares(), "Pixels per class, at the files' own sizes, and the images that have them", digits=4)
+    return labels.find_problems()

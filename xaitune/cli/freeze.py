@@ -190,18 +190,14 @@ def sweep_freeze(
         counts = {"folder": str(plan.folder), "runs": plan.total, "missing": plan.total - plan.done}
         job.ui.finish([], "the same command without --dry-run", **counts, seconds=seconds, disk_bytes=disk_bytes)
         return
-    advice = _known_advice(job, images, plan.weights) or _advise(job, config, images, cache_gb=cache_gb)
-    depths = config.sweep.freeze_through
-    if advice.freeze_through not in depths and "freeze_through" not in job.given.get(SweepConfig, {}):
-        depths = tuple(sorted({*depths, advice.freeze_through}))
-        grid = replace_fields(config.sweep, {"freeze_through": depths})
-        plan = plan_sweep(images, grid, config.train, name=name, runs_dir=job.runs_dir)
-        job.ui.say(f"The advised depth {advice.freeze_through} is added to the grid.")
-    if advice.freeze_through not in depths or len(depths) < 2:
-        job.ui.warn(
-            f"This grid cannot check the advice: it needs the advised depth {advice.freeze_through} and another. "
-            f"Received: {', '.join(map(str, depths))}."
+    if config.train.segments:
+        job.ui.say(
+            "The advice is about classes of images, so this sweep of segmentations compares the depths without it."
         )
+        advice = None
+    else:
+        advice = _known_advice(job, images, plan.weights) or _advise(job, config, images, cache_gb=cache_gb)
+        plan = _with_advised(job, config, images, plan, advice, name)
     start = time.monotonic()
     with job.ui.progress("sweeping") as report:
         table = run_sweep(
@@ -215,7 +211,9 @@ def sweep_freeze(
         )
     say_sweep(job.ui, table)
     job.ui.say(f"The sweep took {duration(time.monotonic() - start)}")
-    wrote, verdict = _say_verdict(job.ui, advice, table)
+    wrote, verdict = [table.path / "sweep.csv"], {"verdict": None, "sentence": ""}
+    if advice is not None:
+        wrote, verdict = _say_verdict(job.ui, advice, table)
     failed = table.runs[table.runs["state"].str.startswith("failed")]["name"].tolist()
     records = {"cells": table.cells.to_dict("records"), "heads": table.heads.to_dict("records")}
     job.ui.finish(wrote, "xaitune report", **records, failed=failed, **verdict)
@@ -223,6 +221,24 @@ def sweep_freeze(
         raise RunError(
             f"{len(failed)} of the runs failed: {', '.join(failed)}. Run the same command again to try them."
         )
+
+
+def _with_advised(job: Job, config: Any, images: Any, plan: Any, advice: Any, name: str | None) -> Any:
+    """The plan with the advised depth in its grid, unless the grid was given; warns of a grid that cannot check the advice."""
+    from xaitune.comparison.plan import plan_sweep
+
+    depths = config.sweep.freeze_through
+    if advice.freeze_through not in depths and "freeze_through" not in job.given.get(SweepConfig, {}):
+        depths = tuple(sorted({*depths, advice.freeze_through}))
+        grid = replace_fields(config.sweep, {"freeze_through": depths})
+        plan = plan_sweep(images, grid, config.train, name=name, runs_dir=job.runs_dir)
+        job.ui.say(f"The advised depth {advice.freeze_through} is added to the grid.")
+    if advice.freeze_through not in depths or len(depths) < 2:
+        job.ui.warn(
+            f"This grid cannot check the advice: it needs the advised depth {advice.freeze_through} and another. "
+            f"Received: {', '.join(map(str, depths))}."
+        )
+    return plan
 
 
 def _known_advice(job: Job, images: Any, weights: str) -> Any | None:

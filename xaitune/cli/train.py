@@ -31,8 +31,9 @@ def train(
 
     precision, why = resolve_precision(config.train.precision)
     trained = config.train.trained_blocks
+    what = "segmentation, " if config.train.segments else ""
     blocks = f"Only Block {trained} trained" if trained else f"{frozen_name(config.train.freeze_through)} frozen"
-    job.ui.say(f"{blocks}, {config.train.optimizer}, {precision} ({why})")
+    job.ui.say(f"{what.capitalize()}{blocks}, {config.train.optimizer}, {precision} ({why})")
     with job.ui.progress("training", "epochs") as report:
         run = train_model(
             images,
@@ -46,12 +47,22 @@ def train(
         )
     if run.state == "diverged":
         raise XaituneError(f"{run.path}: the loss became NaN. Try a lower --learning-rate than {run.config.rate:g}.")
-    _say_run(job.ui, run)
+    wrote = [run.path]
+    if run.config.segments:
+        _say_segmentation(job.ui, run, images)
+        from xaitune.explain.pixels import sample_sheet
+        from xaitune.plots import figures
+
+        wrote.append(figures.save(sample_sheet(run, images), run.path / "segmentation.png"))
+    else:
+        _say_run(job.ui, run)
     job.ui.finish(
-        [run.path],
+        wrote,
         f"xaitune explain --model {run.path} IMAGES",
         run=run.name,
-        metrics={split: {k: v for k, v in m.items() if k != "confusion"} for split, m in run.metrics.items()},
+        metrics={
+            split: {k: v for k, v in m.items() if k not in ("confusion", "pixels")} for split, m in run.metrics.items()
+        },
         seconds=float(run.history["seconds"].sum()),
     )
 
@@ -71,5 +82,50 @@ def _say_run(ui: Ui, run: Any) -> None:
         f"Test {run.config.metric} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over {interval.groups} groups, "
         f"accuracy {(true == predicted).mean():.3f} [{low:.3f}, {high:.3f}] over {len(true)} images"
     )
+    if interval.few:
+        ui.say(f"There is too little data to rely on the interval of {run.config.metric}: only {interval.few}.")
+
+
+def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
+    """Print the scores of a segmentation beside those of background everywhere, and each class with its interval."""
+    import math
+
+    import pandas as pd
+
+    from xaitune.stats.intervals import outcome_interval
+    from xaitune.stats.per_class import per_pixel_class_intervals
+    from xaitune.stats.segmentation import background_counts, segmentation_metrics
+    from xaitune.training.run import outcomes_of, pixel_counts_of
+
+    test = run.predictions.query("split == 'test'")
+    counts, groups = pixel_counts_of(test, run.class_names), test["group"].to_numpy(str)
+    table = run.to_dataframe()
+    baseline = segmentation_metrics(background_counts(counts), math.nan, run.class_names)
+    table.loc["test, background everywhere"] = {name: baseline[name] for name in table}
+    columns = ["iou_mean", "f1_at_iou_0.25", "f1_at_iou_0.5", "f1_at_iou_0.75", "dice_mean", "pixel_accuracy", "loss"]
+    ui.table(table[columns].astype(float), run.name)
+    found = per_pixel_class_intervals(counts, groups)
+    rows = {
+        "IoU": found.iou,
+        "Dice": found.f1,
+        "precision": found.precision,
+        "recall": found.recall,
+    }
+    shown = {
+        name: [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in zip(s.value, s.low, s.high, strict=True)]
+        for name, s in rows.items()
+        if s is not None
+    }
+    index = pd.Index(run.class_names, name="class")
+    ui.table(
+        pd.DataFrame(shown | {"images": found.images, "groups": found.groups}, index=index), "Test pixels, per class"
+    )
+    interval = outcome_interval(outcomes_of([test], run.class_names, run.config.metric), groups, run.config.metric)
+    ui.say(
+        f"Test {run.config.metric} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over {interval.groups} groups"
+    )
+    for split, metrics in run.metrics.items():
+        if metrics["absent"]:
+            ui.say(f"No pixel of {', '.join(metrics['absent'])} in the {split} images.")
     if interval.few:
         ui.say(f"There is too little data to rely on the interval of {run.config.metric}: only {interval.few}.")

@@ -29,8 +29,9 @@ class PixelLabels:
 
     With `pixel_classes` None, marked pixels are of their image's class; a class none of whose masks marks anything, or
     that has no masks, is background. Every mask is read once: `counts` (n, C) are its pixels of each class at the file's own
-    size, and `digest` stands for all of them. Raises DataError without masks, and with the first files of each problem: a mask
-    of another size than its image, with unknown values, that cannot be read, or missing where others of its class have one.
+    size, and `digest` stands for all of them. Raises DataError without masks. What is wrong with them, such as a mask of another
+    size than its image, with unknown values, that cannot be read, or missing where others of its class have one, is found by
+    `find_problems`, and raised by `pixel_labels`.
 
     Examples:
         >>> labels = PixelLabels(ImageData.from_folder("images", masks="masks"))  # doctest: +SKIP
@@ -47,9 +48,7 @@ class PixelLabels:
         self._all: np.ndarray | None = None
         if len(data) * height * width <= IN_MEMORY_BYTES:
             self._all = np.zeros((len(data), height, width), np.uint8)
-        counts, hashes, self.problems = self._read_all(len(names))
-        if self.problems:
-            raise DataError(" ".join(problem.message for problem in self.problems[:2]))
+        counts, hashes, self.unusable = self._read_all(len(names))
         kept = np.arange(len(names))
         if data.config.pixel_classes is None:
             kept = np.flatnonzero((counts.sum(0) > 0) | (kept == BACKGROUND))
@@ -96,6 +95,8 @@ class PixelLabels:
 
     def find_problems(self) -> list[Problem]:
         """What keeps a segmentation from being trained ('error'), or its scores from meaning much ('warning', 'note')."""
+        if self.unusable:
+            return self.unusable
         problems = []
         if len(self.class_names) < 2 or not self.counts[:, 1:].any():
             message = (
@@ -239,5 +240,8 @@ def _numbers(path: Path, codes: dict[int, int] | None, own: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def pixel_labels(data: ImageData) -> PixelLabels:
-    """The pixel labels of a data set, whose masks are read once. Raises DataError as PixelLabels does."""
-    return PixelLabels(data)
+    """The pixel labels of a data set, whose masks are read once. Raises DataError without masks, or if any cannot be used."""
+    labels = PixelLabels(data)
+    if labels.unusable:
+        raise DataError(" ".join(problem.message for problem in labels.unusable[:2]))
+    return labels

@@ -20,6 +20,7 @@ from xaitune.models.flatten import as_classifier, has_labels
 from xaitune.models.keras_private import origin_name
 from xaitune.models.model_files import load_model
 from xaitune.models.preprocess import scales_its_input, with_preprocessing
+from xaitune.models.unet import is_unet, region_classifier
 from xaitune.training.folder import is_finished
 from xaitune.training.run import Run, load_run
 
@@ -32,7 +33,8 @@ class Classifier:
 
     `labels`: the classes are labels of which any number may hold (sigmoids), not classes that compete (a softmax).
     `preprocess`: what is done to the images before the model, one of config.choices.PREPROCESSINGS. `scaled`: whether
-    anything scales them, in the model or before it. `bit_depth`: see `data.images.read_image`.
+    anything scales them, in the model or before it. `bit_depth`: see `data.images.read_image`. `segmenter`: the model that gives
+    the logits of every pixel, of which `model` makes a score for each class (`unet.RegionScores`); None of a classifier.
     """
 
     model: keras.Model
@@ -43,6 +45,7 @@ class Classifier:
     preprocess: str = "none"
     scaled: bool = True
     bit_depth: int | None = None
+    segmenter: keras.Model | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -128,6 +131,9 @@ def open_classifier(
 
 def _of_run(run: Run, model: keras.Model) -> Classifier:
     data = run.data_config
+    if is_unet(model):
+        names, about = run.class_names, {"bit_depth": data.bit_depth, "segmenter": model}
+        return Classifier(region_classifier(model), names, data.resize, str(run.path), **about)
     flat = _flat(model, str(run.path))
     return Classifier(flat, run.class_names, data.resize, str(run.path), bit_depth=data.bit_depth)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from xaitune.config.parse import parse_blocks
 from xaitune.config.rules import require_choice
-from xaitune.errors import ModelError, nearest
+from xaitune.errors import InputError, ModelError, nearest
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.models.backend import keras
@@ -19,6 +19,7 @@ from xaitune.models.gradients import ActivationGradients
 from xaitune.models.precision import copy_layers, resolve_precision, with_precision
 from xaitune.models.predict import images_at_once
 from xaitune.models.stages import find_stages, layers_with_maps
+from xaitune.models.unet import set_region
 
 ops = keras.ops
 Tensor = Any  # a tensor of the backend or a numpy array
@@ -80,6 +81,7 @@ def gradcam_blocks(
     class_name: str | None = None,
     rule: str = "gradcam",
     precision: str = "auto",
+    region: np.ndarray | None = None,
 ) -> BlockHeatmaps:
     """Heatmaps of one or more blocks for each image.
 
@@ -93,7 +95,9 @@ def gradcam_blocks(
     (an array (n, h, w, 3) 0..255, tensors, PIL images, a tf.data.Dataset). `blocks`: 3, '1-3', [1, 3] or 'all'; or
     `layers`, names of layers with maps, which are then Block 1, 2, ... of the result.
     `class_name`: the class to explain, by default each image's top class. `rule`: a name in RULES. `precision`:
-    'float32', 'bfloat16', or 'auto', see `model_for_maps`. Raises ModelError, ImageError, ConfigError.
+    'float32', 'bfloat16', or 'auto', see `model_for_maps`. Of a segmentation the maps explain the pixels that are predicted as
+    the class (`unet.RegionScores`), or those of a `region`, bool at the model's input size, (h, w) for all images or (n, h, w).
+    Raises ModelError, ImageError, ConfigError, InputError.
 
     Examples:
         >>> maps = gradcam_blocks("runs/first", "images/crack", blocks="3-5")  # doctest: +SKIP
@@ -104,9 +108,33 @@ def gradcam_blocks(
     mapper = BlockMapper(map_model, blocks, rule, layers)
     array, files = classifier.read(images)
     index = classifier.class_index(class_name)
-    raw, logits = mapper(array, np.full(len(array), index, np.int32))
+    classes = np.full(len(array), index, np.int32)
+    raw, logits = mapper(array, classes) if region is None else _of_regions(classifier, mapper, array, classes, region)
     made = as_heatmaps(classifier, "gradcam", raw, logits, array, files, index, rule, precision)
     return dataclasses.replace(made, layers=mapper.layers if layers else {})
+
+
+def _of_regions(
+    classifier: Classifier, mapper: "BlockMapper", images: np.ndarray, classes: np.ndarray, region: np.ndarray
+) -> tuple[BlockMaps, np.ndarray]:
+    """What `mapper` gives for the pixels of each image's region. Raises ModelError, InputError."""
+    if classifier.segmenter is None:
+        raise ModelError(f"{classifier.name} is not a segmentation, so no region of its pixels can be explained.")
+    each = np.broadcast_to(np.asarray(region) != 0, (len(images), *np.shape(region)[-2:]))
+    if each.shape[1:] != classifier.image_size or not each.any((1, 2)).all():
+        raise InputError(
+            f"region must mark pixels of {classifier.image_size}, (h, w) or (n, h, w). Received: shape {np.shape(region)}, "
+            f"{int((~each.any((1, 2))).sum())} without a marked pixel."
+        )
+    parts = []
+    try:
+        for i, mask in enumerate(each):
+            set_region(mapper.model, mask)
+            parts.append(mapper(images[i : i + 1], classes[i : i + 1]))
+    finally:
+        set_region(mapper.model, None)
+    raw = {block: np.concatenate([maps[block] for maps, _ in parts]) for block in parts[0][0]}
+    return raw, np.concatenate([logits for _, logits in parts])
 
 
 def model_for_maps(model: keras.Model, precision: str = "auto") -> tuple[keras.Model, str]:
@@ -204,7 +232,7 @@ class BlockMapper:
         rule: str = "gradcam",
         layers: Sequence[str] | str | None = None,
     ) -> None:
-        self.rule, self.mapper = rule, RulesMapper(model, blocks, (rule,), layers)
+        self.model, self.rule, self.mapper = model, rule, RulesMapper(model, blocks, (rule,), layers)
         self.layers = self.mapper.layers
 
     def __call__(self, images: np.ndarray, classes: np.ndarray) -> tuple[BlockMaps, np.ndarray]:

@@ -1,5 +1,7 @@
 """A U-Net on the five blocks of a VGG: raw RGB 0..255 in, the logits of every pixel out."""
 
+from typing import Any
+
 import numpy as np
 
 from xaitune.models.backend import keras
@@ -63,3 +65,44 @@ def decoder_layers(model: keras.Model) -> list[keras.layers.Layer]:
         for layer in model.layers
         if layer.weights and (layer.name.startswith("decoder") or layer.name == "logits")
     ]
+
+
+class RegionScores(keras.layers.Layer):
+    """Logits of pixels (n, h, w, C) -> one score for each class (n, C), whose gradient is that of the class's pixels.
+
+    The gradient is that of the mean logit of a class over the pixels that are predicted as the class, or over all pixels where
+    none is (Seg-Grad-CAM, Vinogradova et al. 2020, which sums), or over those marked in `region`, if any. The value is not that
+    mean, but the log of the class's share of the pixels that are predicted as other than background, so that the top class is
+    that of the largest region, and background (class 0) is on top where there is none.
+    """
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Make the variable `region` (h, w), 0 for no region."""
+        self.region = self.add_weight(shape=shape[1:3], initializer="zeros", trainable=False, name="region")
+
+    def call(self, logits: Any) -> Any:
+        """The scores (n, C)."""
+        ops = keras.ops
+        count = logits.shape[-1]
+        logits = ops.cast(logits, "float32")
+        predicted = ops.cast(ops.one_hot(ops.argmax(logits, axis=-1), count), "float32")
+        pixels = ops.sum(predicted, axis=(1, 2))
+        over = ops.where(pixels[:, None, None] > 0, predicted, ops.ones_like(predicted))
+        given = self.region[None, :, :, None]
+        over = ops.where(ops.sum(self.region) > 0, given * ops.ones_like(predicted), over)
+        score = ops.sum(over * logits, axis=(1, 2)) / ops.sum(over, axis=(1, 2))
+        marked = ops.sum(pixels[:, 1:], axis=1, keepdims=True)
+        share = pixels[:, 1:] / ops.maximum(marked, 1.0)
+        value = ops.log(ops.concatenate([ops.cast(marked == 0, "float32"), share], axis=1) + 1e-6)
+        return score + ops.stop_gradient(value - score)
+
+
+def region_classifier(model: keras.Model) -> keras.Model:
+    """A segmentation model as a classifier of images by their largest region, for heatmaps; it shares the model's layers."""
+    return keras.Model(model.input, RegionScores(name="region_scores")(model.output), name=model.name)
+
+
+def set_region(model: keras.Model, region: np.ndarray | None) -> None:
+    """Explain the pixels of a `region` (h, w) bool, or with None those that are predicted, in a `region_classifier`."""
+    layer = model.get_layer("region_scores")
+    layer.region.assign(np.zeros(layer.region.shape, np.float32) if region is None else region.astype(np.float32))

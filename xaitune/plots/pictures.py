@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from xaitune.errors import InputError
 from xaitune.plots.figures import figure_of, finish, own_axes, wrap
-from xaitune.plots.overlays import PANEL_PIXELS, strip, to_height
+from xaitune.plots.overlays import PANEL_PIXELS, strip, tint, to_height
 
 PANEL_INCHES = 1.9
 
@@ -90,3 +91,86 @@ def contact_sheet(
         bottom, style = (0, sheet.shape[0]), dict[str, Any](va="top", fontsize=size, annotation_clip=False)
         ax.annotate(caption, bottom, (0, -6), textcoords="offset points", **style)
     return finish(ax)
+
+
+# RGB, told apart also by people who do not see red or green: Okabe and Ito's.
+CLASS_COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (204, 121, 167),
+    (213, 94, 0),
+    (240, 228, 66),
+    (0, 114, 178),
+)
+MISSED, FALSE_ALARM, CONFUSED = (0, 114, 178), (213, 94, 0), (204, 121, 167)
+
+
+def label_sheet(
+    images: Sequence[Any],
+    predicted: Sequence[np.ndarray],
+    class_names: Sequence[str],
+    *,
+    truth: Sequence[np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """One row per image: the image, the predicted classes of its pixels, and with `truth` the true classes and the errors.
+
+    `predicted` and `truth`: (h, w) class numbers in the image's size, 0 for the background; pixels of `truth` beyond the
+    classes (ignored ones) are grey. Pixels in error are missed, false alarms, or of another class.
+    """
+    strips = []
+    for i, image in enumerate(images):
+        row = [image, _coloured(image, predicted[i], len(class_names))]
+        if truth is not None:
+            row[1:1] = [_coloured(image, truth[i], len(class_names))]
+            row.append(_errors(image, truth[i], predicted[i], len(class_names)))
+        strips.append(strip([_letterbox(picture) for picture in row]))
+    titles = ["image", "prediction"] if truth is None else ["image", "truth", "prediction", "error"]
+    ax = contact_sheet(strips, list(names or [""] * len(strips)), titles=titles, ax=ax)
+    handles = [Patch(color=_hex(_class_colour(c)), label=n) for c, n in enumerate(class_names) if c]
+    if truth is not None:
+        kinds = {"missed": MISSED, "false alarm": FALSE_ALARM}
+        kinds |= {"another class": CONFUSED} if len(class_names) > 2 else {}
+        handles += [Patch(color=_hex(colour), label=f"error: {kind}") for kind, colour in kinds.items()]
+    columns = min(len(handles), 4)
+    ax.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=columns, fontsize=8, frameon=False
+    )
+    return finish(ax)
+
+
+def _hex(colour: Sequence[int]) -> str:
+    return "#" + "".join(f"{part:02x}" for part in colour)
+
+
+def _class_colour(number: int) -> tuple[int, int, int]:
+    return CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
+
+
+def _coloured(image: Any, labels: np.ndarray, classes: int) -> np.ndarray:
+    """The image with every class but the background tinted, and ignored pixels grey."""
+    picture = np.asarray(image)
+    for number in np.unique(labels):
+        if number:
+            colour = _class_colour(int(number)) if number < classes else (128, 128, 128)
+            picture = tint(picture, labels == number, colour, 0.6)
+    return picture
+
+
+def _errors(image: Any, truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    wrong = (truth != predicted) & (truth < classes)
+    picture = tint(image, wrong & (predicted == 0), MISSED, 0.75)
+    picture = tint(picture, wrong & (truth == 0), FALSE_ALARM, 0.75)
+    return tint(picture, wrong & (truth > 0) & (predicted > 0), CONFUSED, 0.75)
+
+
+def _letterbox(picture: Any) -> np.ndarray:
+    """A picture on a white square, so that the columns of images of different shapes stand below one another."""
+    picture = np.asarray(picture)
+    side = max(picture.shape[:2])
+    square = np.full((side, side, 3), 255, np.float32)
+    top, left = (side - picture.shape[0]) // 2, (side - picture.shape[1]) // 2
+    square[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return square

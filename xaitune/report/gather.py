@@ -20,6 +20,7 @@ from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError, XaituneError
 from xaitune.explain.api import explain_images
 from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.explain.pixels import sample_sheet
 from xaitune.report.page import write_report
 from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind, is_finished
 from xaitune.training.run import Run, load_run
@@ -71,6 +72,7 @@ def report_on(
         data=data,
         data_check=data.check() if data is not None else None,
         comparisons=find_comparisons(folder.parent, fingerprint),
+        segmentation=_segmentation(run, tested),
     )
 
 
@@ -89,6 +91,7 @@ def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress
         data=data,
         data_check=data.check() if data is not None else None,
         comparisons=[table],
+        segmentation=_segmentation(run, data),
     )
 
 
@@ -123,6 +126,11 @@ def _heatmaps(run: Run, data: ImageData) -> BlockHeatmaps:
     made = explain_images(run, data.paths(rows))
     assert isinstance(made, BlockHeatmaps)
     return made
+
+
+def _segmentation(run: Run, data: ImageData | None) -> Any:
+    """Test images with truth and prediction, of a segmentation whose images are known; else None."""
+    return sample_sheet(run, data) if data is not None and run.config.segments else None
 
 
 def list_runs(runs_dir: Path) -> pd.DataFrame:

@@ -19,8 +19,10 @@ from xaitune.report.comparisons import comparison_section
 from xaitune.report.headline import mismatches, verdict_section
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import advice_section, data_section, heatmap_strips, making_section, sweep_section
-from xaitune.report.texts import duration_text, has_hangul, score_text
+from xaitune.report.texts import duration_text, has_hangul, picture, score_text
 from xaitune.training.run import Run
+
+SHEET = "Test images beside their true classes, the predicted classes and the pixels in error"
 
 
 def write_report(
@@ -34,12 +36,14 @@ def write_report(
     sweep: SweepTable | None = None,
     data_check: Any = None,
     comparisons: Sequence[ComparisonTable] = (),
+    segmentation: Any = None,
 ) -> Path:
     """Write the report on a sweep or a single run; returns where it is.
 
     `path` defaults to report.html in the result's folder. `data` is the ImageData, `data_check` what its `check()`
     gave. `check` is made from `advice` and the sweep where it is not given. With a Run, `sweep` is the sweep that it
     is compared with. `comparisons` on the same images get a section; a run of one of them is reported as its best cell.
+    `segmentation`: the Axes of `explain.pixels.sample_sheet`.
     What is not given is named on the page, with the command that makes it. Raises InputError for another kind of result,
     RunError where the page cannot be written.
     """
@@ -67,6 +71,7 @@ def write_report(
             sweep=sweep_section(sweep),
             comparisons=[comparison_section(table) for table in comparisons],
             run=shown,
+            segmentation=picture(segmentation, SHEET, dpi=100) if segmentation is not None else None,
             making=making_section(result, sweep, shown),
         )
     )

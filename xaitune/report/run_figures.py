@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
 from xaitune._names import metric_name, plural
 from xaitune.comparison.table import SweepTable
+from xaitune.config.choices import PIXEL_METRICS
 from xaitune.errors import XaituneError
 from xaitune.plots import charts
 from xaitune.report.texts import interval_text, picture, score_text
-from xaitune.stats.intervals import bootstrap_interval
+from xaitune.stats.intervals import outcome_interval
 from xaitune.stats.metrics import confusion
-from xaitune.stats.per_class import per_class_intervals
+from xaitune.stats.per_class import PerClass, per_class_intervals, per_pixel_class_intervals
 from xaitune.stats.resampling import FEW_GROUPS
-from xaitune.training.run import Run
+from xaitune.training.run import Run, outcomes_of, pixel_counts_of
 
 
 def shown_run(result: Run | SweepTable) -> dict[str, Any]:
@@ -64,27 +64,31 @@ def _test_figures(predictions: pd.DataFrame, class_names: Sequence[str], metric:
     true, predicted = (
         pd.Categorical(test[c].astype(str), list(class_names)).codes.astype(int) for c in ("true", "predicted")
     )
-    groups = test["group"].to_numpy()
-    value = bootstrap_interval(true, predicted, groups, metric)
+    groups, segments = test["group"].to_numpy(), metric in PIXEL_METRICS
+    value = outcome_interval(outcomes_of([test], class_names, metric), groups, metric)
     counts = confusion(true, predicted, len(class_names))
-    alt = f"Confusion matrix of {len(class_names)} classes; the per-class table below gives its precision and recall"
+    of = "the classes of the images' largest regions" if segments else f"{len(class_names)} classes"
+    alt = f"Confusion matrix of {of}; the per-class table below gives precision and recall"
+    if segments:
+        scores = per_pixel_class_intervals(pixel_counts_of(test, class_names), groups)
+    else:
+        scores = per_class_intervals(true, predicted, groups, len(class_names))
     return {
         "value": value.value,
         "interval": interval_text(value.low, value.high),
         "few": value.few,
         "basis": f"{plural(value.images, 'test image')} in {plural(value.groups, 'group')}",
         "confusion": picture(charts.confusion_matrix(counts, class_names), alt),
-        "per_class": per_class_rows(true, predicted, groups, class_names),
+        "of": "Pixels of the test images" if segments else "Test images",
+        "score": "IoU" if segments else "F1",
+        "per_class": per_class_rows(scores, class_names),
         "few_groups": FEW_GROUPS,
     }
 
 
-def per_class_rows(
-    true: np.ndarray, predicted: np.ndarray, groups: np.ndarray, names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """One row per class: its name, (value, interval) of precision, recall and F1 as text, images and groups."""
-    scores = per_class_intervals(true, predicted, groups, len(names))
-    columns = (scores.precision, scores.recall, scores.f1)
+def per_class_rows(scores: PerClass, names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per class: its name, (value, interval) of precision, recall and F1 (of pixels IoU) as text, images and groups."""
+    columns = (scores.precision, scores.recall, scores.iou or scores.f1)
     return [
         {
             "name": str(name),

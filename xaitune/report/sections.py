@@ -215,8 +215,9 @@ def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict
     """Machine and versions, configuration, and the commands that repeat it."""
     if isinstance(result, Run):
         train, data = dataclasses.asdict(result.config), dataclasses.asdict(result.data_config)
+        task = " --task segment" if result.config.segments else ""
         commands = [
-            train_command(result.config.freeze_through, result.config.optimizer) + f" --seed {result.config.seed}"
+            train_command(result.config.freeze_through, result.config.optimizer) + f"{task} --seed {result.config.seed}"
         ]
     else:
         place = result.path / result.parts.get(run["name"], (run["name"],))[0]
