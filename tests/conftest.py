@@ -30,3 +30,37 @@ def run(demo, tmp_path_factory):
 
     options = {"weights": "slim", "head_epochs": 2, "epochs": 2, "precision": "float32"}
     return train_model(demo, runs_dir=tmp_path_factory.mktemp("runs"), **options)
+
+
+@pytest.fixture(scope="session")
+def marked(tmp_path_factory):
+    """48 noisy images 40x48, half with a dark square ('square'), half with a bright bar ('bar'), and masks of them."""
+    import cv2
+    import numpy as np
+
+    from xaitune import ImageData
+
+    folder, rng = tmp_path_factory.mktemp("marked"), np.random.default_rng(0)
+    for i in range(48):
+        kind = ("square", "bar")[i % 2]
+        image, mask = rng.normal(110, 12, (40, 48)), np.zeros((40, 48), np.uint8)
+        top, left = rng.integers(2, 22), rng.integers(2, 24)
+        size = (14, 14) if kind == "square" else (5, 22)
+        place = np.s_[top : top + size[0], left : left + size[1]]
+        image[place] += 110 if kind == "bar" else -90
+        mask[place] = 255
+        for name, pixels in (("images", image.clip(0, 255).astype(np.uint8)), ("masks", mask)):
+            file = folder / name / kind / f"{i:02}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(file), pixels)
+    return ImageData.from_folder(folder / "images", masks=folder / "masks", image_size=(32, 32))
+
+
+@pytest.fixture(scope="session")
+def segmented(marked, tmp_path_factory):
+    """A run on `marked` that segments: slim, Block 1-4 frozen, float32."""
+    from xaitune.training.train import train_model
+
+    options = {"task": "segment", "weights": "slim", "precision": "float32", "freeze_through": 4, "batch_size": 8}
+    options["loss"] = "dice"
+    return train_model(marked, runs_dir=tmp_path_factory.mktemp("segmented"), head_epochs=12, epochs=2, **options)

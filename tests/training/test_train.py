@@ -19,8 +19,8 @@ from xaitune.errors import ConfigError, DataError, RunError, RunLockedError
 from xaitune.models.backend import keras
 from xaitune.models.blocks import convolutions, freeze_blocks
 from xaitune.models.vgg import build_vgg16
-from xaitune.training import fit
 from xaitune.training import folder as runs
+from xaitune.training import targets
 from xaitune.training import train as training
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.fit import Fit
@@ -255,9 +255,9 @@ def test_a_diverged_run_is_recorded_and_not_retried(demo, tmp_path, cache, monke
     if place == "the loss":
         options = {"learning_rate": 10.0, "optimizer": "adam", "freeze_through": 0, "epochs": 8}
     else:  # finite on the validation images, NaN on others
-        real = fit.logits_of
+        real = targets.logits_of
         options = {"epochs": 1, "freeze_through": 5}
-        monkeypatch.setattr(training, "logits_of", lambda *a: real(*a) + (np.nan if len(a[2]) == len(demo) else 0.0))
+        monkeypatch.setattr(targets, "logits_of", lambda *a: real(*a) + (np.nan if len(a[2]) == len(demo) else 0.0))
     run = train_model(demo, BASE, runs_dir=tmp_path, cache_dir=cache, **options)
     assert run.state == "diverged"
     last = run.history["train_loss"].iloc[-1] + run.history["val_loss"].iloc[-1]
@@ -422,7 +422,7 @@ def test_balanced_class_weights_are_those_of_scikit_learn(demo, tmp_path):
 def test_class_weights_by_share_and_by_name(demo):
     """'share': 1 - the class's share of the training images; named ones as given, 1 for the others."""
     from xaitune.errors import ConfigError
-    from xaitune.training.fit import image_weights
+    from xaitune.training.targets import image_weights
 
     rows = demo.indices("train")
     share = np.bincount(demo.labels[rows], minlength=len(demo.class_names)) / len(rows)

@@ -52,6 +52,8 @@ def list_folder(root: Path, masks: Path | None, *, recursive: bool = False) -> L
     if not splits:
         _refuse_splits_without_classes(folders)
         _add_classes(listing, besides, root, "", masks, recursive)
+    if not listing.files and masks is not None:
+        _add_flat(listing, root, masks)
     if not listing.files:
         raise DataError(f"No images in the class folders of {root}. {_hint(root, masks)}")
     listing.classes = sorted(set(listing.classes))
@@ -61,6 +63,17 @@ def list_folder(root: Path, masks: Path | None, *, recursive: bool = False) -> L
     for file in listing.files:
         require_utf8(root / file)
     return listing
+
+
+def _add_flat(listing: Listing, root: Path, masks: Path) -> None:
+    """Images directly in a folder, with masks in another one, as for a segmentation: all of one class, named after the folder."""
+    images = _images(root) if masks.resolve() != root.resolve() else []
+    listing.files += [path.relative_to(root).as_posix() for path in images]
+    listing.classes = [nfc(root.name)] if images else []
+    listing.classes_of += [nfc(root.name)] * len(images)
+    listing.splits += [""] * len(images)
+    listing.groups += [""] * len(images)
+    listing.notes = [note for note in listing.notes if "belong to no class" not in note]
 
 
 def _splits(folders: list[Path]) -> dict[Path, str]:

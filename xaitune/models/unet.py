@@ -9,7 +9,8 @@ from xaitune.models.vgg import encoder, set_encoder
 from xaitune.models.weights import Backbone
 
 WIDTHS = {4: 64, 3: 32, 2: 16, 1: 16}  # channels of the decoder beside each block
-RATE = 1e-3  # Adam's, of the decoder alone
+RATE = 3e-3  # Adam's, of the decoder alone
+SLOPE = 0.1  # for negative values: with 0, pixels of a rare class can end up where no gradient reaches them
 
 
 def build_unet(
@@ -18,8 +19,8 @@ def build_unet(
     """A U-Net whose encoder is a VGG (Ronneberger et al. 2015): RGB (n, h, w, 3) -> logits (n, h, w, num_classes).
 
     Beside Block 4 to 1 the decoder doubles the size of what comes from below, puts the block's output beside it, and applies two
-    3x3 convolutions. Unlike the paper's it has few channels (WIDTHS), pads, and normalises each convolution over the batch,
-    as the features of the blocks differ in scale by orders of magnitude. Any size of at least 32 x 32 will do.
+    3x3 convolutions. Unlike the paper's it has few channels (WIDTHS), pads, normalises each convolution over the batch, as the
+    features of the blocks differ in scale by orders of magnitude, and its ReLU is leaky. Any size of at least 32 x 32 will do.
     """
     inputs, ends = encoder(weights, image_size, seed)
     x = ends[5]
@@ -35,7 +36,7 @@ def build_unet(
             options = {"padding": "same", "use_bias": False, "kernel_initializer": initializer}
             x = keras.layers.Conv2D(width, 3, name=name.format("conv"), **options)(x)
             x = keras.layers.BatchNormalization(momentum=0.9, dtype="float32", name=name.format("bn"))(x)
-            x = keras.layers.ReLU(name=name.format("relu"))(x)
+            x = keras.layers.LeakyReLU(SLOPE, name=name.format("relu"))(x)
     initializer = keras.initializers.RandomNormal(0.0, 0.01, seed=seed * 100 + 2)
     outputs = keras.layers.Conv2D(num_classes, 1, kernel_initializer=initializer, dtype="float32", name="logits")(x)
     model = keras.Model(inputs, outputs, name=f"unet_{weights.architecture.replace('-', '_')}")
