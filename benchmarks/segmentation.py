@@ -87,7 +87,7 @@ def run_study(name: str, args: argparse.Namespace) -> None:
         ", ".join(value_name(f, value) for f, value in zip(table.factors, row, strict=True))
         for row in cells[list(table.factors)].itertuples(index=False)
     ]
-    background = scores.loc[["background everywhere"]].assign(values="background everywhere")
+    background = scores.loc[["all background"]].assign(values="all background")
     kept = ["values", "test", "low", "high", "difference", "diff_low", "diff_high", "validation", "seconds", "seeds"]
     rows = pd.concat([background, cells[[*kept, *scores.columns]]])
     rows = rows.assign(study=name, images=table.images, groups=table.groups)

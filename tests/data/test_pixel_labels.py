@@ -159,7 +159,7 @@ def test_masks_that_cannot_be_used(name, tmp_path):
 def test_a_damaged_mask(tmp_path):
     make(tmp_path, lambda c, i: box())
     (tmp_path / "masks/hole/3.png").write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"1 mask cannot be read.*hole/3.png"):
+    with pytest.raises(DataError, match=r"1 mask that cannot be read.*hole/3.png"):
         pixel_labels(read(tmp_path))
 
 

@@ -158,9 +158,9 @@ def test_losses_and_depths_are_compared(marked, tmp_path):
     assert len(table.cells) == 4
     assert table.metric == "iou_mean"
     scores = table.scores()
-    assert list(scores.index)[-1] == "background everywhere"
+    assert list(scores.index)[-1] == "all background"
     assert list(scores)[:3] == ["IoU background", "IoU bar", "IoU square"]
-    assert scores.loc["background everywhere", "IoU bar"] == 0
+    assert scores.loc["all background", "IoU bar"] == 0
     assert (table.cells["low"] <= table.cells["test"]).all()
     assert xt.load_comparison(table.path).sentence() == table.sentence()
 

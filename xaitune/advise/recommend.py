@@ -94,6 +94,11 @@ def advise_freeze(
             f"The architecture {config.architecture} has no blocks to freeze: it is trained from random weights. "
             f"Advice is for {', '.join(BACKBONES)}."
         )
+    if config.segments:
+        raise ConfigError(
+            "The advice is about classes of images, not of pixels. Compare the freezing points of a segmentation with "
+            "'xaitune sweep-freeze', or advise on its images' classes with --task classify."
+        )
     data.require_trainable()
     cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
     source: HeatmapEvaluation | Evaluation

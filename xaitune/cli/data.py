@@ -112,11 +112,9 @@ def data_check(job: Job, data: DataPath = None) -> None:
     job.ui.table(check.frequencies, "Class frequencies")
     job.ui.table(check.sizes, "Sizes and modes")
     config = job.config(data)
-    found = check.problems[~check.problems["kind"].isin(SAID)]
-    problems: list[Any] = list(found.itertuples())
-    if config.train.segments or config.data.pixel_classes is not None:  # then classes of images need not be learnt
-        problems = [row for row in problems if row.level != "error"] + _check_pixels(job.ui, images)
-    for row in problems:
+    if config.train.segments or config.data.pixel_classes is not None:
+        check = _check_pixels(job.ui, images, check)
+    for row in check.problems[~check.problems["kind"].isin(SAID)].itertuples():
         (job.ui.say if row.level == "note" else job.ui.warn)(f"{row.level}: {row.message}")
     folder = job.runs_dir / "data-check"
     write_csv(folder / "counts.csv", check.counts.reset_index())
@@ -128,17 +126,17 @@ def data_check(job: Job, data: DataPath = None) -> None:
         write_csv(groups, check.proposed_groups)
         wrote.append(groups)
         job.ui.say(f"Proposed groups: {check.proposed_groups['group'].nunique()}. Use them with --groups {groups}")
-    errors = [row.message for row in problems if row.level == "error"]
-    job.ui.finish(wrote, "" if errors else "xaitune train", ok=not errors, image_worth=check.image_worth, errors=errors)
+    errors = [row.message for row in check.problems.itertuples() if row.level == "error"]
+    job.ui.finish(wrote, "" if errors else "xaitune train", ok=check.ok, image_worth=check.image_worth, errors=errors)
     if errors:
         raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
 
 
-def _check_pixels(ui: Ui, images: Any) -> list[Any]:
-    """Print how frequent each pixel class is; returns the problems of the masks."""
-    from xaitune.data.pixel_labels import PixelLabels
+def _check_pixels(ui: Ui, images: Any, check: Any) -> Any:
+    """Print how frequent each pixel class is; returns the check of a segmentation's data."""
+    from xaitune.data.pixel_labels import PixelLabels, segmentation_check
 
     labels = PixelLabels(images)
     if not labels.unusable:
         ui.table(labels.shares(), "Pixels per class, at the files' own sizes, and the images that have them", digits=4)
-    return labels.find_problems()
+    return segmentation_check(check, labels)

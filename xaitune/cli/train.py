@@ -101,7 +101,7 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     counts, groups = pixel_counts_of(test, run.class_names), test["group"].to_numpy(str)
     table = run.to_dataframe()
     baseline = segmentation_metrics(background_counts(counts), math.nan, run.class_names)
-    table.loc["test, background everywhere"] = {name: baseline[name] for name in table}
+    table.loc["test, all background"] = {name: baseline[name] for name in table}
     columns = ["iou_mean", "f1_at_iou_0.25", "f1_at_iou_0.5", "f1_at_iou_0.75", "dice_mean", "pixel_accuracy", "loss"]
     ui.table(table[columns].astype(float), run.name)
     found = per_pixel_class_intervals(counts, groups)

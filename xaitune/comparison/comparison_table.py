@@ -111,7 +111,7 @@ class ComparisonTable:
             rows[cell["name"]] = row
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("cell")
         if self.segments:
-            table.loc["background everywhere"] = self._background_everywhere()
+            table.loc["all background"] = self._background_everywhere()
         return table
 
     def _background_everywhere(self) -> dict[str, float]:

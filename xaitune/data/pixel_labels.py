@@ -1,5 +1,6 @@
 """The classes of pixels, read from masks: what a segmentation is trained and scored on."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import pandas as pd
 from xaitune._names import listed, plural
 from xaitune.config.choices import IGNORED
 from xaitune.config.parse import pixel_codes
-from xaitune.data.checks import Problem
+from xaitune.data.checks import LEVELS, DataCheck, Problem
 from xaitune.data.dataset import ImageData
 from xaitune.data.images import decode_image, read_bytes, read_mask, read_values
 from xaitune.data.listing import run_threaded
@@ -165,9 +166,9 @@ class PixelLabels:
     def _wrong(self, wrong: dict[int, Exception]) -> list[Problem]:
         problems = []
         kinds = {
-            _SizeError: ("mask of another size", "have another size than their image (height x width: {first})"),
-            DataError: ("mask with unknown values", "hold unknown values. The first: {first}"),
-            ImageError: ("mask unreadable", "cannot be read. The first: {first}"),
+            _SizeError: ("mask of another size", "with another size than the image (height x width: {first})"),
+            DataError: ("mask with unknown values", "with unknown values. The first: {first}"),
+            ImageError: ("mask unreadable", "that cannot be read. The first: {first}"),
         }
         for kind, (name, text) in kinds.items():
             files = tuple(self.data.files[i] for i in sorted(wrong) if type(wrong[i]) is kind)
@@ -190,6 +191,15 @@ class PixelLabels:
             "Add an all-black mask where nothing is to be marked, or remove the image."
         )
         return [Problem("error", "mask missing", files, message)]
+
+
+def segmentation_check(check: DataCheck, labels: PixelLabels) -> DataCheck:
+    """The check of data for a segmentation: with the problems of its masks in place of those of training on image classes."""
+    found = [[p.level, p.kind, p.files, p.message] for p in labels.find_problems()]
+    rows = pd.DataFrame(found, columns=list(check.problems))
+    every = pd.concat([rows, check.problems[check.problems["level"] != "error"]], ignore_index=True)
+    every = every.sort_values("level", key=lambda level: level.map(LEVELS.index), kind="stable", ignore_index=True)
+    return dataclasses.replace(check, problems=every)
 
 
 class _SizeError(DataError):
