@@ -29,6 +29,7 @@ from .explain.gradcam import gradcam_blocks
 from .explain.heatmaps import BlockHeatmaps
 from .explain.lime.explain import lime_superpixels
 from .explain.lime.result import Superpixels
+from .explain.pixels import Segmentation, segment_images
 from .explain.store import load_heatmaps
 from .models.blocks import freeze_blocks
 from .models.vgg import build_vgg16
@@ -54,6 +55,7 @@ __all__ = [
     "ModelError",
     "Run",
     "RunError",
+    "Segmentation",
     "Superpixels",
     "SweepConfig",
     "SweepTable",
@@ -82,6 +84,7 @@ __all__ = [
     "open_classifier",
     "randomisation_check",
     "score_maps",
+    "segment_images",
     "sweep_freeze",
     "train_model",
     "write_report",

@@ -90,6 +90,7 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     """Print the scores of a segmentation beside those of background everywhere, and each class with its interval."""
     import math
 
+    import numpy as np
     import pandas as pd
 
     from xaitune.stats.intervals import outcome_interval
@@ -101,7 +102,7 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     counts, groups = pixel_counts_of(test, run.class_names), test["group"].to_numpy(str)
     table = run.to_dataframe()
     baseline = segmentation_metrics(background_counts(counts), math.nan, run.class_names)
-    table.loc["test, all background"] = {name: baseline[name] for name in table}
+    table.loc["all background"] = {name: baseline[name] for name in table}
     columns = ["iou_mean", "f1_at_iou_0.25", "f1_at_iou_0.5", "f1_at_iou_0.75", "dice_mean", "pixel_accuracy", "loss"]
     ui.table(table[columns].astype(float), run.name)
     found = per_pixel_class_intervals(counts, groups)
@@ -112,7 +113,10 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
         "recall": found.recall,
     }
     shown = {
-        name: [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in zip(s.value, s.low, s.high, strict=True)]
+        name: [
+            "-" if np.isnan(v) else f"{v:.3f} [{low:.3f}, {high:.3f}]"
+            for v, low, high in zip(s.value, s.low, s.high, strict=True)
+        ]
         for name, s in rows.items()
         if s is not None
     }
