@@ -20,9 +20,11 @@ from .errors import (
     WeightsError,
     XaituneError,
 )
+from .evaluate.detection import BoxScores, score_boxes
 from .evaluate.sanity import randomisation_check
 from .evaluate.table import score_maps
 from .explain.api import explain_images
+from .explain.boxes import Boxes, boxes_from_maps
 from .explain.cam import class_activation_map
 from .explain.classifier import Classifier, open_classifier
 from .explain.gradcam import gradcam_blocks
@@ -40,6 +42,8 @@ __version__: str
 __all__ = [
     "AdviceCheck",
     "BlockHeatmaps",
+    "BoxScores",
+    "Boxes",
     "Classifier",
     "CollectionAdvice",
     "ComparisonTable",
@@ -63,6 +67,7 @@ __all__ = [
     "__version__",
     "advise_collection",
     "advise_freeze",
+    "boxes_from_maps",
     "build_vgg16",
     "check_advice",
     "class_activation_map",
@@ -81,6 +86,7 @@ __all__ = [
     "make_demo_data",
     "open_classifier",
     "randomisation_check",
+    "score_boxes",
     "score_maps",
     "sweep_freeze",
     "train_model",
