@@ -52,13 +52,22 @@ def test_boxes_are_drawn_written_and_scored_against_masks(explain, demo, images,
 
 def test_boxes_against_given_ones(explain, images, tmp_path):
     (tmp_path / "true.csv").write_text(f"file,x,y,width,height\ncrack/{images[0].name},0,0,32,32\n")
-    answer = explain(tmp_path, "--true-boxes", "true.csv", "--box-threshold", "0.01", "--box-regions", "all", "--block", "1")
+    answer = explain(
+        tmp_path, "--true-boxes", "true.csv", "--box-threshold", "0.01", "--box-regions", "all", "--block", "1"
+    )
     assert answer.status == 0, answer.err
     assert "regions of at least 0.10% of an image above 1% of a map's maximum, on 2 images" in answer.out
     assert "Boxes against the true ones, 1 image " in answer.out
     assert "Block 1, IoU 0.25" in answer.out
     assert "1 image left out, of which no true box is known" in answer.out
     assert "Wrote e/box-scores.csv" in answer.out
+
+
+def test_images_without_a_true_box_are_not_scored(explain, images, tmp_path):
+    (tmp_path / "true.csv").write_text(f"file,x,y,width,height\n{images[0].name},,,,\n{images[1].name},,,,\n")
+    answer = explain(tmp_path, "--true-boxes", "true.csv", "--block", "5")
+    assert answer.status == 0, answer.err
+    assert "None of the images has a true box, so boxes are not scored." in answer.err
 
 
 def test_boxes_alone_are_not_scored(explain, tmp_path):

@@ -12,7 +12,7 @@ from xaitune.errors import DataError, InputError
 from xaitune.evaluate.detection import box_iou, match_boxes, score_boxes, write_box_scores
 from xaitune.evaluate.true_boxes import boxes_of_mask, read_true_boxes
 from xaitune.explain.boxes import COLUMNS, Boxes
-from xaitune.stats.intervals import mean_intervals, ratio_intervals
+from xaitune.stats.intervals import mean_intervals, ratio_intervals, wilson_interval
 
 
 def found(*rows, files=("a.png",), size=(100, 100), blocks=(5,), class_names=("crack", "hole")):
@@ -95,6 +95,14 @@ def test_every_block_is_scored_by_itself_also_one_without_boxes():
     table = score_boxes(boxes, masks=[mask_of((0, 0, 10, 10))], iou=[0.5]).table.set_index("block")
     assert table["recall"].tolist() == [0, 1]
     assert table["precision"].isna().tolist() == [True, False]
+
+
+def test_nothing_found_has_an_interval():
+    row = score_boxes(
+        found((0, 5, "crack", 0, 0, 9, 9, 1.0)), masks=[mask_of((20, 0, 9, 9), (40, 0, 9, 9))]
+    ).table.iloc[0]
+    for name, number in (("precision", 1), ("recall", 2), ("f1", 2)):
+        assert (row[f"{name}_low"], row[name], row[f"{name}_high"]) == (0, 0, wilson_interval(0, number)[1])
 
 
 def test_intervals_resample_groups():

@@ -51,8 +51,8 @@ def explain(
 ) -> None:
     """Draw what the model sees: Grad-CAM at each block, CAM or LIME.
 
-    With --score also measure how good the maps are. With --boxes find things by their maps, and with --masks or --true-boxes
-    say how well: such boxes are scored alone unless --score asks for the maps too.
+    With --score also measure how good the maps are. With --boxes draw boxes around what they mark, and with --masks or
+    --true-boxes say how well those find the true ones.
     """
     from xaitune.data.images import expand_images
 
@@ -133,7 +133,9 @@ def _say_boxes(ui: Ui, writer: Any, options: BoxOptions, true_boxes: Any, groups
 
     boxes = writer.all_boxes()
     said = say_boxes(ui, boxes, options)
-    if true_boxes is None:
+    if true_boxes is None or not any(true is not None and len(true) for true in true_boxes.boxes):
+        if true_boxes is not None:
+            ui.warn("None of the images has a true box, so boxes are not scored.")
         return said | {"wrote": []}
     scores = score_boxes(boxes, true_boxes=true_boxes, groups=groups)
     return said | say_box_scores(ui, scores, writer.folder, boxes.layers)

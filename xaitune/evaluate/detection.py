@@ -1,5 +1,6 @@
 """How well boxes from heatmaps find the true ones: matched one to one, precision, recall and F1 of each block."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from xaitune.errors import InputError
 from xaitune.evaluate.true_boxes import TrueBoxes, boxes_of_masks, read_true_boxes
 from xaitune.explain.boxes import SIDES, Boxes
 from xaitune.explain.store import BOX_SCORE_FILES
-from xaitune.stats.intervals import ratio_intervals
+from xaitune.stats.intervals import ratio_intervals, wilson_interval
 
 IOUS = (0.25, 0.5)
 SCORES = ("precision", "recall", "f1")
@@ -58,7 +59,8 @@ def score_boxes(
     order of their scores, each with the free true box of the highest IoU. Where all classes of the true boxes are the
     model's, a box only finds those of the class that it explains; otherwise classes are ignored. Images without a true box
     are left out: no explanation of a class is asked to show nothing. `groups` (n,) are resampled for the intervals, images
-    without them. Raises InputError.
+    without them; an interval extends at least as far as Wilson's over boxes (of F1: over the mean of both numbers of boxes),
+    since resamples of boxes that found nothing never find anything. Raises InputError.
 
     Examples:
         >>> scores = score_boxes(boxes_from_maps(maps), masks=masks, groups=groups)  # doctest: +SKIP
@@ -178,8 +180,15 @@ def _summary(per_image: pd.DataFrame, block: int, ious: Sequence[float]) -> pd.D
         found = rows[f"found_at_{threshold:g}"].to_numpy(float)
         tops, bottoms = np.stack([found, found, 2 * found], 1), np.stack([boxes, true, boxes + true], 1)
         row: dict[str, Any] = {"block": block, "iou": threshold}
-        for name, *values in zip(SCORES, *ratio_intervals(tops, bottoms, groups), strict=True):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, values), strict=True))
+        wilson = [_wilson(found.sum(), number) for number in (boxes.sum(), true.sum(), (boxes + true).sum() / 2)]
+        for name, value, low, high, bounds in zip(SCORES, *ratio_intervals(tops, bottoms, groups), wilson, strict=True):
+            low, high = np.fmin(low, bounds[0]), np.fmax(high, bounds[1])
+            row |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
         numbers = {"boxes": boxes.sum(), "true_boxes": true.sum(), "found": found.sum(), "images": len(rows)}
         summary.append(row | {name: int(number) for name, number in numbers.items()})
     return pd.DataFrame(summary)
+
+
+def _wilson(found: float, number: float) -> tuple[float, float]:
+    """Wilson's interval of `found` of a number of boxes; NaN for none."""
+    return wilson_interval(round(found), math.ceil(number)) if number else (math.nan, math.nan)
