@@ -75,12 +75,12 @@ def score_boxes(
     known = set(boxes.class_names)
     given = [classes for classes in truth.classes if classes is not None]
     classes_count = bool(given) and all(name in known for classes in given for name in classes)
-    rows = []
+    count, rows = _Counter(boxes, iou), []
     for i, true in enumerate(truth.boxes):
         if true is not None and len(true):
             classes = truth.classes[i] if classes_count else None
             row = {"file": boxes.images["file"].iloc[i]} | ({} if groups is None else {"group": groups[i]})
-            rows += [row | counts for counts in _counts_of_image(boxes, i, true, classes, iou)]
+            rows += [row | counts for counts in count(i, true, classes)]
     without = sum(true is not None and not len(true) for true in truth.boxes)
     if not rows:
         raise InputError("None of the images has a true box, so boxes cannot be scored.")
@@ -154,20 +154,25 @@ def _truth(boxes: Boxes, masks: Any, true_boxes: Any) -> TrueBoxes:
     return truth
 
 
-def _counts_of_image(
-    boxes: Boxes, image: int, true: np.ndarray, classes: tuple[str, ...] | None, ious: Sequence[float]
-) -> list[dict[str, Any]]:
-    """One row per block: its boxes, the true ones, the best IoU, and how many are found at each IoU."""
-    rows = boxes.table[boxes.table["image"] == image]
-    counts = []
-    for block in boxes.blocks:
-        own = rows[rows["block"] == block].sort_values("score", ascending=False, kind="stable")
-        iou = box_iou(own[SIDES].to_numpy(float), true)
-        if classes is not None:
-            iou = np.where(own["class"].to_numpy()[:, None] == np.array(classes)[None], iou, 0)
-        row = {"block": block, "boxes": len(own), "true_boxes": len(true), "best_iou": iou.max(initial=0)}
-        counts.append(row | {f"found_at_{t:g}": int((match_boxes(iou, t) >= 0).sum()) for t in ious})
-    return counts
+class _Counter:
+    """(image, its true boxes (k, 4), their classes or None) -> per block: boxes, true ones, best IoU, found at each IoU."""
+
+    def __init__(self, boxes: Boxes, ious: Sequence[float]) -> None:
+        table = boxes.table.sort_values("score", ascending=False, kind="stable")
+        self.blocks, self.ious = boxes.blocks, ious
+        self.rows_of = table.groupby(["image", "block"]).indices  # each in descending order of the scores
+        self.sides, self.classes = table[SIDES].to_numpy(float), table["class"].to_numpy()
+
+    def __call__(self, image: int, true: np.ndarray, classes: tuple[str, ...] | None) -> list[dict[str, Any]]:
+        counts = []
+        for block in self.blocks:
+            own = self.rows_of.get((image, block), np.zeros(0, int))
+            iou = box_iou(self.sides[own], true)
+            if classes is not None:
+                iou = np.where(self.classes[own][:, None] == np.array(classes)[None], iou, 0)
+            row = {"block": block, "boxes": len(own), "true_boxes": len(true), "best_iou": iou.max(initial=0)}
+            counts.append(row | {f"found_at_{t:g}": int((match_boxes(iou, t) >= 0).sum()) for t in self.ious})
+        return counts
 
 
 def _summary(per_image: pd.DataFrame, block: int, ious: Sequence[float]) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from scipy import ndimage
 
 from xaitune.config.explain_settings import BoxOptions
 from xaitune.data.images import image_header
@@ -179,8 +178,10 @@ def _boxes_of(
     peak = heat.max()
     if peak <= 0:
         return []
-    numbers, regions = connected_regions(heat >= options.threshold * peak)
-    scores = ndimage.maximum(heat, numbers, np.arange(1, len(regions) + 1)) / peak
+    marked = heat >= options.threshold * peak
+    numbers, regions = connected_regions(marked)
+    scores = np.zeros(len(regions))
+    np.maximum.at(scores, numbers[marked] - 1, heat[marked] / peak)
     order = np.lexsort((-regions[:, 4], -scores))
     largest = np.lexsort((-scores, -regions[:, 4]))[0]
     big = regions[:, 4] >= options.min_area * heat.size
@@ -192,5 +193,5 @@ def _boxes_of(
     areas = np.rint(regions[chosen, 4] * scale.prod()).astype(int)
     return [
         dict(zip((*SIDES, "area", "score"), (*map(int, (*a, *(b - a), area)), float(score)), strict=True))
-        for a, b, area, score in zip(first, last, areas, np.asarray(scores)[chosen], strict=True)
+        for a, b, area, score in zip(first, last, areas, scores[chosen], strict=True)
     ]
