@@ -26,7 +26,7 @@ from xaitune._files import write_csv
 from xaitune.config.choices import BOX_REGIONS, RULES
 from xaitune.config.explain_settings import BoxOptions
 from xaitune.data.dataset import ImageData
-from xaitune.evaluate.detection import score_boxes
+from xaitune.evaluate.detection import IOUS, score_boxes
 from xaitune.evaluate.true_boxes import TrueBoxes, boxes_of_masks
 from xaitune.explain.boxes import SIDES, Boxes, boxes_from_maps
 from xaitune.explain.classifier import open_classifier
@@ -150,7 +150,7 @@ def beside_baselines(table: pd.DataFrame) -> str:
     named += table[table["block"].isna()].groupby("rule", sort=False)
     for name, rows in named:
         at = rows.set_index("iou")
-        cells = [cell(at.loc[iou], score) for iou in (0.25, 0.5) for score in ("precision", "recall")]
+        cells = [cell(at.loc[iou], score) for iou in IOUS for score in ("precision", "recall")]
         counts = [f"{at[column].iloc[0]:.0f}" for column in ("boxes", "true_boxes")]
         lines.append(f"| {' | '.join([name, *cells, *counts])} |")
     return "\n".join(lines)
@@ -158,10 +158,7 @@ def beside_baselines(table: pd.DataFrame) -> str:
 
 def tables_of(table: pd.DataFrame) -> dict[str, str]:
     """Name of a table in docs/boxes.md -> its Markdown."""
-    return {
-        "best": beside_baselines(table),
-        "blocks": by_block(table, "recall", 0.25) + "\n\n" + by_block(table, "recall", 0.5),
-    }
+    return {"best": beside_baselines(table)} | {f"recall at {iou}": by_block(table, "recall", iou) for iou in IOUS}
 
 
 def write_page(tables: dict[str, str]) -> None:

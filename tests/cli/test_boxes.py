@@ -63,6 +63,14 @@ def test_boxes_against_given_ones(explain, images, tmp_path):
     assert "Wrote e/box-scores.csv" in answer.out
 
 
+def test_boxes_of_an_earlier_call_as_true_ones_are_all_found(explain, tmp_path):
+    options = ["--block", "4", "--box-regions", "all", "--box-threshold", "0.5"]
+    assert explain(tmp_path, *options).status == 0
+    answer = explain(tmp_path, *options, "--true-boxes", "e/boxes.json", "--json")
+    assert [row["f1"] for row in answer.json["box_scores"]] == [1, 1]
+    assert "a box only finds true ones of the class that it explains" in answer.err
+
+
 def test_images_without_a_true_box_are_not_scored(explain, images, tmp_path):
     (tmp_path / "true.csv").write_text(f"file,x,y,width,height\n{images[0].name},,,,\n{images[1].name},,,,\n")
     answer = explain(tmp_path, "--true-boxes", "true.csv", "--block", "5")
