@@ -8,7 +8,8 @@ boxes of the test images against the boxes of their masks' regions (precision, r
 intervals over groups). The threshold is 0.2 of a map's maximum, and the one of THRESHOLDS whose boxes have the best F1 at
 IoU 0.25 on the validation images, chosen for each rule, block and kind of region. Two boxes that look at no image stand
 beside them: the whole image, and a centred box with the mean shares of width and height of the training masks' boxes.
-Writes results/boxes.csv; with --write also the tables of docs/boxes.md.
+The largest region by the rule and block that are best on the validation images is also compared with the whole image class by
+class, paired. Writes results/boxes.csv and results/boxes-classes.csv; with --write also the tables of docs/boxes.md.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from xaitune.explain.boxes import SIDES, Boxes, boxes_from_maps
 from xaitune.explain.classifier import open_classifier
 from xaitune.explain.gradcam import RulesMapper, as_heatmaps
 from xaitune.explain.heatmaps import BlockHeatmaps
+from xaitune.stats.intervals import ratio_intervals
 from xaitune.training.run import Run
 from xaitune.training.train import train_model
 
@@ -40,6 +42,7 @@ PAGE = HERE.parent / "docs" / "boxes.md"
 PAPERS = 0.2  # Zhou et al. 2016
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 CHOSEN_AT = 0.25  # IoU
+FEWEST = 5  # groups for which an interval is shown
 WHOLE, CENTRED = "the whole image", "a centred box of the mean size"
 
 
@@ -114,6 +117,66 @@ def baselines(data: ImageData, truth: dict[str, TrueBoxes], rows: dict[str, np.n
         yield scored(boxes, truth["test"], data.groups[rows["test"]], rule=name).assign(block=np.nan)
 
 
+def chosen_row(table: pd.DataFrame, regions: str, chosen: str) -> pd.Series:
+    """The rule and block with the best F1 at IoU CHOSEN_AT on the validation images."""
+    part = table[(table["regions"] == regions) & (table["chosen"] == chosen) & (table["iou"] == CHOSEN_AT)]
+    return part.loc[part["validation_f1"].idxmax()]
+
+
+def by_class(run: Run, data: ImageData, truth: TrueBoxes, rows: np.ndarray, table: pd.DataFrame) -> pd.DataFrame:
+    """For each class and all: recall at CHOSEN_AT of the chosen largest region and of the whole image, and the difference."""
+    best = chosen_row(table, "largest", "validation")
+    maps = explained(run, data, rows)[best["rule"]].block(int(best["block"]))
+    found, number = {}, np.array([len(boxes) for boxes in truth.boxes if boxes is not None], float)
+    for name, boxes in (
+        ("map", boxes_from_maps(maps, threshold=best["threshold"])),
+        ("whole", same_box(np.array([0.0, 0.0, 1.0, 1.0]), data, rows)),
+    ):
+        found[name] = score_boxes(boxes, true_boxes=truth).per_image[f"found_at_{CHOSEN_AT:g}"].to_numpy(float)
+    shares = [
+        b[:, 2:].prod(1) / (data.headers[r].width * data.headers[r].height)
+        for r, b in zip(rows, truth.boxes, strict=True)
+        if b is not None
+    ]
+    result = []
+    for label, name in [*enumerate(data.class_names), (None, "all")]:
+        mine = np.flatnonzero(data.labels[rows] == label) if label is not None else np.arange(len(rows))
+        if not len(mine):
+            continue
+        tops = np.stack([found["map"], found["whole"], found["map"] - found["whole"]], 1)[mine]
+        recall, low, high = ratio_intervals(tops, np.repeat(number[mine, None], 3, axis=1), data.groups[rows[mine]])
+        result.append(
+            {
+                "class": name,
+                "images": len(mine),
+                "groups": len(np.unique(data.groups[rows[mine]])),
+                "true_boxes": int(number[mine].sum()),
+                "median_share": float(np.median(np.concatenate([shares[i] for i in mine]))),
+                "recall": recall[0],
+                "whole_image": recall[1],
+                **{"gain": recall[2], "gain_low": low[2], "gain_high": high[2]},
+            }
+        )
+    return pd.DataFrame(result)
+
+
+def classes_table(classes: pd.DataFrame) -> str:
+    """The Markdown table of `by_class`."""
+    lines = [
+        "| class | tiles | true boxes | median share of the image | recall at 0.25 | the whole image | gain |",
+        "| --- " * 7 + "|",
+    ]
+    for row in classes.to_dict("records"):
+        gain = f"{row['gain']:+.2f}"
+        if row["groups"] >= FEWEST:
+            gain += f" [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]"
+        recalls = f"{row['recall']:.2f} | {row['whole_image']:.2f}"
+        lines.append(
+            f"| {row['class']} | {row['groups']} | {row['true_boxes']} | {row['median_share']:.1%} | {recalls} | {gain} |"
+        )
+    return "\n".join(lines)
+
+
 def cell(row: Any, score: str) -> str:
     """A score with its interval."""
     return f"{row[score]:.2f} [{row[f'{score}_low']:.2f}, {row[f'{score}_high']:.2f}]"
@@ -142,7 +205,7 @@ def beside_baselines(table: pd.DataFrame) -> str:
     ]
     named = []
     for (regions, chosen), part in table[table["block"].notna()].groupby(["regions", "chosen"], sort=False):
-        best = part.loc[part["validation_f1"].idxmax()]
+        best = chosen_row(table, regions, chosen)
         rows = part[(part["rule"] == best["rule"]) & (part["block"] == best["block"])]
         which = "the largest region" if regions == "largest" else "all regions"
         name = f"{which}, {best['rule']} at Block {best['block']:.0f}, threshold {best['threshold']:g} ({chosen})"
@@ -189,12 +252,14 @@ def main() -> None:
     rows = {split: masked_rows(data, split) for split in ("train", "validation", "test")}
     truth = {split: boxes_of_masks([data.mask(int(i)) for i in rows[split]]) for split in rows}
     table = pd.concat([*of_maps(run, data, truth, rows), *baselines(data, truth, rows)], ignore_index=True)
+    classes = by_class(run, data, truth["test"], rows["test"], table)
     write_csv(args.out, table.round(4))
+    write_csv(args.out.with_stem(f"{args.out.stem}-classes"), classes.round(4))
     tested = run.predictions.set_index("file").loc[[data.files[i] for i in rows["test"]]]
     right, groups = (tested["true"] == tested["predicted"]).sum(), len(np.unique(data.groups[rows["test"]]))
     print(f"{len(rows['test'])} test images with a mask in {groups} groups; {right} are classified correctly")
     print(f"macro F1 on the test images: {run.metrics['test']['f1_macro']:.3f}\n")
-    tables = tables_of(table)
+    tables = tables_of(table) | {"classes": classes_table(classes)}
     print("\n\n".join(tables.values()))
     if args.write:
         write_page(tables)
