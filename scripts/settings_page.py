@@ -7,7 +7,7 @@ A test compares the page with the fields, so it cannot fall behind.
 
 from pathlib import Path
 
-from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
+from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
 from xaitune.config.fields import settings_of
 from xaitune.config.toml import TABLES
 
@@ -27,8 +27,8 @@ HEADINGS = {
 }
 EXPLAIN = """## `xaitune explain`
 
-These are options of the command. In Python most of them are arguments of `explain_images`, `lime_superpixels` and
-`score_maps`, whose docstrings name them and their defaults.
+These are options of the command. In Python most of them are arguments of `explain_images`, `lime_superpixels`,
+`boxes_from_maps`, `score_boxes` and `score_maps`, whose docstrings name them and their defaults.
 """
 
 
@@ -46,7 +46,10 @@ def page() -> str:
     """The text of docs/settings.md."""
     parts = [INTRODUCTION]
     parts += [f"## {HEADINGS[name]}\n\n{rows(table)}" for name, table in TABLES.items()]
-    parts += [EXPLAIN, *(rows(table) for table in (ExplainOptions, ModelOptions, LimeOptions, ScoreOptions))]
+    parts += [
+        EXPLAIN,
+        *(rows(table) for table in (ExplainOptions, ModelOptions, LimeOptions, BoxOptions, ScoreOptions)),
+    ]
     return "\n".join(parts)
 
 

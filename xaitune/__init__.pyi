@@ -20,9 +20,11 @@ from .errors import (
     WeightsError,
     XaituneError,
 )
+from .evaluate.detection import BoxScores, score_boxes
 from .evaluate.sanity import randomisation_check
 from .evaluate.table import score_maps
 from .explain.api import explain_images
+from .explain.boxes import Boxes, boxes_from_maps
 from .explain.cam import class_activation_map
 from .explain.classifier import Classifier, open_classifier
 from .explain.gradcam import gradcam_blocks
@@ -41,6 +43,8 @@ __version__: str
 __all__ = [
     "AdviceCheck",
     "BlockHeatmaps",
+    "BoxScores",
+    "Boxes",
     "Classifier",
     "CollectionAdvice",
     "ComparisonTable",
@@ -65,6 +69,7 @@ __all__ = [
     "__version__",
     "advise_collection",
     "advise_freeze",
+    "boxes_from_maps",
     "build_vgg16",
     "check_advice",
     "class_activation_map",
@@ -83,6 +88,7 @@ __all__ = [
     "make_demo_data",
     "open_classifier",
     "randomisation_check",
+    "score_boxes",
     "score_maps",
     "segment_images",
     "sweep_freeze",

@@ -27,10 +27,10 @@ def plural(number: int, word: str) -> str:
     """A count with its word.
 
     Examples:
-        >>> plural(1, "image"), plural(1344, "image"), plural(6, "class")
-        ('1 image', '1,344 images', '6 classes')
+        >>> plural(1, "image"), plural(1344, "image"), plural(6, "class"), plural(2, "box")
+        ('1 image', '1,344 images', '6 classes', '2 boxes')
     """
-    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
+    ending = "" if number == 1 else "es" if word.endswith(("s", "x")) else "s"
     return f"{number:,} {word}{ending}"
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 import xaitune as xt
 from xaitune.cli import console
-from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ScoreOptions
+from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
 
@@ -69,7 +69,7 @@ def test_help_of_a_command(tmp_path, name):
 
 
 def test_every_field_has_a_help_text():
-    for table in (xt.DataConfig, xt.TrainConfig, xt.SweepConfig, ExplainOptions, LimeOptions, ScoreOptions):
+    for table in (xt.DataConfig, xt.TrainConfig, xt.SweepConfig, ExplainOptions, LimeOptions, BoxOptions, ScoreOptions):
         assert [f.name for f in fields(table)] == list(settings_of(table))
         assert all(about.help.endswith(".") and about.panel in PANELS for about in settings_of(table).values())
 

@@ -9,12 +9,13 @@ import typer
 
 from xaitune._files import make_folder, write_csv
 from xaitune._names import duration, plural
+from xaitune.cli.boxes import digest_of, say_box_scores, say_boxes, true_boxes_of
 from xaitune.cli.console import Ui
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
-from xaitune.config.explain_settings import ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
+from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
 from xaitune.config.toml import CONFIG_FILE
-from xaitune.errors import DataError, ImageError
+from xaitune.errors import ConfigError, DataError, ImageError
 
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files or folders.")]
 ModelPath = Annotated[
@@ -29,13 +30,19 @@ ModelPath = Annotated[
 ]
 
 
-@command("explain", ExplainOptions, ModelOptions, LimeOptions, ScoreOptions)
+@command("explain", ExplainOptions, ModelOptions, LimeOptions, BoxOptions, ScoreOptions)
 def explain(
     job: Job,
     images: ImageFiles,
     model: ModelPath = None,
     score: Annotated[
         bool, option("--score", help="Score the maps too: a table per block, and scores.csv.", panel="Scores")
+    ] = False,
+    boxes: Annotated[
+        bool,
+        option(
+            "--boxes", help="Draw a box around what a map marks too: boxes.csv, and boxes.json (COCO).", panel="Boxes"
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -44,7 +51,8 @@ def explain(
 ) -> None:
     """Draw what the model sees: Grad-CAM at each block, CAM or LIME.
 
-    With --score also measure how good the maps are.
+    With --score also measure how good the maps are. With --boxes draw boxes around what they mark, and with --masks or
+    --true-boxes say how well those find the true ones.
     """
     from xaitune.data.images import expand_images
 
@@ -56,8 +64,15 @@ def explain(
     opening = job.options(ModelOptions)
     bit_depth = opening.bit_depth or choice.bit_depth
     paths = _readable(job.ui, images, bit_depth)
-    wanted = job.options(ScoreOptions)
-    truth = _masks_and_groups(job, paths, wanted) if score or wanted != ScoreOptions() else None
+    wanted, boxing = job.options(ScoreOptions), job.options(BoxOptions)
+    boxes = boxes or boxing != BoxOptions() or wanted.true_boxes is not None
+    if boxes and options.method == "lime":
+        raise ConfigError(
+            "Boxes are drawn around regions of heatmaps: use --method gradcam or cam. Received: method=lime."
+        )
+    score = score or bool(wanted.images or wanted.steps) or (not boxes and wanted != ScoreOptions())
+    truth = _masks_and_groups(job, paths, wanted) if score or boxes else {}
+    true_boxes = true_boxes_of(wanted.true_boxes, paths, truth["masks"]) if boxes else None
 
     from xaitune.explain.api import CHUNK, iter_explanations, make_explainer
     from xaitune.explain.store import ExplanationWriter
@@ -80,15 +95,18 @@ def explain(
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
     # Scores are made from the maps as they come, so with them nothing is taken over from an interrupted call.
-    identity = None if truth is not None else _identity(about | opening.given, options, lime, classifier.name, paths)
-    with job.ui.progress("explaining", "images") as report, ExplanationWriter(folder, about, identity) as writer:
+    drawn = {"boxes": dataclasses.asdict(boxing), "true": digest_of(true_boxes)} if boxes else {}
+    identity = None if score else _identity(about | opening.given | drawn, options, lime, classifier.name, paths)
+    made_of = (folder, about, identity, boxing if boxes else None)
+    with job.ui.progress("explaining", "images") as report, ExplanationWriter(*made_of) as writer:
         if writer.done:
             job.ui.say(f"Resuming after {min(writer.done * size, len(paths))} of {plural(len(paths), 'image')}")
         explainer = make_explainer(classifier, options, lime, report.part)
         rest = iter_explanations(classifier, paths[writer.done * size :], explainer, size)
         for done, made in enumerate(rest, writer.done + 1):
-            writer.add(made)
-            if truth is not None:
+            first = (done - 1) * size
+            writer.add(made, None if true_boxes is None else true_boxes.boxes[first : first + len(made)])
+            if score:
                 scorer = scorer or _scorer(job.ui, classifier, made, len(paths), truth, wanted)
                 scorer.add(made)
             report(min(done * size, len(paths)), len(paths))
@@ -99,11 +117,28 @@ def explain(
     count = plural(len(paths), "image")
     job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown}, {writer.about['precision']})")
     remarks = _say_remarks(job.ui, writer, len(paths), lime.num_samples)
-    files = [wrote[k] for k in ("first_picture", "contact_sheet", "json", "npz") if k in wrote]
+    files = [v for k, v in wrote.items() if k not in ("folder", "pictures")]
+    if boxes:
+        remarks |= _say_boxes(job.ui, writer, boxing, true_boxes, truth["groups"])
+        files += remarks.pop("wrote")
     scored = _say_scores(job.ui, scorer, writer.folder) if scorer else {"wrote": []}
     files += scored.pop("wrote")
     next_command = "" if choice.path is not None and choice.path.is_file() else "xaitune advise"
     job.ui.finish(files, next_command, **wrote, **scored, seconds=seconds, **remarks)
+
+
+def _say_boxes(ui: Ui, writer: Any, options: BoxOptions, true_boxes: Any, groups: Any) -> dict[str, Any]:
+    """Print the number of boxes and, against the true ones, their scores; returns them for the JSON object."""
+    from xaitune.evaluate.detection import score_boxes
+
+    boxes = writer.all_boxes()
+    said = say_boxes(ui, boxes, options)
+    if true_boxes is None or not any(true is not None and len(true) for true in true_boxes.boxes):
+        if true_boxes is not None:
+            ui.warn("None of the images has a true box, so boxes are not scored.")
+        return said | {"wrote": []}
+    scores = score_boxes(boxes, true_boxes=true_boxes, groups=groups)
+    return said | say_box_scores(ui, scores, writer.folder, boxes.layers)
 
 
 def _identity(
@@ -196,7 +231,7 @@ def _readable(ui: Ui, images: list[Path], bit_depth: int | None) -> list[Path]:
     return good
 
 
-def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str, int]:
+def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str, Any]:
     """Warn of maps and superpixels that say little; returns how many of them there are, for the JSON object."""
     empty, unstable = writer.empty_maps(), writer.unstable()
     if empty:

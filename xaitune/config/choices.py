@@ -72,4 +72,5 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 RESIZE = ("stretch", "pad")
 ENGINES = ("local", "ray")
 SEGMENTERS = ("quickshift", "slic", "felzenszwalb")
+BOX_REGIONS = ("largest", "all")  # which connected regions of a map get a box
 RULES = ("gradcam", "gradcam++", "hirescam", "xgradcam", "layercam")  # for weighting a block's channels

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from xaitune.config.choices import METHODS, PRECISIONS, PREPROCESSINGS, RULES, SEGMENTERS
+from xaitune.config.choices import BOX_REGIONS, METHODS, PRECISIONS, PREPROCESSINGS, RULES, SEGMENTERS
 from xaitune.config.fields import check_fields, setting
 from xaitune.config.parse import parse_blocks, parse_fill
-from xaitune.config.rules import Choice, Flag, Names, Rule, Text, Whole, require_choice
+from xaitune.config.rules import Choice, Flag, Names, Number, Rule, Text, Whole, require_choice
 from xaitune.errors import ConfigError
 
 
@@ -174,6 +174,43 @@ class ScoreOptions:
         panel="Scores",
         otherwise="10, or fewer to fit 2 minutes",
         flag="--score-steps",
+    )
+    true_boxes: str | None = setting(
+        None,
+        Text(optional=True, metavar="CSV|JSON"),
+        "Score boxes against those in a CSV file,x,y,width,height[,class] or a COCO file.",
+        panel="Boxes",
+        otherwise="the boxes of the masks",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class BoxOptions:
+    """Which regions of a heatmap get a box; see `explain.boxes.boxes_from_maps`."""
+
+    threshold: float = setting(
+        0.2,
+        Number("above 0 and at most 1", lambda share: 0 < share <= 1),
+        "Boxes surround what reaches this share of a map's maximum.",
+        panel="Boxes",
+        flag="--box-threshold",
+    )
+    regions: str = setting(
+        "largest",
+        Choice(BOX_REGIONS),
+        "A box for the largest connected region of a map, or for all.",
+        panel="Boxes",
+        flag="--box-regions",
+    )
+    min_area: float = setting(
+        0.001,
+        Number("at least 0 and below 1", lambda share: 0 <= share < 1),
+        "With all regions: leave out those below this share of the image.",
+        panel="Boxes",
+        flag="--box-min-area",
     )
 
     def __post_init__(self) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 from xaitune.config.rules import Rule
 
-PANELS = ("Data", "Model", "Training", "Augmentation", "Comparison", "Engine", "Explanation", "LIME", "Scores")
+PANELS = (
+    *("Data", "Model", "Training", "Augmentation", "Comparison", "Engine"),
+    *("Explanation", "LIME", "Boxes", "Scores"),
+)
 STAGES = ("head", "fine-tune")
 
 

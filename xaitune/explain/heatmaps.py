@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import cv2
@@ -119,15 +120,28 @@ class BlockHeatmaps:
         """The name of the class explained for an image."""
         return self.class_names[int(self.classes[image])]
 
-    def panels(self, image: int = 0) -> list[tuple[str, np.ndarray]]:
-        """(title, picture) of one image and its overlays at all drawn blocks, in the file's own geometry."""
+    def panels(
+        self,
+        image: int = 0,
+        *,
+        boxes: Mapping[int, np.ndarray] | None = None,
+        true_boxes: np.ndarray | None = None,
+    ) -> list[tuple[str, np.ndarray]]:
+        """(title, picture) of one image and its overlays at all drawn blocks, in the file's own geometry.
+
+        `boxes`: block -> (k, 4) x, y, width and height as shares of the image, as `Boxes.of_image` gives them, drawn in light
+        blue; `true_boxes` (k, 4), likewise, in green on every picture.
+        """
         picture = own_picture(self.files[image], self.images[image], self.bit_depth)
-        shown = [("image", picture)]
+        true = np.zeros((0, 4)) if true_boxes is None else true_boxes
+        shown = [("image", _boxed(picture, (true, overlays.TRUE)))]
         for block, zero in zip(self.blocks, self.is_zero[image], strict=True):
             raw = self.raw[block][image : image + 1]
             view = unit_view(raw if self.contributions is None else _smooth(raw))[0]
             heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
-            shown.append((self._title(block, image, bool(zero)), overlays.overlay(picture, heat)))
+            found = np.zeros((0, 4)) if boxes is None else boxes[block]
+            drawn = _boxed(overlays.overlay(picture, heat), (true, overlays.TRUE), (found, overlays.FOUND))
+            shown.append((self._title(block, image, bool(zero)), drawn))
         return shown
 
     def title(self, block: int) -> str:
@@ -143,11 +157,20 @@ class BlockHeatmaps:
             parts.append("no positive evidence")
         return self.title(block) + (f" ({', '.join(parts)})" if parts else "")
 
-    def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
-        """One image and, to its right, its heatmaps at all drawn blocks."""
-        titles, pictures = zip(*self.panels(image), strict=True)
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        image: int = 0,
+        boxes: Mapping[int, np.ndarray] | None = None,
+        true_boxes: np.ndarray | None = None,
+    ) -> "Axes":
+        """One image and, to its right, its heatmaps at all drawn blocks; with boxes as in `panels`."""
+        titles, pictures = zip(*self.panels(image, boxes=boxes, true_boxes=true_boxes), strict=True)
         index = int(self.classes[image])
         caption = f"{self.method}: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f})"
+        named = ["from the map: light blue"] * (boxes is not None) + ["true: green"] * (true_boxes is not None)
+        caption += f"; boxes {', '.join(named)}" if named else ""
         return panels(pictures, titles, caption=caption, ax=ax)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -185,6 +208,13 @@ def own_picture(file: str, shown: np.ndarray, bit_depth: int | None = None, long
     height, width = picture.shape[:2]
     scale = min(1.0, longest / max(height, width))
     return resize_image(picture, (max(round(height * scale), 1), max(round(width * scale), 1)))
+
+
+def _boxed(picture: np.ndarray, *boxes: tuple[np.ndarray, tuple[int, int, int]]) -> np.ndarray:
+    """A picture with boxes (k, 4) in their colours, if there are any."""
+    for shares, colour in boxes:
+        picture = overlays.rectangles(picture, shares, colour) if len(shares) else picture
+    return picture
 
 
 def unit_view(raw: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Explanations on disk: pictures in a folder per class, the raw maps and a list, written batch by batch."""
 
+import dataclasses
 import json
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from xaitune._files import disk_error, read_json, write_json, writing
+from xaitune._files import disk_error, read_json, write_csv, write_json, writing
+from xaitune.config.explain_settings import BoxOptions
 from xaitune.data.resize import resize_image
 from xaitune.errors import RunError, RunLockedError
 from xaitune.explain.api import Explanation
+from xaitune.explain.boxes import Boxes, boxes_from_maps, join_boxes
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.explain.lime.fit import STABLE
 from xaitune.plots import figures, overlays
@@ -21,6 +25,8 @@ from xaitune.plots.pictures import contact_sheet
 
 UNFINISHED = ".unfinished"  # folder of the batches that are made, until all are
 SHEET_ROWS = 12  # images on a contact sheet
+BOX_FILES = ("boxes.csv", "boxes.json")
+BOX_SCORE_FILES = ("box-scores.csv", "box-scores.json")  # written by `evaluate.detection` to the same folder
 SCORE_FILES = ("scores.csv", "scores.json", "scores.png")  # written by `evaluate.store` to the same folder
 
 
@@ -29,11 +35,19 @@ class ExplanationWriter:
 
     Every batch is kept below UNFINISHED until `close`. With the same `identity` (all that determines the explanations, and
     the order of the images), a later writer finds the batches of one that was interrupted: `done` says how many, and the
-    caller goes on after them. Without one nothing is found.
+    caller goes on after them. Without one nothing is found. With `boxes`, the regions of the heatmaps get boxes, in the
+    pictures, boxes.csv and boxes.json.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], identity: dict[str, Any] | None = None) -> None:
-        self.folder, self.about = folder, dict(about)
+    def __init__(
+        self,
+        folder: Path,
+        about: dict[str, Any],
+        identity: dict[str, Any] | None = None,
+        boxes: BoxOptions | None = None,
+    ) -> None:
+        self.folder, self.about, self.box_options = folder, dict(about), boxes
+        self.boxes: list[Boxes] = []  # of each batch
         self.tables: list[pd.DataFrame] = []
         self.pictures: list[Path] = []
         self.sheet: list[tuple[str, list[np.ndarray]]] = []
@@ -77,16 +91,20 @@ class ExplanationWriter:
     def _file(self, number: int) -> Path:
         return self.unfinished / f"{number:05d}.npz"
 
-    def add(self, explanation: Explanation) -> None:
-        """Write one batch."""
+    def add(self, explanation: Explanation, true_boxes: Sequence[np.ndarray | None] | None = None) -> None:
+        """Write one batch; `true_boxes`: for each image (k, 4) x, y, width, height in pixels of its file, to be drawn too."""
+        boxes = None
+        if self.box_options is not None and isinstance(explanation, BlockHeatmaps):
+            boxes = boxes_from_maps(explanation, **dataclasses.asdict(self.box_options))
         pictures: list[Path] = []
         sheet: list[tuple[str, list[np.ndarray]]] = []
         for i, file in enumerate(explanation.files):
             class_name = explanation.explained(i)
             path = self.folder / _safe(class_name) / f"{self._name(file)}.png"
-            pictures.append(figures.save(explanation.plot(image=i), path))
+            drawn: dict[str, Any] = {} if boxes is None else _drawn(boxes, i, true_boxes)
+            pictures.append(figures.save(explanation.plot(image=i, **drawn), path))
             if len(self.sheet) + len(sheet) < SHEET_ROWS:
-                panels = explanation.panels(i)
+                panels = explanation.panels(i, **drawn)
                 if isinstance(explanation, BlockHeatmaps):
                     self.titles = ["image", *(explanation.title(b) for b in explanation.blocks)]
                 else:
@@ -108,7 +126,9 @@ class ExplanationWriter:
             "labels": [label for label, _ in sheet],
             "titles": self.titles,
             "blocks": list(self.blocks),
+            "layers": list(explanation.layers.items()) if isinstance(explanation, BlockHeatmaps) else [],
             "bright": bright,
+            "boxes": None if boxes is None else [boxes.table.to_dict("list"), boxes.images.to_dict("list")],
         }
         arrays = _arrays(explanation) | {"record": np.frombuffer(json.dumps(record).encode(), np.uint8)}
         if sheet:
@@ -131,6 +151,10 @@ class ExplanationWriter:
     def _keep(self, record: dict[str, Any], table: pd.DataFrame, sheet: list[tuple[str, list[np.ndarray]]]) -> None:
         self.pictures += [self.folder / name for name in record["pictures"]]
         self.bright += record["bright"]
+        if self.box_options is not None and record["boxes"] is not None:
+            table_of_boxes, images = map(pd.DataFrame, record["boxes"])
+            names, layers = tuple(self.about["class_names"]), dict(record["layers"])
+            self.boxes.append(Boxes(table_of_boxes, images, self.blocks, names, self.box_options, layers))
         self.sheet += sheet
         self.tables.append(table)
 
@@ -160,6 +184,10 @@ class ExplanationWriter:
         tables = [table.drop_duplicates("file") for table in self.tables if "top5_jaccard" in table]
         return sum(int(((t["spearman"] < STABLE[0]) | (t["top5_jaccard"] < STABLE[1])).sum()) for t in tables)
 
+    def all_boxes(self) -> Boxes:
+        """The boxes of all images written so far."""
+        return join_boxes(self.boxes)
+
     def close(self) -> dict[str, Any]:
         """Write the list and the contact sheet; returns the paths written."""
         table = pd.concat(self.tables, ignore_index=True)
@@ -171,8 +199,13 @@ class ExplanationWriter:
             sheet = contact_sheet(strips, [label for label, _ in self.sheet], titles=self.titles)
             written["contact_sheet"] = str(figures.save(sheet, self.folder / "contact-sheet.png"))
         self._remove_old_pictures()
-        for name in SCORE_FILES:  # scores of maps that were here before
+        for name in (*BOX_FILES, *BOX_SCORE_FILES, *SCORE_FILES):  # of maps that were here before
             (self.folder / name).unlink(missing_ok=True)
+        if self.boxes:
+            table_file, coco_file = (self.folder / name for name in BOX_FILES)
+            write_csv(table_file, self.all_boxes().to_dataframe())
+            write_json(coco_file, self.all_boxes().to_coco())
+            written |= {"boxes_csv": str(table_file), "boxes_json": str(coco_file)}
         rows = json.loads(table.to_json(orient="records", force_ascii=False))
         with writing(self.folder / "heatmaps.npz") as part:
             for number in range(len(self.tables)):
@@ -184,6 +217,14 @@ class ExplanationWriter:
         write_json(self.folder / "explain.json", contents)
         shutil.rmtree(self.unfinished, ignore_errors=True)
         return written | {"json": str(self.folder / "explain.json"), "npz": str(self.folder / "heatmaps.npz")}
+
+
+def _drawn(boxes: Boxes, image: int, true_boxes: Sequence[np.ndarray | None] | None) -> dict[str, Any]:
+    """The boxes of an image as its picture takes them."""
+    height, width = boxes.size(image)
+    true = None if true_boxes is None else true_boxes[image]
+    shares = None if true is None else true / np.array([width, height, width, height], float)
+    return {"boxes": boxes.of_image(image), "true_boxes": shares}
 
 
 def _safe(name: str) -> str:

@@ -18,6 +18,7 @@ POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)
 HEATMAP = "inferno"
 ALPHA = 0.8  # opacity of the strongest value
 PANEL_PIXELS = 240  # height of pictures shown side by side
+FOUND, TRUE = (86, 180, 233), (80, 220, 100)  # RGB of boxes from a map (light blue) and of true ones (green)
 
 
 def _rgb(image: Any) -> np.ndarray:
@@ -88,6 +89,28 @@ def boundaries(image: Any, segments: Any, colour: Sequence[int] = (240, 228, 66)
     edge[:, :-1] |= segments[:, :-1] != segments[:, 1:]
     edge[:-1] |= segments[:-1] != segments[1:]
     return _blend(image, colour, edge.astype(np.float32))
+
+
+def rectangles(image: Any, boxes: Any, colour: Sequence[int]) -> np.ndarray:
+    """uint8 (H, W, 3): the image with lines around `boxes`, which hide nothing inside and have a dark outer edge.
+
+    `boxes` (k, 4): x, y, width and height as shares of the image's width and height. At the image's border lines are inside.
+    Small images are first enlarged by a whole factor to a height of about PANEL_PIXELS; lines are thicker on larger ones.
+    """
+    image = np.clip(np.rint(_rgb(image)), 0, 255).astype(np.uint8)
+    factor = max(1, round(PANEL_PIXELS / image.shape[0]))
+    image = np.kron(image, np.ones((factor, factor, 1), np.uint8))
+    size, line = np.array(image.shape[1::-1]), 2 * max(1, round(image.shape[0] / PANEL_PIXELS))
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    starts = np.clip(np.rint(boxes[:, :2] * size).astype(int), line, None)
+    stops = np.clip(np.rint((boxes[:, :2] + boxes[:, 2:]) * size).astype(int), None, size - line)
+    for start, stop in zip(starts, stops, strict=True):
+        inside = image[start[1] : stop[1], start[0] : stop[0]].copy()
+        for reach, shade in ((line + line // 2, 0), (line, colour), (0, inside)):
+            left, upper = np.maximum(start - reach, 0)
+            right, lower = np.minimum(stop + reach, size)
+            image[upper:lower, left:right] = shade
+    return image
 
 
 def to_height(image: Any, height: int) -> np.ndarray:

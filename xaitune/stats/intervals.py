@@ -139,26 +139,42 @@ def mean_intervals(
     without values is NaN; a column whose values are all in one group has a NaN interval. `groups` (n,) or None. Raises
     InputError for groups of another length.
     """
-    resampling.check_level(level)
     values = np.asarray(values, float)
-    numbers = resampling.group_numbers(groups, len(values))
     known = ~np.isnan(values)
-    in_group = sparse.coo_array((np.ones(len(values)), (numbers, np.arange(len(values))))).tocsr()  # (G, n)
-    sums, counts = in_group @ np.where(known, values, 0), in_group @ known.astype(float)  # (G, k)
+    return ratio_intervals(np.where(known, values, 0), known, groups, level=level, draws=draws, seed=seed)
+
+
+def ratio_intervals(
+    tops: Any, bottoms: Any, groups: Any = None, *, level: float = 0.95, draws: int = resampling.DRAWS, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(ratio, low, high) of each column: the sum of `tops` (n, k) over that of `bottoms` (n, k), such as found and all boxes.
+
+    Percentile intervals over resampled groups, as in `mean_intervals`: a column whose bottoms are 0 is NaN, and has a NaN
+    interval where they are above 0 in one group only. `bottoms` are at least 0. Raises InputError for groups of another length.
+
+    Examples:
+        >>> ratio_intervals([[1], [0]], [[1], [3]])[0].tolist()
+        [0.25]
+    """
+    resampling.check_level(level)
+    tops, bottoms = np.asarray(tops, float), np.asarray(bottoms, float)
+    numbers = resampling.group_numbers(groups, len(tops))
+    in_group = sparse.coo_array((np.ones(len(tops)), (numbers, np.arange(len(tops))))).tocsr()  # (G, n)
+    sums, counts = in_group @ tops, in_group @ bottoms  # (G, k)
     rng = np.random.default_rng(seed)
     shares = np.full(len(sums), 1 / len(sums))
     step = max(1, resampling.CHUNK // len(sums))
     parts = []
     for start in range(0, draws, step):
         drawn = rng.multinomial(len(sums), shares, size=min(step, draws - start))
-        parts.append(_mean(drawn @ sums, drawn @ counts))
-    drawn, bounds = np.concatenate(parts), np.full((2, values.shape[1]), np.nan)
+        parts.append(_ratio(drawn @ sums, drawn @ counts))
+    drawn, bounds = np.concatenate(parts), np.full((2, tops.shape[1]), np.nan)
     for column, groups_with_values in enumerate((counts > 0).sum(0)):
         if groups_with_values > 1:
             sides = norm.cdf(np.array([-1, 1]) * resampling.reach(int(groups_with_values), level))
             bounds[:, column] = np.nanquantile(drawn[:, column], sides)
-    return _mean(sums.sum(0), counts.sum(0)), bounds[0], bounds[1]
+    return _ratio(sums.sum(0), counts.sum(0)), bounds[0], bounds[1]
 
 
-def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
