@@ -62,6 +62,7 @@ class DataConfig:
     photographed. `image_size`: (height, width) in pixels. `split`: shares of train, validation and test. `fold`, such as
     '2/5', divides the images into so many folds instead, of which this one is for testing and the next for validation.
     `recursive`: read images at any depth below a class folder. `bit_depth`: the bits that are used of 16-bit files.
+    `label_fixes`: a CSV `file,action[,new_class]` that corrects labels without changing files.
 
     >>> DataConfig("images", image_size="96x128").image_size
     (96, 128)
@@ -112,6 +113,13 @@ class DataConfig:
         "Bits in use of 16-bit files, 9 to 16, such as 12; their largest value becomes white.",
         panel="Data",
         otherwise="16",
+        since=2,
+    )
+    label_fixes: str | None = setting(
+        None,
+        Text(optional=True, metavar="CSV"),
+        "CSV file,action[,new_class] with keep, relabel or drop for images whose label is wrong.",
+        panel="Data",
         since=2,
     )
 
