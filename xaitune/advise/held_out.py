@@ -4,8 +4,10 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 
+from xaitune._progress import Progress
 from xaitune.training.linear import FOLDS, LinearHead, fit_linear_head
 
 
@@ -32,6 +34,10 @@ class HeldOut:
         mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
         self.mean, self.variance = mean, np.where(variance <= np.maximum(1e-10 * mean**2, 1e-12), 1.0, variance)
         self.standard = (features - self.mean) / np.sqrt(self.variance)
+        self.fold_of = np.empty(len(labels), int)  # the fold that an image is held out in
+        for fold, test in enumerate(self.folds):
+            self.fold_of[test] = fold
+        self._fitted: dict[int, LinearHead] = {}
 
     @functools.cached_property
     def gram(self) -> np.ndarray:
@@ -39,19 +45,47 @@ class HeldOut:
         return self.standard @ self.standard.T
 
     @functools.cached_property
-    def fold_heads(self) -> list[LinearHead]:
-        """The head of each fold, fitted on all images outside it."""
-        heads = []
-        for fold, test in enumerate(self.folds):
-            outside = np.ones(len(self.labels), bool)
-            outside[test] = False
-            chosen = fit_linear_head(
+    def directions(self) -> np.ndarray:
+        """(n, d) the standardised features at unit length, float32."""
+        length = np.linalg.norm(self.standard, axis=1, keepdims=True)
+        return (self.standard / np.maximum(length, 1e-12)).astype(np.float32)
+
+    def nearest(self, row: int, label: int) -> int:
+        """The image of a class that is most similar to that of `row`, by the cosine, of those that are not of its group."""
+        like = np.flatnonzero((self.labels == label) & (self.groups != self.groups[row]))
+        return int(like[(self.directions[like] @ self.directions[row]).argmax()])
+
+    def fitted(self, fold: int) -> LinearHead:
+        """The head of a fold as `fit_linear_head` fits it on all images outside: its outputs are logits."""
+        if fold not in self._fitted:
+            outside = self.fold_of != fold
+            self._fitted[fold] = fit_linear_head(
                 self.features[outside],
                 self.labels[outside],
                 self.groups[outside],
                 self.num_classes,
                 metric=self.metric,
             )
+        return self._fitted[fold]
+
+    def probabilities(self, progress: Progress | None = None) -> np.ndarray:
+        """(n, classes) probabilities of every image, by the `fitted` head of its fold."""
+        made = np.empty((len(self.labels), self.num_classes))
+        for fold, test in enumerate(self.folds):
+            head = self.fitted(fold)
+            made[test] = softmax(
+                (self.features[test] - head.mean) / np.sqrt(head.variance) @ head.kernel + head.bias, axis=1
+            )
+            if progress:
+                progress(fold + 1, len(self.folds), "held-out predictions")
+        return made
+
+    @functools.cached_property
+    def fold_heads(self) -> list[LinearHead]:
+        """The head of each fold with the penalty of the `fitted` one, on the features that `predict` standardises."""
+        heads = []
+        for fold in range(len(self.folds)):
+            chosen = self.fitted(fold)
             rows, dual, level, centre = self._fit(fold, None, chosen.penalty)
             kernel = self.standard[rows].T @ dual
             bias = level - centre @ self.standard[rows] @ kernel
@@ -74,8 +108,7 @@ class HeldOut:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The rows that the head of a fold is fitted on, its dual weights, the mean targets, and the rows' shares."""
         chosen = np.ones(len(self.labels), bool) if keep is None else keep.copy()
-        outside = np.ones(len(self.labels), bool)
-        outside[self.folds[fold]] = False
+        outside = self.fold_of != fold
         rows = np.flatnonzero(chosen & outside)
         whole, left = (np.bincount(self.labels[r], minlength=self.num_classes) for r in (outside, rows))
         weights = (whole / np.maximum(left, 1))[self.labels[rows]]
