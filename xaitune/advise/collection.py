@@ -320,7 +320,7 @@ def _draw_pairs(
         _, first = np.unique(held_out.groups[chosen], return_index=True)  # an image of each group
         for i in chosen[np.sort(first)][:SHOWN_IMAGES]:
             image = data.load([rows[i]]).astype(np.float32)
-            evidence = contrast(held_out.fold_heads[held_out.fold_of[i]], image, true, other)
+            evidence = contrast(held_out.fitted(held_out.fold_of[i]), image, true, other)
             nearest = data.load([rows[held_out.nearest(i, other)]])[0]
             shown = [image[0], overlays.signed_overlay(image[0], evidence), nearest]
             strips.append(overlays.strip(shown, height=160))

@@ -1,6 +1,5 @@
 """Held-out predictions of linear heads on frozen features, fitted again and again on parts of the images."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -8,7 +7,7 @@ from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 
 from xaitune._progress import Progress
-from xaitune.training.linear import FOLDS, LinearHead, fit_linear_head
+from xaitune.training.linear import FOLDS, LinearHead, feature_moments, fit_linear_head
 
 
 class HeldOut:
@@ -16,9 +15,9 @@ class HeldOut:
 
     `features` (n, d), `labels` (n,) class numbers, `groups` (n,). The head is ridge regression on one-hot targets, as in
     `fit_linear_head`, whose cross-validation chooses the penalty of each fold on the images outside it. Features are
-    standardised by all images. All fits share one Gram matrix, so that a fit on another part of the images takes
-    milliseconds. Every class has the weight that it has among all images, whatever part of them is left. Raises ValueError
-    where a class has a single group.
+    standardised by all images: what one fold alone shows would otherwise lie far outside of what its head has seen. The fits
+    of `predict` share one Gram matrix, so that one on another part of the images takes milliseconds. Every class has the
+    weight that it has among all images, whatever part of them is left. Raises ValueError where a class has a single group.
     """
 
     def __init__(
@@ -31,8 +30,7 @@ class HeldOut:
             raise ValueError("Held-out predictions need two groups of each class.")
         folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
         self.folds = [test for _, test in folds.split(features, labels, groups)]
-        mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
-        self.mean, self.variance = mean, np.where(variance <= np.maximum(1e-10 * mean**2, 1e-12), 1.0, variance)
+        self.mean, self.variance = feature_moments(features)
         self.standard = (features - self.mean) / np.sqrt(self.variance)
         self.fold_of = np.empty(len(labels), int)  # the fold that an image is held out in
         for fold, test in enumerate(self.folds):
@@ -56,7 +54,7 @@ class HeldOut:
         return int(like[(self.directions[like] @ self.directions[row]).argmax()])
 
     def fitted(self, fold: int) -> LinearHead:
-        """The head of a fold as `fit_linear_head` fits it on all images outside: its outputs are logits."""
+        """The head of a fold, fitted on all images outside it."""
         if fold not in self._fitted:
             outside = self.fold_of != fold
             self._fitted[fold] = fit_linear_head(
@@ -65,6 +63,7 @@ class HeldOut:
                 self.groups[outside],
                 self.num_classes,
                 metric=self.metric,
+                moments=(self.mean, self.variance),
             )
         return self._fitted[fold]
 
@@ -80,24 +79,11 @@ class HeldOut:
                 progress(fold + 1, len(self.folds), "held-out predictions")
         return made
 
-    @functools.cached_property
-    def fold_heads(self) -> list[LinearHead]:
-        """The head of each fold with the penalty of the `fitted` one, on the features that `predict` standardises."""
-        heads = []
-        for fold in range(len(self.folds)):
-            chosen = self.fitted(fold)
-            rows, dual, level, centre = self._fit(fold, None, chosen.penalty)
-            kernel = self.standard[rows].T @ dual
-            bias = level - centre @ self.standard[rows] @ kernel
-            arrays = {"mean": self.mean, "variance": self.variance, "kernel": kernel, "bias": bias}
-            heads.append(dataclasses.replace(chosen, **{k: v.astype(np.float32) for k, v in arrays.items()}))
-        return heads
-
     def predict(self, keep: np.ndarray | None = None) -> np.ndarray:
         """(n,) class numbers, from heads fitted on the images of `keep` (n,) bool outside each fold; on all by default."""
         predicted = np.empty(len(self.labels), int)
-        for fold, head in enumerate(self.fold_heads):
-            rows, dual, level, centre = self._fit(fold, keep, head.penalty)
+        for fold in range(len(self.folds)):
+            rows, dual, level, centre = self._fit(fold, keep, self.fitted(fold).penalty)
             mean = centre @ self.gram[np.ix_(rows, rows)]
             outputs = level + (self.gram[np.ix_(self.folds[fold], rows)] - mean) @ dual
             predicted[self.folds[fold]] = outputs.argmax(axis=1)

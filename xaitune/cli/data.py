@@ -105,8 +105,8 @@ def data_check(
         bool, option("--labels", help="Also rank images whose label is doubtful, by frozen features.")
     ] = False,
     label_count: Annotated[
-        int, option("--label-count", help="Doubtful images in labels.png.", default="20", metavar="N", min=1)
-    ] = 20,
+        int | None, option("--label-count", help="Doubtful images in labels.png.", default="20", metavar="N", min=1)
+    ] = None,
 ) -> None:
     """Count and check the images: damage, duplicates, leakage.
 
@@ -116,7 +116,7 @@ def data_check(
     from xaitune.plots import charts, figures
 
     folder = job.runs_dir / "data-check"
-    _require_labels_usable(job, labels, folder / "labels.csv")
+    _require_labels_usable(job, labels, label_count, folder / "labels.csv")
     config, images = load_data(job, data)
     with job.ui.progress("comparing images", "images") as report:
         check = images.check(report)
@@ -145,10 +145,10 @@ def data_check(
         raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
 
 
-def _require_labels_usable(job: Job, labels: bool, file: Path) -> None:
+def _require_labels_usable(job: Job, labels: bool, count: int | None, file: Path) -> None:
     """Raise ConfigError, before any work, for options without --labels, for missing cleanlab, and for answers in `file`."""
     if not labels:
-        for name in job.given.get(TrainConfig, {}):
+        for name in [*job.given.get(TrainConfig, {}), *(["label-count"] if count else [])]:
             raise ConfigError(f"--{name} has a meaning with --labels only: add --labels, or leave it out.")
         return
     from xaitune.advise.labels import require_cleanlab
@@ -159,12 +159,12 @@ def _require_labels_usable(job: Job, labels: bool, file: Path) -> None:
         raise ConfigError(f"{file} has actions that you filled in, and would be replaced. Move or rename it first.")
 
 
-def _check_labels(job: Job, config: Any, images: Any, count: int) -> Any:
+def _check_labels(job: Job, config: Any, images: Any, count: int | None) -> Any:
     """The check of the labels, printed."""
-    from xaitune.advise.labels import doubtful_labels
+    from xaitune.advise.labels import COUNT, doubtful_labels
 
     with job.ui.progress("learning") as report:
-        doubtful = doubtful_labels(images, config.train, count=count, runs_dir=job.runs_dir, progress=report)
+        doubtful = doubtful_labels(images, config.train, count=count or COUNT, runs_dir=job.runs_dir, progress=report)
     if len(doubtful.table):
         columns = ["file", "class", "probability", "suggested", "suggested_probability", "issue"]
         job.ui.table(doubtful.table.set_index("rank")[columns].head(LISTED_LABELS), "Most doubtful labels", digits=2)
