@@ -1,13 +1,13 @@
-"""Which share of planted wrong labels the check of labels finds, and what `data-check --labels` costs.
+"""Which share of planted wrong labels the check of labels finds.
 
     python benchmarks/labels.py WORK --weights vgg16_imagenet_notop.h5 --data NAME IMAGES GROUPS.csv [--data ...] [--write]
 
 In each data set 5 % of the images, drawn singly whatever their group, are given another class at random, once for each seed. All
 images are then ranked by `judge_labels` on held-out probabilities, as `doubtful_labels` does it, by other scores of cleanlab, and
 by the probability of the given class alone. `found` is the share of the planted labels among as many of the most doubtful
-images; a random order finds 5 %. `half`: the share of all images to look at until half of the planted labels are found. Seeds 0
-to 4 chose the ranking, so the figures are of seeds 5 to 9. Frozen features are computed once, in WORK. Writes one row per data
-set, seed and ranking to results/labels.csv; with --write the table of docs/labels.md is made from them.
+images; a random order finds 5 %. `half`: the share of all images to look at until half of the planted labels are found. The
+ranking was chosen on seeds below 5, so the figures are of seeds 5 to 9. Frozen features are computed once, in WORK. Writes one
+row per data set, seed and ranking to results/labels.csv; with --write the table of docs/labels.md is made from them.
 """
 
 import argparse
