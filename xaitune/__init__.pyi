@@ -1,6 +1,7 @@
 from .advise.advice import FreezeAdvice, load_advice
 from .advise.check import AdviceCheck, check_advice
 from .advise.collection import CollectionAdvice, advise_collection, load_collection
+from .advise.labels import LabelCheck, doubtful_labels
 from .advise.recommend import advise_freeze
 from .comparison.comparison import compare
 from .comparison.comparison_table import ComparisonTable, load_comparison
@@ -56,6 +57,7 @@ __all__ = [
     "ImageData",
     "ImageError",
     "InputError",
+    "LabelCheck",
     "ModelError",
     "Run",
     "RunError",
@@ -74,6 +76,7 @@ __all__ = [
     "check_advice",
     "class_activation_map",
     "compare",
+    "doubtful_labels",
     "explain_images",
     "freeze_blocks",
     "gradcam_blocks",

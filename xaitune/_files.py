@@ -60,10 +60,10 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
+def write_csv(path: Path, frame: pd.DataFrame, encoding: str = "utf-8") -> None:
     """Write a CSV without its index, atomically."""
     with writing(path) as part:
-        frame.to_csv(part, index=False)
+        frame.to_csv(part, index=False, encoding=encoding)
 
 
 def read_json(path: Path) -> Any:

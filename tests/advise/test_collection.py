@@ -43,14 +43,15 @@ def test_predictions_are_those_of_ridge_regression_without_the_images_group():
             chosen = outside if part is None else outside & part
             labels = held_out.labels[chosen]
             weights = (np.bincount(held_out.labels[outside]) / np.bincount(labels))[labels]
-            model = Ridge(alpha=held_out.fold_heads[fold].penalty * len(labels))
+            model = Ridge(alpha=held_out.fitted(fold).penalty * len(labels))
             model.fit(held_out.standard[chosen], np.eye(3)[labels], sample_weight=weights / weights.mean())
             expected[test] = model.predict(held_out.standard[test]).argmax(axis=1)
         np.testing.assert_array_equal(held_out.predict(part), expected)
     for test in held_out.folds:
         assert not set(held_out.groups[test]) & set(np.delete(held_out.groups, test))
     predicted = held_out.predict()
-    for head, test in zip(held_out.fold_heads, held_out.folds, strict=True):
+    for fold, test in enumerate(held_out.folds):
+        head = held_out.fitted(fold)
         logits = (held_out.features[test] - head.mean) / np.sqrt(head.variance) @ head.kernel + head.bias
         np.testing.assert_array_equal(logits.argmax(axis=1), predicted[test])
 

@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter
 
 from xaitune import _files, _machine, _names
 from xaitune._progress import Notes, Progress, part_of
+from xaitune.advise.contrast import Contrast
 from xaitune.advise.held_out import HeldOut
-from xaitune.comparison.grid import frozen_runs
+from xaitune.advise.pooled import pooled_features
 from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.data.resize import map_to_image
 from xaitune.data.sample import choose_images
 from xaitune.errors import DataError, RunError
-from xaitune.explain.cam import BlocksCamMapper
-from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import load_backbone
 from xaitune.plots import charts, figures, overlays, pictures
 from xaitune.plots.figures import wrap
@@ -29,15 +26,12 @@ from xaitune.stats.metrics import confusion, scores_from_confusion
 from xaitune.stats.per_class import per_class_intervals
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import choose_folder, locked, start_folder
-from xaitune.training.head import block5_features, set_head
-from xaitune.training.network import Network, build_for
 
 SHARES = (0.125, 0.25, 0.5)  # of the training images, beside all of them
 MOST_IMAGES = 1500
 REPEATS = 5  # draws of the part that is left
 FEWEST = 4  # groups of a class whose half is looked at
 SHOWN_PAIRS, SHOWN_IMAGES = 5, 3
-SMOOTHING = 0.04  # of the drawn evidence, a Gaussian's sigma as a share of the width
 TEXT_COLUMNS = dict.fromkeys(("class", "predicted", "file", "group"), str)
 RESULT = "collection.json"  # written last
 
@@ -177,9 +171,8 @@ def advise_collection(
     with locked(folder):
         start_folder(folder, "collection", {"identity": identity}, overwrite=overwrite)
         cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
-        run = frozen_runs(config)[0]
-        network = Network(build_for(data, run, backbone), resolve_precision(config.precision)[0])
-        features = np.asarray(block5_features(network, data, cache, part_of(progress, 0, 0.6)), np.float32)[rows]
+        network, features = pooled_features(data, config, backbone, cache, part_of(progress, 0, 0.6))
+        features = features[rows]
         groups = np.asarray(data.groups)[rows]
         held_out = HeldOut(features, data.labels[rows], groups, len(data.class_names), config.metric)
         predicted = held_out.predict()
@@ -319,26 +312,17 @@ def _draw_pairs(
     model: Any,
 ) -> None:
     """Write pairs.png: wrong images, what in them speaks for the wrong class, and the most similar image of that class."""
-    fold_of = np.empty(len(rows), int)
-    for fold, test in enumerate(held_out.folds):
-        fold_of[test] = fold
     strips, labels = [], []
-    mapper = BlocksCamMapper(model)
+    contrast = Contrast(model)
     for pair in pairs.head(SHOWN_PAIRS).to_dict("records"):
         true, other = (data.class_names.index(pair[c]) for c in ("class", "predicted"))
         chosen = np.flatnonzero((held_out.labels == true) & (predicted == other))
         _, first = np.unique(held_out.groups[chosen], return_index=True)  # an image of each group
         for i in chosen[np.sort(first)][:SHOWN_IMAGES]:
-            set_head(model, {"weights": held_out.fold_heads[fold_of[i]].layers})
             image = data.load([rows[i]]).astype(np.float32)
-            evidence = np.zeros(data.image_size, np.float32)
-            for label, sign in ((true, 1), (other, -1)):
-                for block_map in mapper(image, np.array([label]))[0].values():
-                    evidence += sign * block_map[0].size * map_to_image(block_map[0], data.image_size, data.image_size)
-            evidence = gaussian_filter(evidence, SMOOTHING * data.image_size[1])  # maxima are single pixels
-            like = np.flatnonzero(held_out.labels == other)
-            nearest = like[((held_out.standard[like] - held_out.standard[i]) ** 2).sum(axis=1).argmin()]
-            shown = [image[0], overlays.signed_overlay(image[0], evidence), data.load([rows[nearest]])[0]]
+            evidence = contrast(held_out.fitted(held_out.fold_of[i]), image, true, other)
+            nearest = data.load([rows[held_out.nearest(i, other)]])[0]
+            shown = [image[0], overlays.signed_overlay(image[0], evidence), nearest]
             strips.append(overlays.strip(shown, height=160))
             labels.append(f"{Path(data.files[rows[i]]).stem}: {pair['class']}, taken for {pair['predicted']}")
     caption = "Evidence: green for its own class, orange for the wrong one. Nearest: the most similar image of the wrong class."

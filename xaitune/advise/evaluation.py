@@ -15,22 +15,19 @@ from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS, candidate_name,
 from xaitune.advise.decision import Decision, DecisionModel, decide, load_decision_models
 from xaitune.advise.drift import Drift, comparable_data, measure_drift
 from xaitune.advise.masks import mask_evidence, said
+from xaitune.advise.pooled import pooled_features
 from xaitune.advise.probe import masks_digest
 from xaitune.advise.race import plan_race, run_race
 from xaitune.advise.signals import feature_signals, tangent_images
 from xaitune.advise.tangent import DIRECTIONS
-from xaitune.comparison.grid import frozen_runs
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.data.listing import digest
-from xaitune.models.precision import resolve_precision
 from xaitune.models.weights import PREPROCESSING, Backbone, load_backbone
 from xaitune.plots import figures
 from xaitune.plots.block_charts import block_drift, block_finds
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import CONFIG, run_identity
-from xaitune.training.head import block5_features
-from xaitune.training.network import Network, build_for
 from xaitune.training.run import Run
 
 SIGNAL_NAMES = {
@@ -105,12 +102,8 @@ class Evaluation:
             if progress:
                 progress(done, images + backward, what)
 
-        network = Network(
-            build_for(self.data, frozen_runs(self.config)[0], self.backbone),
-            resolve_precision(self.config.precision)[0],
-        )
-        features = np.asarray(
-            block5_features(network, self.data, self.cache, lambda done, _, what: report(done, what)), np.float32
+        network, features = pooled_features(
+            self.data, self.config, self.backbone, self.cache, lambda done, _, what: report(done, what)
         )
         report(images, LINEARISED)
         table = feature_signals(

@@ -1,12 +1,13 @@
 """Held-out predictions of linear heads on frozen features, fitted again and again on parts of the images."""
 
-import dataclasses
 import functools
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 
-from xaitune.training.linear import FOLDS, LinearHead, fit_linear_head
+from xaitune._progress import Progress
+from xaitune.training.linear import FOLDS, LinearHead, feature_moments, fit_linear_head
 
 
 class HeldOut:
@@ -14,9 +15,9 @@ class HeldOut:
 
     `features` (n, d), `labels` (n,) class numbers, `groups` (n,). The head is ridge regression on one-hot targets, as in
     `fit_linear_head`, whose cross-validation chooses the penalty of each fold on the images outside it. Features are
-    standardised by all images. All fits share one Gram matrix, so that a fit on another part of the images takes
-    milliseconds. Every class has the weight that it has among all images, whatever part of them is left. Raises ValueError
-    where a class has a single group.
+    standardised by all images: what one fold alone shows would otherwise lie far outside of what its head has seen. The fits
+    of `predict` share one Gram matrix, so that one on another part of the images takes milliseconds. Every class has the
+    weight that it has among all images, whatever part of them is left. Raises ValueError where a class has a single group.
     """
 
     def __init__(
@@ -29,9 +30,12 @@ class HeldOut:
             raise ValueError("Held-out predictions need two groups of each class.")
         folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
         self.folds = [test for _, test in folds.split(features, labels, groups)]
-        mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
-        self.mean, self.variance = mean, np.where(variance <= np.maximum(1e-10 * mean**2, 1e-12), 1.0, variance)
+        self.mean, self.variance = feature_moments(features)
         self.standard = (features - self.mean) / np.sqrt(self.variance)
+        self.fold_of = np.empty(len(labels), int)  # the fold that an image is held out in
+        for fold, test in enumerate(self.folds):
+            self.fold_of[test] = fold
+        self._fitted: dict[int, LinearHead] = {}
 
     @functools.cached_property
     def gram(self) -> np.ndarray:
@@ -39,31 +43,47 @@ class HeldOut:
         return self.standard @ self.standard.T
 
     @functools.cached_property
-    def fold_heads(self) -> list[LinearHead]:
-        """The head of each fold, fitted on all images outside it."""
-        heads = []
-        for fold, test in enumerate(self.folds):
-            outside = np.ones(len(self.labels), bool)
-            outside[test] = False
-            chosen = fit_linear_head(
+    def directions(self) -> np.ndarray:
+        """(n, d) the standardised features at unit length, float32."""
+        length = np.linalg.norm(self.standard, axis=1, keepdims=True)
+        return (self.standard / np.maximum(length, 1e-12)).astype(np.float32)
+
+    def nearest(self, row: int, label: int) -> int:
+        """The image of a class that is most similar to that of `row`, by the cosine, of those that are not of its group."""
+        like = np.flatnonzero((self.labels == label) & (self.groups != self.groups[row]))
+        return int(like[(self.directions[like] @ self.directions[row]).argmax()])
+
+    def fitted(self, fold: int) -> LinearHead:
+        """The head of a fold, fitted on all images outside it."""
+        if fold not in self._fitted:
+            outside = self.fold_of != fold
+            self._fitted[fold] = fit_linear_head(
                 self.features[outside],
                 self.labels[outside],
                 self.groups[outside],
                 self.num_classes,
                 metric=self.metric,
+                moments=(self.mean, self.variance),
             )
-            rows, dual, level, centre = self._fit(fold, None, chosen.penalty)
-            kernel = self.standard[rows].T @ dual
-            bias = level - centre @ self.standard[rows] @ kernel
-            arrays = {"mean": self.mean, "variance": self.variance, "kernel": kernel, "bias": bias}
-            heads.append(dataclasses.replace(chosen, **{k: v.astype(np.float32) for k, v in arrays.items()}))
-        return heads
+        return self._fitted[fold]
+
+    def probabilities(self, progress: Progress | None = None) -> np.ndarray:
+        """(n, classes) probabilities of every image, by the `fitted` head of its fold."""
+        made = np.empty((len(self.labels), self.num_classes))
+        for fold, test in enumerate(self.folds):
+            head = self.fitted(fold)
+            made[test] = softmax(
+                (self.features[test] - head.mean) / np.sqrt(head.variance) @ head.kernel + head.bias, axis=1
+            )
+            if progress:
+                progress(fold + 1, len(self.folds), "held-out predictions")
+        return made
 
     def predict(self, keep: np.ndarray | None = None) -> np.ndarray:
         """(n,) class numbers, from heads fitted on the images of `keep` (n,) bool outside each fold; on all by default."""
         predicted = np.empty(len(self.labels), int)
-        for fold, head in enumerate(self.fold_heads):
-            rows, dual, level, centre = self._fit(fold, keep, head.penalty)
+        for fold in range(len(self.folds)):
+            rows, dual, level, centre = self._fit(fold, keep, self.fitted(fold).penalty)
             mean = centre @ self.gram[np.ix_(rows, rows)]
             outputs = level + (self.gram[np.ix_(self.folds[fold], rows)] - mean) @ dual
             predicted[self.folds[fold]] = outputs.argmax(axis=1)
@@ -74,8 +94,7 @@ class HeldOut:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The rows that the head of a fold is fitted on, its dual weights, the mean targets, and the rows' shares."""
         chosen = np.ones(len(self.labels), bool) if keep is None else keep.copy()
-        outside = np.ones(len(self.labels), bool)
-        outside[self.folds[fold]] = False
+        outside = self.fold_of != fold
         rows = np.flatnonzero(chosen & outside)
         whole, left = (np.bincount(self.labels[r], minlength=self.num_classes) for r in (outside, rows))
         weights = (whole / np.maximum(left, 1))[self.labels[rows]]

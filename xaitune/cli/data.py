@@ -11,12 +11,15 @@ from xaitune._names import plural
 from xaitune.cli.console import Ui
 from xaitune.cli.options import Job, command, option
 from xaitune.config.choices import NAMED_WEIGHTS
+from xaitune.config.fields import settings_of
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.config.toml import CONFIG_FILE, config_text
 from xaitune.errors import ConfigError, DataError
 
 DATA_HELP = "Class folders or a CSV file,label[,split][,group]."
 DataPath = Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)]
+FOR_LABELS = ("weights", "precision")  # settings of a training that --labels uses
+LISTED_LABELS = 10
 SAID = ("passed over", "grey values")  # kinds of problems that `load_data` names
 Overwrite = Annotated[bool, option("--overwrite", help="Replace what is there.")]
 
@@ -97,15 +100,27 @@ def init(
     )
 
 
-@command("data-check", DataConfig)
-def data_check(job: Job, data: DataPath = None) -> None:
+@command("data-check", DataConfig, TrainConfig, skip=tuple(n for n in settings_of(TrainConfig) if n not in FOR_LABELS))
+def data_check(
+    job: Job,
+    data: DataPath = None,
+    labels: Annotated[
+        bool, option("--labels", help="Also rank images whose label is doubtful, by frozen features.")
+    ] = False,
+    label_count: Annotated[
+        int | None, option("--label-count", help="Doubtful images in labels.png.", default="20", metavar="N", min=1)
+    ] = None,
+) -> None:
     """Count and check the images: damage, duplicates, leakage.
 
-    Counts, class frequencies, sizes, unreadable files, duplicates and near-duplicates, leakage between splits.
+    Counts, class frequencies, sizes, unreadable files, duplicates and near-duplicates, leakage between splits; with --labels,
+    doubtful labels too.
     """
     from xaitune.plots import charts, figures
 
-    _, images = load_data(job, data)
+    folder = job.runs_dir / "data-check"
+    _require_labels_usable(job, labels, label_count, folder / "labels.csv")
+    config, images = load_data(job, data)
     with job.ui.progress("comparing images", "images") as report:
         check = images.check(report)
     job.ui.table(check.counts[["images", "groups", "train", "validation", "test"]], "Images per class")
@@ -116,7 +131,6 @@ def data_check(job: Job, data: DataPath = None) -> None:
         check = _check_pixels(job.ui, images, check)
     for row in check.problems[~check.problems["kind"].isin(SAID)].itertuples():
         (job.ui.say if row.level == "note" else job.ui.warn)(f"{row.level}: {row.message}")
-    folder = job.runs_dir / "data-check"
     write_csv(folder / "counts.csv", check.counts.reset_index())
     write_csv(folder / "problems.csv", check.to_dataframe())
     picture = figures.save(charts.class_frequencies(check.counts), folder / "counts.png")
@@ -127,7 +141,12 @@ def data_check(job: Job, data: DataPath = None) -> None:
         wrote.append(groups)
         job.ui.say(f"Proposed groups: {check.proposed_groups['group'].nunique()}. Use them with --groups {groups}")
     errors = [row.message for row in check.problems.itertuples() if row.level == "error"]
-    job.ui.finish(wrote, "" if errors else "xaitune train", ok=check.ok, image_worth=check.image_worth, errors=errors)
+    found: dict[str, Any] = {"ok": check.ok, "image_worth": check.image_worth, "errors": errors}
+    if labels and not errors:
+        doubtful = _check_labels(job, config, images, label_count)
+        wrote += doubtful.write(folder)
+        found |= {"labels": doubtful.headline, "doubtful_labels": doubtful.table.to_dict("records")}
+    job.ui.finish(wrote, "" if errors else "xaitune train", **found)
     if errors:
         raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
 
@@ -140,3 +159,36 @@ def _check_pixels(ui: Ui, images: Any, check: Any) -> Any:
     if not labels.unusable:
         ui.table(labels.shares(), "Pixels per class, at the files' own sizes, and the images that have them", digits=4)
     return segmentation_check(check, labels)
+
+
+def _require_labels_usable(job: Job, labels: bool, count: int | None, file: Path) -> None:
+    """Raise ConfigError, before any work, for options without --labels, for missing cleanlab, and for answers in `file`."""
+    if not labels:
+        for name in [*job.given.get(TrainConfig, {}), *(["label-count"] if count else [])]:
+            raise ConfigError(f"--{name} has a meaning with --labels only: add --labels, or leave it out.")
+        return
+    from xaitune.advise.labels import require_cleanlab
+    from xaitune.data.label_fixes import may_hold_actions
+
+    require_cleanlab()
+    if may_hold_actions(file):
+        raise ConfigError(f"{file} has actions that you filled in, and would be replaced. Move or rename it first.")
+
+
+def _check_labels(job: Job, config: Any, images: Any, count: int | None) -> Any:
+    """The check of the labels, printed."""
+    from xaitune.advise.labels import COUNT, doubtful_labels
+
+    with job.ui.progress("learning") as report:
+        doubtful = doubtful_labels(images, config.train, count=count or COUNT, runs_dir=job.runs_dir, progress=report)
+    if len(doubtful.table):
+        columns = ["file", "class", "probability", "suggested", "suggested_probability", "issue"]
+        job.ui.table(doubtful.table.set_index("rank")[columns].head(LISTED_LABELS), "Most doubtful labels", digits=2)
+    job.ui.say(doubtful.headline)
+    if len(doubtful.table):
+        file = job.runs_dir / "data-check" / "labels.csv"
+        job.ui.say(
+            f"Look at labels.png, fill in the column action of {file} (keep, relabel or drop), save it under another name, "
+            "and give that as --label-fixes."
+        )
+    return doubtful

@@ -108,7 +108,7 @@ def _training_again(data: DataConfig, advice: Any, model: str | None, given: dic
     """The command that trains a model again as the advice says."""
     height, width = advice.image_size
     words = ["train", data.path, "--weights", str(model), "--image-size", f"{height}x{width}"]
-    for name in ("groups", "masks", "split", "split_seed", "resize"):
+    for name in ("groups", "masks", "label_fixes", "split", "split_seed", "resize"):
         if name in given:
             value = given[name]
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -68,6 +68,7 @@ class DataConfig:
     `recursive`: read images at any depth below a class folder. `bit_depth`: the bits that are used of 16-bit files.
     `pixel_classes`: what the values in masks mean, for a segmentation; None marks pixels above half of the range as being of
     the image's own class.
+    `label_fixes`: a CSV `file,action[,new_class]` that corrects labels without changing files.
 
     >>> DataConfig("images", image_size="96x128").image_size
     (96, 128)
@@ -127,6 +128,13 @@ class DataConfig:
         "0=background,1=crack,255=ignore.",
         panel="Data",
         otherwise="marked pixels are of the image's class",
+        since=2,
+    )
+    label_fixes: str | None = setting(
+        None,
+        Text(optional=True, metavar="CSV"),
+        "CSV file,action[,new_class] with keep, relabel or drop for images whose label is wrong.",
+        panel="Data",
         since=2,
     )
 

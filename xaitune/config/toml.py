@@ -60,6 +60,7 @@ def _paths_from(config: Config, folder: Path) -> Config:
         path=absolute(config.data.path) or "",
         masks=absolute(config.data.masks),
         groups=absolute(config.data.groups),
+        label_fixes=absolute(config.data.label_fixes),
     )
     weights = config.train.weights
     train = dataclasses.replace(

@@ -13,6 +13,7 @@ from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.checks import DataCheck, check_data, trainability
 from xaitune.data.class_folders import list_folder
 from xaitune.data.images import ImageHeader, read_image, read_mask
+from xaitune.data.label_fixes import apply_label_fixes
 from xaitune.data.listing import Listing, digest, list_csv, nfc, resolve_groups, run_threaded
 from xaitune.data.masks import find_masks, leave_out_masks
 from xaitune.data.resize import resize_image, resize_mask
@@ -67,6 +68,7 @@ class ImageData:
         recursive: bool = False,
         bit_depth: int | None = None,
         pixel_classes: str | None = None,
+        label_fixes: str | Path | None = None,
     ) -> "ImageData":
         """The images of <path>/<class>/, or of <path>/train|validation|test/<class>/ (`split_name` knows more names).
 
@@ -75,7 +77,8 @@ class ImageData:
         `bit_depth`: the bits that are used of 16-bit files, 9..16. `pixel_classes`: what the values in masks mean, for a
         segmentation; then the images may also lie directly in `path`.
         `groups`: a CSV `file,group`, or a regular expression to search for in each file name; its first capture group
-        names the photographed thing. `image_size`: (height, width). `split`: shares of train, validation and test.
+        names the photographed thing. `label_fixes`: a CSV `file,action[,new_class]` with the action keep, relabel or drop; see
+        `apply_label_fixes`. `image_size`: (height, width). `split`: shares of train, validation and test.
         Up to max(3, 5 %) unreadable images are skipped and listed in `skipped`. Raises DataError, ConfigError.
 
         Examples:
@@ -86,9 +89,8 @@ class ImageData:
             >>> len(data), data.class_names[:3]
             (114, ('blowhole', 'burst', 'centre_line'))
         """
-        config = _config(
-            path, masks, groups, image_size, split, split_seed, resize, recursive, bit_depth, pixel_classes
-        )
+        about = (image_size, split, split_seed, resize, recursive, bit_depth, pixel_classes, label_fixes)
+        config = _config(path, masks, groups, *about)
         return _load(config, is_csv=False)
 
     @classmethod
@@ -104,6 +106,7 @@ class ImageData:
         resize: str = "stretch",
         bit_depth: int | None = None,
         pixel_classes: str | None = None,
+        label_fixes: str | Path | None = None,
     ) -> "ImageData":
         """The images listed in a CSV `file,label[,split][,group]`, with paths relative to it; otherwise as `from_folder`.
 
@@ -120,6 +123,7 @@ class ImageData:
             *(path, masks, groups, image_size, split, split_seed, resize),
             bit_depth=bit_depth,
             pixel_classes=pixel_classes,
+            label_fixes=label_fixes,
         )
         return _load(config, is_csv=True)
 
@@ -128,8 +132,8 @@ class ImageData:
         """The images that a configuration names; its `path` is a folder or a .csv. Raises DataError."""
         if not config.path:
             raise DataError("No data set was given. Name a folder of class folders or a .csv, or set path in [data].")
-        absolute = _config(config.path, config.masks, config.groups)
-        paths = {"path": absolute.path, "masks": absolute.masks, "groups": absolute.groups}
+        absolute = _config(config.path, config.masks, config.groups, label_fixes=config.label_fixes)
+        paths = {name: getattr(absolute, name) for name in ("path", "masks", "groups", "label_fixes")}
         path = Path(absolute.path)
         return _load(replace_fields(config, paths), is_csv=path.suffix.lower() == ".csv" and not path.is_dir())
 
@@ -270,17 +274,19 @@ def _config(
     recursive: bool = False,
     bit_depth: int | None = None,
     pixel_classes: str | None = None,
+    label_fixes: str | Path | None = None,
 ) -> DataConfig:
     """A configuration with absolute paths, so that it is valid in any working directory."""
     rule = None if groups is None else str(groups)
     if rule and (isinstance(groups, Path) or rule.lower().endswith(".csv")):
         rule = str(Path(rule).absolute())
-    mask_folder = None if masks is None else str(Path(masks).absolute())
+    mask_folder, fixes = (None if p is None else str(Path(p).absolute()) for p in (masks, label_fixes))
     return DataConfig(
         *(str(Path(path).absolute()), mask_folder, rule, image_size, split, split_seed, resize),
         recursive=recursive,
         bit_depth=bit_depth,
         pixel_classes=pixel_classes,
+        label_fixes=fixes,
     )
 
 
@@ -291,10 +297,13 @@ def _load(config: DataConfig, is_csv: bool) -> ImageData:
     else:
         listing = list_folder(path, masks, recursive=config.recursive)
         leave_out_masks(listing)
+    mask_paths = find_masks(listing, masks) if masks else None  # which may stand in folders of the classes as they were
+    if config.label_fixes:
+        kept = apply_label_fixes(listing, Path(config.label_fixes))
+        mask_paths = [mask_paths[i] for i in kept] if mask_paths else None
     scanned = scan_files(listing.root, listing.files, config.bit_depth)
     skipped = unreadable_files(listing.root, listing.files, scanned)
     groups = resolve_groups(listing, config.groups)
-    mask_paths = find_masks(listing, masks) if masks else None
 
     readable = [i for i, s in enumerate(scanned) if not s.reason]
     files = tuple(listing.files[i] for i in readable)

@@ -63,6 +63,16 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def file_key(text: str) -> str:
+    """The name of a file in a CSV, as names are compared.
+
+    Examples:
+        >>> file_key(".\\\\crack\\\\1.png")
+        'crack/1.png'
+    """
+    return nfc(text.replace("\\", "/").removeprefix("./"))
+
+
 def split_name(folder: str) -> str:
     """The split that a folder or a row of a CSV is named after: 'train', 'validation' or 'test', '' for none.
 
@@ -90,7 +100,7 @@ def names_masks(folder: str) -> bool:
 def list_csv(path: Path) -> Listing:
     """The rows of a CSV `file,label[,split][,group]`, files relative to it, sorted by name. Raises DataError."""
     require_utf8(path)
-    table = _read_csv(path, ("file", "label"))
+    table = read_text_csv(path, ("file", "label"))
     table["file"] = [t.replace("\\", "/").removeprefix("./") for t in table["file"]]
     for column in ("file", "label"):
         if (blank := table[column] == "").any():
@@ -122,7 +132,7 @@ def _on_disk(root: Path, file: str) -> str:
     return file
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_text_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """All columns as stripped text, blanks as ''. Raises DataError if one of `columns` is missing or there are no rows."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
@@ -166,10 +176,10 @@ def _is_file(text: str) -> bool:
 
 
 def _groups_from_csv(listing: Listing, path: Path) -> list[str]:
-    table = _read_csv(path, ("file", "group"))
+    table = read_text_csv(path, ("file", "group"))
     known: dict[str, str] = {}
     for file, group in zip(table["file"], table["group"], strict=True):
-        key = nfc(file.replace("\\", "/").removeprefix("./"))
+        key = file_key(file)
         if known.setdefault(key, nfc(group)) != nfc(group):
             raise DataError(f"{path} assigns two groups to {key}: {known[key]} and {group}. Keep one.")
     missing = [f for f in listing.files if nfc(f) not in known]

@@ -45,18 +45,18 @@ def fit_linear_head(
     *,
     metric: str = "f1_macro",
     sample_weight: np.ndarray | None = None,
+    moments: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> LinearHead:
     """Fit a linear head on features (n, d) of the training images with these class numbers and groups.
 
     It is ridge regression on one-hot targets (Hastie et al. 2009, section 4.2), of features standardised by their mean
-    and variance. Of PENALTIES the one with the best `metric` on the held-out images of a stratified cross-validation over
-    groups is taken, the strongest of equally good ones. Its outputs are multiplied by the factor with the least log loss
-    on the same held-out images, which makes them logits. Where a class has a single group, penalty and factor are 1.
+    and variance, or by `moments`, the mean and the variance above 0 of more images. Of PENALTIES the one with the best
+    `metric` on the held-out images of a stratified cross-validation over groups is taken, the strongest of equally good
+    ones. Its outputs are multiplied by the factor with the least log loss on the same held-out images, which makes them
+    logits. Where a class has a single group, penalty and factor are 1.
     Nothing is random: the same images give the same head.
     """
-    mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
-    constant = variance <= np.maximum(1e-10 * mean**2, 1e-12)  # a channel that is never active, but for rounding
-    variance = np.where(constant, 1.0, variance)
+    mean, variance = feature_moments(features) if moments is None else moments
     standard = (features - mean) / np.sqrt(variance)
     weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     targets = np.eye(num_classes)[labels]
@@ -77,6 +77,12 @@ def fit_linear_head(
     parts = (mean, variance, factor * kernel, factor * bias)
     mean, variance, kernel, bias = (part.astype(np.float32) for part in parts)
     return LinearHead(mean, variance, kernel, bias, penalty, score)
+
+
+def feature_moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of every feature, (d,) each; the variance of a channel that is never active, but for rounding, is 1."""
+    mean, variance = features.mean(axis=0, dtype=np.float64), features.var(axis=0, dtype=np.float64)
+    return mean, np.where(variance <= np.maximum(1e-10 * mean**2, 1e-12), 1.0, variance)
 
 
 def _ridge_path(features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -169,7 +169,7 @@ def _with_absolute_paths(task: Task) -> Task:
     def absolute(value: Any) -> Any:
         return str(Path(value).absolute()) if value and Path(value).exists() else value
 
-    paths = {key: absolute(getattr(task.data, key)) for key in ("path", "masks", "groups")}
+    paths = {key: absolute(getattr(task.data, key)) for key in ("path", "masks", "groups", "label_fixes")}
     weights = task.train.weights
     train = replace_fields(task.train, {"weights": weights if weights in NAMED_WEIGHTS else absolute(weights)})
     return dataclasses.replace(task, data=replace_fields(task.data, paths), train=train)
