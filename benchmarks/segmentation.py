@@ -18,7 +18,7 @@ from studies import PAGE, PICTURES, fill_tables, markdown_table
 
 import xaitune as xt
 from xaitune.comparison.factors import value_name
-from xaitune.data.pixel_labels import pixel_labels
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.stats.per_class import per_pixel_class_intervals
 from xaitune.training.run import load_run, pixel_counts_of
 
@@ -52,7 +52,7 @@ def images_of(work: Path, folder: Path, pixel_classes: str | None) -> xt.ImageDa
     file = work / "tiles.csv"
     if not file.is_file():
         every = xt.ImageData.from_folder(folder / "images", groups=folder / "groups.csv", **options)
-        marked = pixel_labels(every).counts[:, 1:].sum(1) > 0
+        marked = labels_of_pixels(every).counts[:, 1:].sum(1) > 0
         sound = pd.DataFrame({"row": np.flatnonzero(~marked), "group": every.groups[~marked]}).sample(
             frac=1, random_state=0
         )
@@ -69,7 +69,7 @@ def run_study(name: str, args: argparse.Namespace) -> None:
     """Make one comparison, and put what it found into the results."""
     study = STUDIES[name]
     data = images_of(args.work, args.data / "magnetic-tile", study.get("pixel_classes", "defect"))
-    print(pixel_labels(data).shares())
+    print(labels_of_pixels(data).shares())
     table = xt.compare(
         data,
         xt.TrainConfig(**TRAIN, **study["train"], weights=args.weights),

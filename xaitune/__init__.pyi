@@ -2,6 +2,7 @@ from .advise.advice import FreezeAdvice, load_advice
 from .advise.check import AdviceCheck, check_advice
 from .advise.collection import CollectionAdvice, advise_collection, load_collection
 from .advise.labels import LabelCheck, doubtful_labels
+from .advise.mask_labels import MaskCheck, doubtful_masks
 from .advise.recommend import advise_freeze
 from .comparison.comparison import compare
 from .comparison.comparison_table import ComparisonTable, load_comparison
@@ -58,6 +59,7 @@ __all__ = [
     "ImageError",
     "InputError",
     "LabelCheck",
+    "MaskCheck",
     "ModelError",
     "Run",
     "RunError",
@@ -77,6 +79,7 @@ __all__ = [
     "class_activation_map",
     "compare",
     "doubtful_labels",
+    "doubtful_masks",
     "explain_images",
     "freeze_blocks",
     "gradcam_blocks",

@@ -6,7 +6,7 @@ from PIL import Image
 
 from xaitune import ImageData
 from xaitune.config.parse import parse_pixel_classes
-from xaitune.data.pixel_labels import IGNORED, PixelLabels, pixel_labels
+from xaitune.data.pixel_labels import IGNORED, PixelLabels, labels_of_pixels
 from xaitune.errors import ConfigError, DataError
 
 SIZE = (40, 60)
@@ -47,7 +47,7 @@ def read(folder, pixel_classes=None, image_size=(32, 32), **options):
 
 def test_marked_pixels_are_of_their_images_class(tmp_path):
     data = read(make(tmp_path, lambda c, i: box()))
-    labels = pixel_labels(data)
+    labels = labels_of_pixels(data)
     assert labels.class_names == ("background", "crack", "hole")
     assert [sorted(set(labels.read(row).ravel())) for row in (0, 11)] == [[0, 1], [0, 2]]
     assert labels.counts[0].tolist() == [SIZE[0] * SIZE[1] - 300, 300, 0]
@@ -59,25 +59,25 @@ def test_marked_pixels_are_of_their_images_class(tmp_path):
 
 def test_a_class_whose_masks_mark_nothing_is_background(tmp_path):
     make(tmp_path, lambda c, i: box() if c == 0 else np.zeros(SIZE))
-    assert pixel_labels(read(tmp_path)).class_names == ("background", "crack")
+    assert labels_of_pixels(read(tmp_path)).class_names == ("background", "crack")
 
 
 def test_a_class_without_masks_is_background(tmp_path):
     make(tmp_path, lambda c, i: box() if c == 0 else None)
-    labels = pixel_labels(read(tmp_path))
+    labels = labels_of_pixels(read(tmp_path))
     assert labels.class_names == ("background", "crack")
     assert labels.read(11).max() == 0
 
 
 def test_one_name_for_all_marked_pixels(tmp_path):
-    labels = pixel_labels(read(make(tmp_path, lambda c, i: box()), "defect"))
+    labels = labels_of_pixels(read(make(tmp_path, lambda c, i: box()), "defect"))
     assert labels.class_names == ("background", "defect")
     assert labels.counts[:, 1].tolist() == [300] * 12
 
 
 def test_label_images_name_their_values(tmp_path):
     make(tmp_path, lambda c, i: box(c + 1) + (np.arange(SIZE[0])[:, None] > 35) * np.uint8(255))
-    labels = pixel_labels(read(tmp_path, "0=background,2=hole,1=crack,255=ignore"))
+    labels = labels_of_pixels(read(tmp_path, "0=background,2=hole,1=crack,255=ignore"))
     assert labels.class_names == ("background", "hole", "crack")
     assert labels.counts[0].tolist() == [40 * 60 - 4 * 60 - 300, 0, 300]
     assert (labels.read(0)[36:] == IGNORED).all()
@@ -96,12 +96,12 @@ def test_palette_masks_are_read_as_indices_or_as_colours(tmp_path):
 
 def test_colour_masks(tmp_path):
     make(tmp_path, lambda c, i: np.stack([box() * (c == 0), box() * (c == 1), box() * 0], axis=2))
-    labels = pixel_labels(read(tmp_path, "#000000=background,#FF0000=crack,#00ff00=hole"))
+    labels = labels_of_pixels(read(tmp_path, "#000000=background,#FF0000=crack,#00ff00=hole"))
     assert labels.counts[[0, 6], [1, 2]].tolist() == [300, 300]
 
 
 def test_images_directly_in_a_folder(tmp_path):
-    labels = pixel_labels(read(make(tmp_path, lambda c, i: box(), flat=True), "defect"))
+    labels = labels_of_pixels(read(make(tmp_path, lambda c, i: box(), flat=True), "defect"))
     assert labels.counts.shape == (12, 2)
     assert labels.data.class_names == ("images",)
     labels.require_trainable()
@@ -109,7 +109,7 @@ def test_images_directly_in_a_folder(tmp_path):
 
 def test_padding_is_ignored(tmp_path):
     data = read(make(tmp_path, lambda c, i: box()), "defect", resize="pad")
-    loaded = pixel_labels(data).load([0])[0]
+    loaded = labels_of_pixels(data).load([0])[0]
     assert (loaded[:5] == IGNORED).all()
     assert (loaded[16] != IGNORED).all()
 
@@ -150,7 +150,7 @@ def test_masks_that_cannot_be_used(name, tmp_path):
     mask_of, pixel_classes, message = BAD[name]
     data = read(make(tmp_path, mask_of), pixel_classes)
     with pytest.raises(DataError, match=message):
-        pixel_labels(data)
+        labels_of_pixels(data)
     (problem,) = PixelLabels(data).find_problems()
     assert problem.level == "error"
     assert problem.files
@@ -160,25 +160,25 @@ def test_a_damaged_mask(tmp_path):
     make(tmp_path, lambda c, i: box())
     (tmp_path / "masks/hole/3.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"1 mask that cannot be read.*hole/3.png"):
-        pixel_labels(read(tmp_path))
+        labels_of_pixels(read(tmp_path))
 
 
 def test_masks_that_teach_nothing(tmp_path):
     make(tmp_path / "a", lambda c, i: np.zeros(SIZE))
     with pytest.raises(DataError, match="All masks are background"):
-        pixel_labels(read(tmp_path / "a", "defect")).require_trainable()
+        labels_of_pixels(read(tmp_path / "a", "defect")).require_trainable()
     make(tmp_path / "b", lambda c, i: box(1))
     with pytest.raises(DataError, match="The pixel class hole is in no mask"):
-        pixel_labels(read(tmp_path / "b", "0=background,1=crack,2=hole")).require_trainable()
+        labels_of_pixels(read(tmp_path / "b", "0=background,1=crack,2=hole")).require_trainable()
     data = read(tmp_path / "b")
     with pytest.raises(DataError, match="needs masks"):
-        pixel_labels(ImageData.from_folder(data.root, image_size=(32, 32)))
+        labels_of_pixels(ImageData.from_folder(data.root, image_size=(32, 32)))
 
 
 def test_a_class_absent_from_a_split_is_said(tmp_path):
     make(tmp_path, lambda c, i: box(2 if (c, i) == (0, 0) else 1))
     data = read(tmp_path, "0=background,1=crack,2=hole")
-    problems = pixel_labels(data).find_problems()
+    problems = labels_of_pixels(data).find_problems()
     where = data.split[0]
     kind = "pixel class absent from a split" if where == "train" else "pixel class not in train"
     assert kind in [problem.kind for problem in problems]

@@ -9,7 +9,7 @@ import pytest
 
 import xaitune as xt
 from xaitune.config.settings import TrainConfig
-from xaitune.data.pixel_labels import pixel_labels
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.errors import ConfigError, InputError, ModelError
 from xaitune.explain.pixels import segment_images
 from xaitune.training import train as training
@@ -52,7 +52,7 @@ def test_it_finds_what_is_marked(segmented):
 def test_the_predictions_count_every_pixel(segmented, marked):
     counts = pixel_counts_of(segmented.predictions, segmented.class_names)
     assert (counts.sum((1, 2)) == 32 * 32).all()
-    truth = pixel_labels(marked).load(range(len(marked)))
+    truth = labels_of_pixels(marked).load(range(len(marked)))
     assert (counts.sum(2)[:, 0] == (truth == 0).sum((1, 2))).all()
     made = segment_images(segmented, marked.paths()[:3])
     assert [labels.shape for labels in made.labels] == [(40, 48)] * 3
@@ -97,7 +97,7 @@ def test_masks_move_with_their_images(marked, views):
     config = dataclasses.replace(BASE, augmentation="flip,translation", augmented_views=views)
     augmenter = Augmenter(marked, config)
     rows = marked.indices("train")[:6]
-    labels = pixel_labels(marked).load(rows)
+    labels = labels_of_pixels(marked).load(rows)
     drawn = np.repeat(np.where(labels > 0, 200.0, 20.0)[..., None], 3, axis=3)
     moved, moved_labels = augmenter(drawn, rows, [0, 1, 2]), augmenter.move_labels(rows, [0, 1, 2])
     assert (moved_labels != labels).any()
@@ -117,7 +117,7 @@ def test_augmented_training_ends(marked, tmp_path, views):
 
 
 def test_class_weights_are_by_pixels(marked):
-    counts = pixel_labels(marked).counts[marked.indices("train")].sum(0)
+    counts = labels_of_pixels(marked).counts[marked.indices("train")].sum(0)
     share = PixelTargets(marked, dataclasses.replace(BASE, class_weight="share"))
     np.testing.assert_allclose(share.weight_of[:3], 1 - counts / counts.sum(), rtol=1e-5)
     named = PixelTargets(marked, dataclasses.replace(BASE, class_weight="bar=5"))

@@ -19,6 +19,7 @@ from xaitune.errors import ConfigError, DataError
 DATA_HELP = "Class folders or a CSV file,label[,split][,group]."
 DataPath = Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)]
 FOR_LABELS = ("weights", "precision")  # settings of a training that --labels uses
+USED = ("task", *FOR_LABELS)
 LISTED_LABELS = 10
 SAID = ("passed over", "grey values")  # kinds of problems that `load_data` names
 Overwrite = Annotated[bool, option("--overwrite", help="Replace what is there.")]
@@ -100,7 +101,7 @@ def init(
     )
 
 
-@command("data-check", DataConfig, TrainConfig, skip=tuple(n for n in settings_of(TrainConfig) if n not in FOR_LABELS))
+@command("data-check", DataConfig, TrainConfig, skip=tuple(n for n in settings_of(TrainConfig) if n not in USED))
 def data_check(
     job: Job,
     data: DataPath = None,
@@ -126,7 +127,6 @@ def data_check(
     job.ui.table(check.counts[["images", "groups", "train", "validation", "test"]], "Images per class")
     job.ui.table(check.frequencies, "Class frequencies")
     job.ui.table(check.sizes, "Sizes and modes")
-    config = job.config(data)
     if config.train.segments or config.data.pixel_classes is not None:
         check = _check_pixels(job.ui, images, check)
     for row in check.problems[~check.problems["kind"].isin(SAID)].itertuples():
@@ -143,7 +143,8 @@ def data_check(
     errors = [row.message for row in check.problems.itertuples() if row.level == "error"]
     found: dict[str, Any] = {"ok": check.ok, "image_worth": check.image_worth, "errors": errors}
     if labels and not errors:
-        doubtful = _check_labels(job, config, images, label_count)
+        check_them = _check_masks if config.train.segments else _check_labels
+        doubtful = check_them(job, config, images, label_count)
         wrote += doubtful.write(folder)
         found |= {"labels": doubtful.headline, "doubtful_labels": doubtful.table.to_dict("records")}
     job.ui.finish(wrote, "" if errors else "xaitune train", **found)
@@ -163,16 +164,31 @@ def _check_pixels(ui: Ui, images: Any, check: Any) -> Any:
 
 def _require_labels_usable(job: Job, labels: bool, count: int | None, file: Path) -> None:
     """Raise ConfigError, before any work, for options without --labels, for missing cleanlab, and for answers in `file`."""
+    given = job.given.get(TrainConfig, {})
     if not labels:
-        for name in [*job.given.get(TrainConfig, {}), *(["label-count"] if count else [])]:
+        for name in [*(name for name in given if name in FOR_LABELS), *(["label-count"] if count else [])]:
             raise ConfigError(f"--{name} has a meaning with --labels only: add --labels, or leave it out.")
         return
     from xaitune.advise.labels import require_cleanlab
     from xaitune.data.label_fixes import may_hold_actions
 
-    require_cleanlab()
+    if given.get("task", job.file_config().train.task) != "segment":
+        require_cleanlab()
     if may_hold_actions(file):
         raise ConfigError(f"{file} has actions that you filled in, and would be replaced. Move or rename it first.")
+
+
+def _check_masks(job: Job, config: Any, images: Any, count: int | None) -> Any:
+    """The check of a segmentation's masks, printed."""
+    from xaitune.advise.mask_labels import COUNT, doubtful_masks, segmentation_of
+
+    doubtful = doubtful_masks(segmentation_of(images, job.runs_dir), images, count=count or COUNT)
+    if len(doubtful.table):
+        columns = ["file", "class", "suggested", "disagreement", "missed", "false_alarm"]
+        shown = doubtful.table.set_index("rank")[columns].head(LISTED_LABELS)
+        job.ui.table(shown, "Masks that disagree most with the prediction")
+    job.ui.say(doubtful.headline)
+    return doubtful
 
 
 def _check_labels(job: Job, config: Any, images: Any, count: int | None) -> Any:

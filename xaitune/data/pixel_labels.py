@@ -32,7 +32,7 @@ class PixelLabels:
     that has no masks, is background. Every mask is read once: `counts` (n, C) are its pixels of each class at the file's own
     size, and `digest` stands for all of them. Raises DataError without masks. What is wrong with them, such as a mask of another
     size than its image, with unknown values, that cannot be read, or missing where others of its class have one, is found by
-    `find_problems`, and raised by `pixel_labels`.
+    `find_problems`, and raised by `labels_of_pixels`.
 
     Examples:
         >>> labels = PixelLabels(ImageData.from_folder("images", masks="masks"))  # doctest: +SKIP
@@ -249,7 +249,7 @@ def _numbers(path: Path, codes: dict[int, int] | None, own: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)
-def pixel_labels(data: ImageData) -> PixelLabels:
+def labels_of_pixels(data: ImageData) -> PixelLabels:
     """The pixel labels of a data set, whose masks are read once. Raises DataError without masks, or if any cannot be used."""
     labels = PixelLabels(data)
     if labels.unusable:

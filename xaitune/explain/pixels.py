@@ -15,7 +15,7 @@ from xaitune._files import writing
 from xaitune._progress import Progress
 from xaitune.data.dataset import ImageData
 from xaitune.data.images import expand_images, read_image
-from xaitune.data.pixel_labels import pixel_labels
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.data.resize import map_to_image, resize_image
 from xaitune.data.sample import choose_images
 from xaitune.errors import ModelError
@@ -102,7 +102,7 @@ def sample_sheet(run: Any, data: ImageData) -> "Axes":
 
     Images with marked pixels come first. Raises ModelError, DataError.
     """
-    labels, test = pixel_labels(data), data.indices("test")
+    labels, test = labels_of_pixels(data), data.indices("test")
     marked = test[labels.counts[test, 1:].sum(1) > 0]
     rows = choose_images(data, marked if len(marked) else test, SHOWN)
     made = segment_images(run, data.paths(rows))

@@ -7,7 +7,7 @@ import numpy as np
 from xaitune.config.choices import AUGMENTATIONS
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
-from xaitune.data.pixel_labels import pixel_labels
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.models.backend import BACKEND, keras
 
 MOVES = frozenset({"RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation"})  # masks move with the images
@@ -32,7 +32,7 @@ class Augmenter:
             counts = np.bincount(data.labels[data.indices("train")], minlength=len(data.class_names))
             self.is_augmented = counts < counts.max()
         self.labels = data.labels
-        self.pixels = pixel_labels(data) if config.segments else None
+        self.pixels = labels_of_pixels(data) if config.segments else None
 
     def __call__(self, images: np.ndarray, rows: np.ndarray, key: list[int]) -> np.ndarray:
         """The `images`, which are the data set's `rows`, augmented as `key` determines."""

@@ -15,7 +15,7 @@ from xaitune._progress import Progress
 from xaitune.config.fields import identity_of
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
-from xaitune.data.pixel_labels import pixel_labels
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks
 from xaitune.models.steps import training_scope
@@ -46,7 +46,7 @@ def trained_head(
     """
     about = identity_of(config, "head") | {"data": data.fingerprint}
     if config.segments:
-        about["pixels"] = pixel_labels(data).digest
+        about["pixels"] = labels_of_pixels(data).digest
     if config.head == "blocks":  # nothing about it is random, and the metric chooses its penalty
         about |= {"metric": config.metric, "seed": 0}
     key = json.dumps(about, sort_keys=True)

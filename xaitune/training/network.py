@@ -7,7 +7,7 @@ from typing import Any
 from xaitune.config.choices import LOSSES
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
-from xaitune.data.pixel_labels import pixel_labels
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.models.backend import keras
 from xaitune.models.blocks import BLOCKS, freeze_blocks
 from xaitune.models.pixel_losses import pixel_loss
@@ -127,7 +127,7 @@ def build_for(
 ) -> keras.Model:
     """The model that a run starts from; `head_blocks`: the blocks whose features the head 'blocks' takes."""
     if config.segments:
-        classes = len(pixel_labels(data).class_names)
+        classes = len(labels_of_pixels(data).class_names)
         return build_unet(classes, image_size=data.image_size, weights=backbone, seed=config.seed)
     if config.from_scratch:
         return build_scratch(config.architecture, len(data.class_names), image_size=data.image_size, seed=config.seed)

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 from xaitune.config.choices import IGNORED, LOSSES, METRICS, PIXEL_METRICS
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
-from xaitune.data.pixel_labels import pixel_labels
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.data.splits import SPLITS
 from xaitune.errors import ConfigError, nearest
 from xaitune.stats.metrics import classification_metrics, confusion, scores_from_confusion
@@ -62,7 +62,7 @@ class PixelTargets:
     """The class of each pixel."""
 
     def __init__(self, data: ImageData, config: TrainConfig) -> None:
-        self.data, self.labels = data, pixel_labels(data)
+        self.data, self.labels = data, labels_of_pixels(data)
         self.class_names = self.labels.class_names
         counts = self.labels.counts[data.indices("train")].sum(0)
         self.weight_of = np.zeros(256, np.float32)  # 0 for ignored pixels
@@ -115,19 +115,19 @@ def make_targets(data: ImageData, config: TrainConfig) -> Targets:
 
 def class_names(data: ImageData, config: TrainConfig) -> tuple[str, ...]:
     """The names of the classes that a run predicts."""
-    return pixel_labels(data).class_names if config.segments else data.class_names
+    return labels_of_pixels(data).class_names if config.segments else data.class_names
 
 
 def pixel_digest(data: ImageData, config: TrainConfig) -> str:
     """What stands for the pixel labels in a run's identity; '' for a classification."""
-    return pixel_labels(data).digest if config.segments else ""
+    return labels_of_pixels(data).digest if config.segments else ""
 
 
 def require_trainable(data: ImageData, config: TrainConfig) -> None:
     """Raise DataError if training would be meaningless, and ConfigError for a name that is not a class of the data."""
     if config.segments:
-        pixel_labels(data).require_trainable()
-        _require_names(config.weights_by_class, pixel_labels(data).class_names)
+        labels_of_pixels(data).require_trainable()
+        _require_names(config.weights_by_class, labels_of_pixels(data).class_names)
     else:
         data.require_trainable()
     data.require_classes(config.named_classes)
