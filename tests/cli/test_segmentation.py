@@ -69,6 +69,16 @@ def test_explain_scores_the_maps_of_all_blocks(project, marked):
     assert blocks == {1, 2, 3, 4, 5}
 
 
+def test_advice_looks_at_the_heatmaps_of_a_segmentation(project):
+    folder, _ = project
+    said = xaitune(folder, "advise", "--model", "runs/freeze4-nag-seed0", "--json")
+    assert said.status == 0, said.err
+    assert said.json["freeze_through"] in range(1, 6)
+    evidence = pd.read_csv(folder / "runs/advice/evidence.csv")
+    assert evidence["block"].tolist() == [1, 2, 3, 4, 5]
+    assert "average_precision" in evidence  # against the masks
+
+
 def test_compare_sweep_and_report(project):
     folder, _ = project
     grid = ["--factor", "loss", "--values", "focal,dice", "--seeds", "1", "--learning-rates", "own", "--workers", "1"]
@@ -95,7 +105,7 @@ REFUSED = {
         2,
         "metric must be one of iou_mean",
     ),
-    "advice": (["advise"], 2, "advice is about classes of images"),
+    "advice": (["advise"], 2, "looks at the heatmaps of one"),
     "cam": (["explain", "{images}", "--method", "cam"], 2, "CAM"),
 }
 

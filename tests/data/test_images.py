@@ -230,3 +230,12 @@ def test_expand_images(tmp_path, rgb):
     ):
         with pytest.raises(ImageError, match=message):
             expand_images(given)
+
+
+def test_masks_that_hold_numbers_of_classes(tmp_path):
+    mask = np.zeros((20, 20), np.uint8)
+    mask[:5], mask[5:8] = 1, 2
+    Image.fromarray(mask).save(tmp_path / "labels.png")
+    assert read_mask(tmp_path / "labels.png").sum() == 160
+    Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(tmp_path / "dark.png")
+    assert not read_mask(tmp_path / "dark.png").any()  # a dark photograph

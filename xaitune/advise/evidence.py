@@ -59,7 +59,7 @@ def measure_blocks(data: ImageData, probe: Probe, budget: tuple[int, int], progr
     by_masks = len(np.unique(data.groups[masked])) >= MIN_MASK_GROUPS if len(masked) else False
     unmasked_limit, masked_limit = budget
     rows = choose_images(data, masked, masked_limit) if by_masks else choose_images(data, validation, unmasked_limit)
-    images, classes = data.load(rows).astype(np.float32), data.labels[rows]
+    images, classes = data.load(rows).astype(np.float32), probe.true_classes(rows)
     mapper = BlockMapper(probe.classifier.model, BLOCK_NUMBERS)
     scores_by_seed: list[dict[str, np.ndarray]] = []
     calls = 0

@@ -71,7 +71,7 @@ class HeatmapEvaluation:
         rows = choose_images(data, masked if len(masked) else validation, SHOWN_IMAGES)
         images = data.load(rows)
         mapper = BlockMapper(self.probe.classifier.model, BLOCK_NUMBERS)
-        maps = unit_maps(mapper(images.astype(np.float32), data.labels[rows])[0], data.image_size)
+        maps = unit_maps(mapper(images.astype(np.float32), self.probe.true_classes(rows))[0], data.image_size)
         strips = [
             overlays.strip([image, *(overlays.overlay(image, heat) for heat in block_maps)], height=160)
             for image, block_maps in zip(images, maps, strict=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
+from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.errors import ConfigError, DataError
 from xaitune.explain.classifier import Classifier, open_classifier
 from xaitune.models import blocks, vgg, weights
@@ -19,6 +20,7 @@ from xaitune.training.folder import is_finished
 from xaitune.training.head import set_head, trained_head
 from xaitune.training.network import Network
 from xaitune.training.run import load_run
+from xaitune.training.targets import class_names
 
 BLOCK_NUMBERS = (1, 2, 3, 4, 5)
 MASKED_IMAGES = 120  # maximum number of validation images with a mask
@@ -54,12 +56,20 @@ class Probe:
             self.classifier = Classifier(self._new_model(config.seed), data.class_names, data.config.resize, "probe")
         else:
             self.classifier = open_classifier(model)
-            if self.classifier.class_names != data.class_names or self.classifier.image_size != tuple(data.image_size):
+            names = class_names(data, config)
+            if self.classifier.class_names != names or self.classifier.image_size != tuple(data.image_size):
                 raise DataError(
                     f"The model's classes or its input size {self.classifier.image_size} do not match the data "
-                    f"({', '.join(data.class_names)}; {data.image_size}). Use the data that the model was trained on."
+                    f"({', '.join(names)}; {data.image_size}). Use the data that the model was trained on."
                 )
             self.weights, self.explained = _base_weights(self.classifier), self.classifier.name
+
+    def true_classes(self, rows: np.ndarray) -> np.ndarray:
+        """The true class numbers (n,) of some images; of a segmentation those of their largest regions, background for none."""
+        if self.classifier.segmenter is None:
+            return self.data.labels[rows]
+        marked = labels_of_pixels(self.data).counts[rows, 1:]
+        return np.where(marked.any(axis=1), marked.argmax(axis=1) + 1, 0)
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from xaitune.plots import figures
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import choose_folder, is_finished, locked, start_folder
 from xaitune.training.run import Run, load_run
+from xaitune.training.targets import require_trainable
 
 METHODS = ("features", "race", "heatmap")
 
@@ -57,7 +58,8 @@ def advise_freeze(
     probe (VGG16 fully frozen, with a head trained for each of `head_seeds` seeds) or of the `model`. With masks a block's
     score is its localisation: the average precision of the map for the mask, minus that of the same map moved to a random
     place. Without masks it is the mean rank over faithfulness, agreement with the other blocks' maps, concentration and
-    stability. It advises the deepest block within one standard error of the best; its confidence is the share of
+    stability. Of a segmentation that is the `model`, the maps explain the pixels of its largest region. It advises
+    the deepest block within one standard error of the best; its confidence is the share of
     resamples, over groups and head seeds, that choose the same block. It takes at most `max_calls` network calls (one
     image, once forward or backward, is one call).
 
@@ -94,12 +96,14 @@ def advise_freeze(
             f"The architecture {config.architecture} has no blocks to freeze: it is trained from random weights. "
             f"Advice is for {', '.join(BACKBONES)}."
         )
-    if config.segments:
+    if isinstance(given, Run) and given.config.segments and run is None:
+        config = replace_fields(config, {"task": "segment"})
+    if config.segments and (method != "heatmap" or model is None):
         raise ConfigError(
-            "The advice is about classes of images, not of pixels. Compare the freezing points of a segmentation with "
-            "'xaitune sweep-freeze', or advise on its images' classes with --task classify."
+            "The advice on a segmentation looks at the heatmaps of one: train it, with any blocks frozen, and name it with "
+            "--model RUN. Or compare the freezing points themselves with 'xaitune sweep-freeze'."
         )
-    data.require_trainable()
+    require_trainable(data, config)
     cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
     source: HeatmapEvaluation | Evaluation
     if method == "heatmap":

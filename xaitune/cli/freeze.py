@@ -192,7 +192,7 @@ def sweep_freeze(
         return
     if config.train.segments:
         job.ui.say(
-            "The advice is about classes of images, so this sweep of segmentations compares the depths without it."
+            "The advice on a segmentation needs one to look at (xaitune advise --model RUN): this sweep compares the depths without it."
         )
         advice = None
     else:

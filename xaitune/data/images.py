@@ -43,6 +43,7 @@ IMAGE_SUFFIXES = (
     *DICOM_SUFFIXES,
 )
 MAX_PIXELS = 100_000_000
+MOST_VALUES = 16  # of a mask that holds numbers of classes
 MIN_SIDE = 8
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -85,13 +86,15 @@ def image_header(path: _PathLike) -> ImageHeader:
 def read_mask(path: _PathLike) -> np.ndarray:
     """Read a mask at the file's own size, (height, width) bool: True where any channel exceeds half of its range.
 
-    A file whose largest value is 1 is read as 0/1; one of more than 8 bits by half of its largest value, since it may use
-    few of its bits. Raises ImageError as `read_image` does.
+    In a file of a few values below half of the range, such as the numbers of classes, all but 0 are marked. One of more than 8
+    bits is read by half of its largest value, since it may use few of its bits. Raises ImageError as `read_image` does.
     """
     pixels = decode_image(read_bytes(path), path, background=0)
     top = pixels.max()
-    half = 127.5 if pixels.dtype == np.uint8 and not 0 < top <= 1 else top / 2
-    return pixels.max(axis=2) > half
+    if pixels.dtype == np.uint8:
+        few = 0 < top < 128 and len(np.unique(pixels)) <= MOST_VALUES
+        return pixels.max(axis=2) > (0 if few else 127.5)
+    return pixels.max(axis=2) > top / 2
 
 
 def read_values(path: _PathLike) -> np.ndarray:
