@@ -191,9 +191,7 @@ def sweep_freeze(
         job.ui.finish([], "the same command without --dry-run", **counts, seconds=seconds, disk_bytes=disk_bytes)
         return
     if config.train.segments:
-        job.ui.say(
-            "The advice on a segmentation needs one to look at (xaitune advise --model RUN): this sweep compares the depths without it."
-        )
+        job.ui.say("Without advice: on a segmentation it needs one to look at (xaitune advise --model RUN).")
         advice = None
     else:
         advice = _known_advice(job, images, plan.weights) or _advise(job, config, images, cache_gb=cache_gb)
