@@ -8,7 +8,6 @@ With --write the tables of docs/studies.md are made from it.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from studies import PAGE, PICTURES, fill_tables, markdown_table
 import xaitune as xt
 from xaitune.comparison.factors import value_name
 from xaitune.data.pixel_labels import labels_of_pixels
+from xaitune.explain.pixels import sample_sheet
+from xaitune.plots import figures
 from xaitune.stats.per_class import per_pixel_class_intervals
 from xaitune.training.run import load_run, pixel_counts_of
 
@@ -104,8 +105,7 @@ def run_study(name: str, args: argparse.Namespace) -> None:
     old = pd.read_csv(RESULTS) if RESULTS.is_file() else pd.DataFrame(columns=["study"])
     pd.concat([old[old["study"] != name], rows]).round(5).to_csv(RESULTS, index=False)
     best = load_run(table.path / table.best["part"] / table.best["runs"][0])
-    if (best.path / "segmentation.png").is_file():
-        shutil.copyfile(best.path / "segmentation.png", PICTURES / f"segmentation-{name}.png")
+    figures.save(sample_sheet(best, data), PICTURES / f"segmentation-{name}.png", dpi=90)
     print(table.sentence())
 
 

@@ -10,6 +10,11 @@ METRIC_NAMES = {
     "f1_micro": "micro F1",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
+    "iou_mean": "mean IoU",
+    "f1_at_iou": "F1@IoU 0.5",
+    "f1_at_iou_0.25": "F1@0.25",
+    "f1_at_iou_0.5": "F1@0.5",
+    "f1_at_iou_0.75": "F1@0.75",
 }
 
 

@@ -27,7 +27,7 @@ def test_train_says_each_class_and_the_baseline(project):
     assert 'task = "segment"' in (folder / "xaitune.toml").read_text()
     train = said["train"]
     assert train.status == 0, train.err
-    for text in ("Segmentation, Block 1-4 frozen", "all background", "square", "IoU", "Test iou_mean"):
+    for text in ("Segmentation, Block 1-4 frozen", "all background", "square", "IoU", "Test mean IoU"):
         assert text in train.out + train.err
     assert (folder / "runs/freeze4-nag-seed0/segmentation.png").stat().st_size > 10_000
 

@@ -88,7 +88,9 @@ def _say_comparison(ui: Ui, table: Any) -> None:
     ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds}")
     scores = table.scores().round(3)
     if table.segments:
-        ui.table(scores, "Test IoU of each class, mean IoU and F1@IoU; means over the seeds")
+        ui.table(
+            scores.rename(columns=metric_name), "Test IoU of each class, mean IoU and F1@IoU; means over the seeds"
+        )
     else:
         scores.columns = ["validation loss", "train", "validation", "test", "test weighted F1"]
         ui.table(scores, "Loss in nats, accuracy on each split, and weighted F1; means over the seeds")

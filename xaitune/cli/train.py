@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from xaitune._names import frozen_name
+from xaitune._names import frozen_name, metric_name
 from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.options import Job, command, option
@@ -104,7 +104,7 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     baseline = segmentation_metrics(background_counts(counts), math.nan, run.class_names)
     table.loc["all background"] = {name: baseline[name] for name in table}
     columns = ["iou_mean", "f1_at_iou_0.25", "f1_at_iou_0.5", "f1_at_iou_0.75", "dice_mean", "pixel_accuracy", "loss"]
-    ui.table(table[columns].astype(float), run.name)
+    ui.table(table[columns].astype(float).rename(columns=metric_name), run.name)
     found = per_pixel_class_intervals(counts, groups)
     rows = {
         "IoU": found.iou,
@@ -126,7 +126,8 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     )
     interval = outcome_interval(outcomes_of([test], run.class_names, run.config.metric), groups, run.config.metric)
     ui.say(
-        f"Test {run.config.metric} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over {interval.groups} groups"
+        f"Test {metric_name(run.config.metric)} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over "
+        f"{interval.groups} groups"
     )
     for split, metrics in run.metrics.items():
         if metrics["absent"]:

@@ -7,6 +7,12 @@ from xaitune._names import metric_name, plural
 from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.report.texts import DASH, interval_text, picture, score_text
 
+SCORE_COLUMNS = ["loss", "train", "validation", "test", "weighted F1"]
+CLASSIFIED = (
+    "Loss on validation images in nats, accuracy on each split, and weighted F1 on test images; means over the seeds."
+)
+SEGMENTED = "IoU of each class, mean IoU and F1@IoU on test images; means over the seeds."
+
 
 def comparison_section(table: ComparisonTable) -> dict[str, Any]:
     """What the comparison tells, its cells and scores as tables and pictures, and every pair."""
@@ -34,7 +40,8 @@ def comparison_section(table: ComparisonTable) -> dict[str, Any]:
             {"cells": [str(value) for value in row], "best": name == best}
             for name, row in zip(names, shown.itertuples(index=False), strict=True)
         ],
-        "score_columns": ["loss", "train", "validation", "test", "weighted F1"],
+        "score_columns": [metric_name(c) for c in scores] if table.segments else SCORE_COLUMNS,
+        "scores_caption": SEGMENTED if table.segments else CLASSIFIED,
         "scores": [(name, [score_text(value) for value in row]) for name, *row in scores.itertuples()],
         "picture": picture(table.plot(), f"Test {score} of {plural(len(names), 'cell')} with intervals; best: {best}"),
         "curves": picture(table.plot_histories(), f"Learning curves of {plural(len(names), 'cell')}, first seed"),
