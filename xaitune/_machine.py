@@ -1,13 +1,48 @@
-"""The environment of a run: usable CPU cores, git commit, current time."""
+"""The environment of a run: usable CPU cores, the processor, memory, git commit, current time."""
 
+import contextlib
 import datetime
 import os
+import platform
 import subprocess
+from pathlib import Path
+
+HALF_UNITS = ("amx_bf16", "avx512_bf16")  # flags of processors that compute in bfloat16 themselves
 
 
 def usable_cores() -> int:
     """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def half_units() -> list[str]:
+    """The processor's units for bfloat16, by their flags in Linux; [] for none, and where it is not known."""
+    line = next((row for row in _read("/proc/cpuinfo").splitlines() if row.startswith("flags")), "")
+    return sorted(set(line.partition(":")[2].split()) & set(HALF_UNITS))
+
+
+def processor_name() -> str:
+    """The processor's name, as the operating system gives it."""
+    for row in _read("/proc/cpuinfo").splitlines():
+        if row.startswith("model name"):
+            return row.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory() -> tuple[int, int] | None:
+    """Bytes of memory that are (in all, available), or None where the system does not say."""
+    found = {}
+    for row in _read("/proc/meminfo").splitlines():
+        name, _, rest = row.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            found[name] = int(rest.split()[0]) * 1024
+    return (found["MemTotal"], found["MemAvailable"]) if len(found) == 2 else None
+
+
+def _read(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="utf-8")
+    return ""
 
 
 def git_commit() -> str | None:

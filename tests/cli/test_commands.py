@@ -24,7 +24,7 @@ from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
 
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice", "collect"]
-COMMANDS += ["compare", "report", "runs", "demo"]
+COMMANDS += ["compare", "report", "runs", "doctor", "demo"]
 SMALL = ["--image-size", "32x32", "--weights", "slim", "--head-epochs", "2", "--epochs", "2", "--precision", "float32"]
 GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag", "--learning-rates", "own"]
 
@@ -75,7 +75,9 @@ def test_every_field_has_a_help_text():
 
 
 def test_version_and_no_command(tmp_path):
-    assert xaitune(tmp_path, "--version").out == f"xaitune {xt.__version__}\n"
+    said = xaitune(tmp_path, "--version").out
+    assert said.startswith(f"xaitune {xt.__version__}, tensorflow ")
+    assert "where the precision is auto" in said
     answer = xaitune(tmp_path)
     assert answer.status == 2
     assert answer.out.strip().startswith("Usage: xaitune")

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from xaitune import __version__
-from xaitune.cli import collect, comparison, data, explain, freeze, report, train  # noqa: F401 - they register their commands
+from xaitune._machine import half_units
+from xaitune.cli import collect, comparison, data, doctor, explain, freeze, report, train  # noqa: F401 - they register their commands
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
+from xaitune.doctor import versions
 
 INTERRUPTED = 130  # exit status
 COMMANDS = (
@@ -28,6 +29,7 @@ COMMANDS = (
     "collect",
     "report",
     "runs",
+    "doctor",
     "demo",
 )
 app.registered_commands.sort(key=lambda made: COMMANDS.index(str(made.name)))  # in the order of the work
@@ -56,16 +58,25 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _precision() -> str:
+    units = half_units()
+    return (
+        f"bfloat16 where the precision is auto ({units[0]})"
+        if units
+        else "float32 where the precision is auto, without a GPU"
+    )
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"xaitune {__version__}")
+        print(", ".join(f"{name} {number}" for name, number in versions().items()) + f"; {_precision()}")
         raise typer.Exit
 
 
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the versions and stop.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     pass

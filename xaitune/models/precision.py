@@ -6,24 +6,14 @@ import platform
 import sys
 from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from xaitune._machine import usable_cores
+from xaitune._machine import half_units, processor_name, usable_cores
 from xaitune.config.choices import PRECISIONS
 from xaitune.errors import ConfigError
 from xaitune.models.backend import BACKEND, THREADS, gpus, keras
 
 HALF_LAYERS = (keras.layers.Conv2D, keras.layers.MaxPooling2D)  # the rest of a model stays in float32
-
-
-def _processor_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    line = next((row for row in text.splitlines() if row.startswith("flags")), "")
-    return set(line.partition(":")[2].split())
 
 
 def resolve_precision(precision: str = "auto") -> tuple[str, str]:
@@ -41,7 +31,7 @@ def resolve_precision(precision: str = "auto") -> tuple[str, str]:
         return precision, "as asked"
     if gpus():
         return "bfloat16", "a GPU is visible"
-    units = sorted(_processor_flags() & {"amx_bf16", "avx512_bf16"})
+    units = half_units()
     if units:
         return "bfloat16", f"the processor has {units[0]} units"
     return "float32", "the processor has no bfloat16 units"
@@ -125,12 +115,3 @@ def describe(precision: str) -> dict[str, Any]:
         "backend": BACKEND,
         "precision": precision,
     }
-
-
-def processor_name() -> str:
-    """The processor's name, as the operating system gives it."""
-    with contextlib.suppress(OSError):
-        for row in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if row.startswith("model name"):
-                return row.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -19,6 +19,7 @@ from xaitune.models.predict import Predictor
 from xaitune.models.steps import training_scope
 from xaitune.models.weights import Backbone, load_backbone
 from xaitune.training.augment import Augmenter, View
+from xaitune.training.card import CARD, card_text
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.cut import pooled_columns, suffix_model
 from xaitune.training.features import FeatureCache
@@ -353,6 +354,7 @@ class _Training:
         if results is not None:  # finite, also on images outside the validation split
             state, metrics = "finished", results.metrics
             self._write_predictions_and_model(results.predictions)
+            self._write_card(results.predictions)
         seconds = sum(row["seconds"] for row in self.history)
         _files.write_json(self.folder / RESULT, {"state": state, "metrics": metrics, "seconds": seconds})
         self.checkpoint.remove()
@@ -367,6 +369,12 @@ class _Training:
         _files.write_csv(self.folder / "predictions.csv", predictions)
         with _files.writing(self.folder / "model.keras") as part:
             self.network.model.save(part)
+
+    def _write_card(self, predictions: pd.DataFrame) -> None:
+        """Write model-card.md."""
+        names = class_names(self.data, self.config)
+        text = card_text(self.data, self.config, names, predictions, self._metadata())
+        _files.write_bytes(self.folder / CARD, text.encode("utf-8"))
 
     def _metadata(self) -> dict[str, Any]:
         """Versions, machine and inputs of the run, for metadata.json."""
