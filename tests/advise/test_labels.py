@@ -234,7 +234,7 @@ def test_the_command(planted, tmp_path):
     assert pd.read_csv(folder / "labels.csv", dtype=str)["action"][0] == "drop"
     for option in (["--weights", "slim"], ["--label-count", "3"]):
         answer = xaitune(tmp_path, *call, *option)
-        assert (answer.status, answer.error.startswith(f"Error: {option[0]} has a meaning with --labels only")) == (
+        assert (answer.status, answer.error.startswith(f"Error: {option[0]} only applies with --labels")) == (
             2,
             True,
         )

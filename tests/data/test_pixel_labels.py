@@ -6,8 +6,10 @@ from PIL import Image
 
 from xaitune import ImageData
 from xaitune.config.parse import parse_pixel_classes
+from xaitune.data.mask_values import read_marked
 from xaitune.data.pixel_labels import IGNORED, PixelLabels, labels_of_pixels
 from xaitune.errors import ConfigError, DataError
+from xaitune.evaluate.store import read_masks
 
 SIZE = (40, 60)
 
@@ -182,6 +184,33 @@ def test_a_class_absent_from_a_split_is_said(tmp_path):
     where = data.split[0]
     kind = "pixel class absent from a split" if where == "train" else "pixel class not in train"
     assert kind in [problem.kind for problem in problems]
+
+
+def test_a_mask_is_read_as_its_values_say_everywhere(tmp_path):
+    def mask_of(c, i):
+        mask = box(c + 1)
+        mask[36:] = 255
+        return mask
+
+    data = read(make(tmp_path, mask_of), "0=background,1=crack,2=hole,255=ignore")
+    assert data.mask(0).sum() == 300  # not the ignored band
+    path = data.masks[0]
+    assert read_marked(path, data.config.pixel_classes, "hole").sum() == 0
+    assert read_marked(path, data.config.pixel_classes, "crack").sum() == 300
+    assert read_masks([str(data.paths()[0])], [path], data.config.pixel_classes, ["crack"])[0].sum() == 300
+
+
+def test_a_corrected_label_does_not_make_masks_missing(tmp_path):
+    make(tmp_path, lambda c, i: box() if c == 0 else None)
+    (tmp_path / "fixes.csv").write_text("file,action,new_class\ncrack/0.png,relabel,hole\n")
+    labels = labels_of_pixels(read(tmp_path, label_fixes=tmp_path / "fixes.csv"))
+    assert labels.class_names == ("background", "crack", "hole")
+
+
+def test_a_class_folder_called_background(tmp_path):
+    make(tmp_path, lambda c, i: box(), classes=("background", "hole"))
+    with pytest.raises(DataError, match="A class folder is called background"):
+        labels_of_pixels(read(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,20 @@ def test_a_region_can_be_set_and_taken_back(backbone):
     assert np.asarray(model.get_layer("region_scores").region).sum() == 1024
     set_region(model, None)
     assert np.asarray(model.get_layer("region_scores").region).sum() == 0
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "focal", "dice"])
+def test_losses_in_bfloat16(backbone, loss):
+    from xaitune.models.precision import with_precision
+
+    copy = with_precision(build_unet(2, image_size=(32, 32), weights=backbone), "bfloat16")
+    logits = copy(np.zeros((1, 32, 32, 3), np.float32))
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    targets, weights = np.zeros((1, 32, 32), np.int64), np.ones((1, 32, 32), np.float32)
+    assert np.isfinite(value(pixel_loss(loss, 2), (targets, logits, weights)))
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "focal", "dice"])
+def test_a_batch_in_which_nothing_counts_has_no_loss(loss, batch):
+    targets, logits, weights = batch
+    assert value(pixel_loss(loss, 3), (np.full_like(targets, 255), logits, np.zeros_like(weights))) == 0

@@ -144,3 +144,13 @@ def test_models_on_other_images_are_refused():
     scores = PairedScores(groups=np.arange(3), metric="iou_mean")
     with pytest.raises(ValueError, match="same images"):
         scores.add("a", Outcomes.of_counts(np.ones((4, 2, 2))))
+
+
+def test_false_alarms_do_not_make_data_scarce():
+    cases = (
+        [counts_of((1, 20), (1, 20), 18)] * 40 + [counts_of((2, 20), (2, 20), 18)] * 40 + [counts_of((0, 0), (1, 5), 0)]
+    )
+    counts = np.stack(cases)
+    counts[:30, 1, 1], counts[:30, 1, 0] = 0, 20
+    found = outcome_interval(Outcomes.of_counts(metric_counts(counts, "f1_at_iou")), None, "f1_at_iou")
+    assert found.few == ""

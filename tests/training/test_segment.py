@@ -131,7 +131,7 @@ def test_class_weights_are_by_pixels(marked):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "f1_macro", "task": "classify", "loss": "dice"}, "loss must be another one unless task is segment"),
+        ({"metric": "f1_macro", "task": "classify", "loss": "dice"}, "loss must be another one, or task segment"),
         ({"task": "classify", "metric": "iou_mean"}, "metric must be one of .* unless task is segment"),
         ({"metric": "accuracy"}, "metric must be one of iou_mean, f1_at_iou with task segment"),
         ({"head": "fc"}, "head must be 'gap', or left out, with task segment"),

@@ -34,7 +34,7 @@ class FreezeAdvice:
     chance that the advised depth is within a point of the best one. `votes`: candidate -> chance of being the best.
     `frozen`: the linear head that is expected to do as well as any training, '' without one. `drift`: how the images
     differ from those of a model that is to be trained again, in words, '' without such a model; `retrain`: whether it should
-    be (see `Drift.retrain`).
+    be (see `Drift.retrain`). `task`: of config.choices.TASKS.
 
     With method 'heatmap' there is one row per block (1..5), with the mean of each measure and the score that decides;
     `confidence` is the share of resamples, over groups and head seeds, that choose the same block, and `votes` that share
@@ -58,6 +58,7 @@ class FreezeAdvice:
     frozen: str = ""
     drift: str = ""
     retrain: str = ""
+    task: str = "classify"
     path: Path | None = None
 
     @property
@@ -144,11 +145,14 @@ def load_advice(path: str | Path) -> FreezeAdvice:
         ) from None
 
 
-def find_advice(runs_dir: str | Path, fingerprint: str | None = None, weights: str | None = None) -> Path | None:
-    """The newest advice under `runs_dir`; with a fingerprint or a digest of weights, the newest on those."""
+def find_advice(
+    runs_dir: str | Path, fingerprint: str | None = None, weights: str | None = None, task: str = "classify"
+) -> Path | None:
+    """The newest advice under `runs_dir` on a task; with a fingerprint or a digest of weights, the newest on those."""
     matches = []
     for file in Path(runs_dir).glob("*/advice.json"):
         values = _files.read_json(file)
-        if fingerprint in (None, values["fingerprint"]) and weights in (None, values["weights"]):
+        same = fingerprint in (None, values["fingerprint"]) and weights in (None, values["weights"])
+        if same and values.get("task", "classify") == task:
             matches.append((values["created"], file.parent))
     return max(matches)[1] if matches else None

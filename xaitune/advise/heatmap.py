@@ -130,6 +130,7 @@ def decide(evidence: Evidence, data: ImageData, probe: Probe) -> FreezeAdvice:
         groups=len(names),
         model_calls=evidence.calls,
         created=_machine.now(),
+        task="segment" if probe.classifier.segmenter is not None else "classify",
     )
     return dataclasses.replace(advice, reasons=_reasons(advice, len(probe.seeds)))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune._files import write_csv
+from xaitune._files import read_json, write_csv
 from xaitune._names import plural
 from xaitune.data.dataset import ImageData
 from xaitune.data.pixel_labels import labels_of_pixels
@@ -16,7 +16,7 @@ from xaitune.errors import ConfigError, InputError
 from xaitune.explain.pixels import Segmentation, segment_images
 from xaitune.plots import figures
 from xaitune.stats.metrics import ratio
-from xaitune.training.folder import find_runs
+from xaitune.training.folder import CONFIG, find_runs
 from xaitune.training.run import Run, load_run, pixel_counts_of
 
 COUNT = 20  # of the images that are drawn
@@ -82,6 +82,8 @@ def doubtful_masks(run: Run | str | Path, data: ImageData, *, count: int = COUNT
         raise ConfigError(f"{run.path} classifies images. Masks are compared with a run with --task segment.")
     if run.fingerprint != data.fingerprint:
         raise ConfigError(f"{run.path} was trained on other images, or with another split, than {data.config.path}.")
+    if run_pixels(run) != labels_of_pixels(data).digest:
+        raise ConfigError(f"{run.path} was trained with other masks, or other pixel classes. Train it again.")
     if count < 1:
         raise ConfigError(f"count must be at least 1. Received: count={count}.")
     table, images = _ranked(run)
@@ -97,14 +99,20 @@ def doubtful_masks(run: Run | str | Path, data: ImageData, *, count: int = COUNT
 
 def segmentation_of(data: ImageData, runs_dir: str | Path) -> Run:
     """The newest segmentation under `runs_dir` that was trained on these images. Raises ConfigError if there is none."""
+    digest = labels_of_pixels(data).digest
     runs = (load_run(path) for path in find_runs(runs_dir, data.fingerprint))
-    run = next((run for run in runs if run.config.segments), None)
+    run = next((run for run in runs if run.config.segments and run_pixels(run) == digest), None)
     if run is None:
         raise ConfigError(
-            f"Masks are compared with a segmentation, and {runs_dir} has none of these images. Train one: "
+            f"Masks are compared with a segmentation, and none in {runs_dir} was trained on these images and masks. Train one: "
             "xaitune train --task segment."
         )
     return run
+
+
+def run_pixels(run: Run) -> str:
+    """What stands for the masks that a segmentation was trained with."""
+    return str(read_json(run.path / CONFIG)["identity"].get("pixels", ""))
 
 
 def _ranked(run: Run) -> tuple[pd.DataFrame, int]:
@@ -120,7 +128,7 @@ def _ranked(run: Run) -> tuple[pd.DataFrame, int]:
     table = rows[["file", "group", "split"]].assign(
         **{"class": rows["true"]},
         suggested=rows["predicted"],
-        disagreement=1 - (iou * occurs).sum(1) / occurs.sum(1),
+        disagreement=1 - (iou * occurs).sum(1) / np.maximum(occurs.sum(1), 1),
         missed=missed / total,
         false_alarm=alarm / total,
         another_class=(wrong - missed - alarm) / total,

@@ -25,5 +25,7 @@ def pooled_features(
         raise ConfigError(
             f"Frozen features need a pretrained VGG, such as architecture vgg16. Received: {config.architecture}."
         )
+    if config.segments:
+        raise ConfigError("This looks at the classes of images, not of pixels: give --task classify.")
     network = Network(build_for(data, frozen_runs(config)[0], backbone), resolve_precision(config.precision)[0])
     return network, np.asarray(block5_features(network, data, cache, progress), np.float32)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from xaitune.evaluate.true_boxes import TrueBoxes
 
 
-def true_boxes_of(source: str | None, paths: list[Path], masks: list[Path | None] | None) -> "TrueBoxes | None":
+def true_boxes_of(
+    source: str | None, paths: list[Path], masks: list[Path | None] | None, pixel_classes: str | None = None
+) -> "TrueBoxes | None":
     """The true boxes of the file `source`, else those of the masks; None without either. Raises DataError."""
     from xaitune.evaluate.store import read_masks
     from xaitune.evaluate.true_boxes import TrueBoxes, boxes_of_masks, read_true_boxes
@@ -26,7 +28,9 @@ def true_boxes_of(source: str | None, paths: list[Path], masks: list[Path | None
     if masks is None:
         return None
     # One mask in memory at a time.
-    each = [boxes_of_masks(read_masks([str(path)], [mask])) for path, mask in zip(paths, masks, strict=True)]
+    each = [
+        boxes_of_masks(read_masks([str(path)], [mask], pixel_classes)) for path, mask in zip(paths, masks, strict=True)
+    ]
     return TrueBoxes(tuple(true.boxes[0] for true in each), (None,) * len(each))
 
 

@@ -127,7 +127,7 @@ def data_check(
     job.ui.table(check.counts[["images", "groups", "train", "validation", "test"]], "Images per class")
     job.ui.table(check.frequencies, "Class frequencies")
     job.ui.table(check.sizes, "Sizes and modes")
-    if config.train.segments or config.data.pixel_classes is not None:
+    if config.train.segments or (config.data.pixel_classes is not None and images.masks is not None):
         check = _check_pixels(job.ui, images, check)
     for row in check.problems[~check.problems["kind"].isin(SAID)].itertuples():
         (job.ui.say if row.level == "note" else job.ui.warn)(f"{row.level}: {row.message}")
@@ -167,7 +167,7 @@ def _require_labels_usable(job: Job, labels: bool, count: int | None, file: Path
     given = job.given.get(TrainConfig, {})
     if not labels:
         for name in [*(name for name in given if name in FOR_LABELS), *(["label-count"] if count else [])]:
-            raise ConfigError(f"--{name} has a meaning with --labels only: add --labels, or leave it out.")
+            raise ConfigError(f"--{name} only applies with --labels: add --labels, or leave it out.")
         return
     from xaitune.advise.labels import require_cleanlab
     from xaitune.data.label_fixes import may_hold_actions

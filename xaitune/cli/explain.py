@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,8 +72,8 @@ def explain(
             "Boxes are drawn around regions of heatmaps: use --method gradcam or cam. Received: method=lime."
         )
     score = score or bool(wanted.images or wanted.steps) or (not boxes and wanted != ScoreOptions())
-    truth = _masks_and_groups(job, paths, wanted) if score or boxes else {}
-    true_boxes = true_boxes_of(wanted.true_boxes, paths, truth["masks"]) if boxes else None
+    truth = _masks_and_groups(job, paths, wanted, choice.pixel_classes) if score or boxes else {}
+    true_boxes = true_boxes_of(wanted.true_boxes, paths, truth["masks"], truth["pixel_classes"]) if boxes else None
 
     from xaitune.explain.api import CHUNK, iter_explanations, make_explainer
     from xaitune.explain.store import ExplanationWriter
@@ -249,11 +250,12 @@ def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str
     return {"empty_maps": empty, "unstable": unstable, "lean_on_brightness": writer.bright}
 
 
-def _masks_and_groups(job: Job, paths: list[Path], wanted: ScoreOptions) -> dict[str, Any]:
+def _masks_and_groups(job: Job, paths: list[Path], wanted: ScoreOptions, pixel_classes: str | None) -> dict[str, Any]:
     """What --masks and --groups name for these images, else what xaitune.toml names where it fits them."""
     from xaitune.evaluate.store import groups_of, masks_of
 
-    known, truth = job.file_config().data, {}
+    known = job.file_config().data
+    truth: dict[str, Any] = {"pixel_classes": pixel_classes or known.pixel_classes}
     for name, find in (("masks", masks_of), ("groups", groups_of)):
         given = getattr(wanted, name)
         rule = given or getattr(known, name)
@@ -350,12 +352,15 @@ def _predict_pixels(ui: Ui, classifier: Any, paths: list[Path], folder: Path) ->
     from xaitune.plots import figures
 
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    stems = Counter(path.absolute().with_suffix("") for path in paths)
     tables: list[Any] = []
     wrote: list[Path] = []
     with ui.progress("predicting", "images") as report:
         for made in iter_segmentations(classifier, paths, report):
             for file, labels in zip(made.files, made.labels, strict=True):
-                place = Path(file).absolute().relative_to(root).with_suffix(".png")
+                place = Path(file).absolute().relative_to(root)
+                shared = stems[Path(file).absolute().with_suffix("")] > 1  # x.png and x.bmp
+                place = place.with_name(f"{place.name}.png") if shared else place.with_suffix(".png")
                 write_labels(labels, folder / "masks" / place)
             if not tables:
                 wrote = [folder / "masks", figures.save(made.plot(), folder / "segmentation.png")]

@@ -108,7 +108,7 @@ def _training_again(data: DataConfig, advice: Any, model: str | None, given: dic
     """The command that trains a model again as the advice says."""
     height, width = advice.image_size
     words = ["train", data.path, "--weights", str(model), "--image-size", f"{height}x{width}"]
-    for name in ("groups", "masks", "label_fixes", "split", "split_seed", "resize"):
+    for name in ("groups", "masks", "pixel_classes", "label_fixes", "split", "split_seed", "resize"):
         if name in given:
             value = given[name]
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -191,10 +191,15 @@ def sweep_freeze(
         job.ui.finish([], "the same command without --dry-run", **counts, seconds=seconds, disk_bytes=disk_bytes)
         return
     if config.train.segments:
-        job.ui.say("Without advice: on a segmentation it needs one to look at (xaitune advise --model RUN).")
-        advice = None
+        advice = _known_advice(job, images, plan.weights, "segment")
+        if advice is None:
+            job.ui.say(
+                "No advice was made: for a segmentation it is based on a trained run (xaitune advise --model RUN)."
+            )
     else:
-        advice = _known_advice(job, images, plan.weights) or _advise(job, config, images, cache_gb=cache_gb)
+        known = _known_advice(job, images, plan.weights, "classify")
+        advice = known or _advise(job, config, images, cache_gb=cache_gb)
+    if advice is not None:
         plan = _with_advised(job, config, images, plan, advice, name)
     start = time.monotonic()
     with job.ui.progress("sweeping") as report:
@@ -239,11 +244,11 @@ def _with_advised(job: Job, config: Any, images: Any, plan: Any, advice: Any, na
     return plan
 
 
-def _known_advice(job: Job, images: Any, weights: str) -> Any | None:
+def _known_advice(job: Job, images: Any, weights: str, task: str) -> Any | None:
     """The advice on these images and weights that is there already, if any."""
     from xaitune.advise.advice import find_advice, load_advice
 
-    folder = find_advice(job.runs_dir, images.fingerprint, weights)
+    folder = find_advice(job.runs_dir, images.fingerprint, weights, task)
     if folder is None:
         return None
     advice = load_advice(folder)
@@ -307,6 +312,8 @@ def say_sweep(ui: Ui, table: Any) -> None:
             index=pd.Index([head_name(head) for _, head in table.heads.iterrows()], name="features of"),
         )
         ui.table(heads, "No block trained: a linear head on frozen features")
+    if table.baseline is not None:
+        ui.say(f"A model that marks nothing (all background) scores {table.baseline:.3f}.")
     ui.say("* best on validation. = these test images cannot tell it apart from the best, which is no recommendation.")
     enough = table.enough
     if enough is not None:

@@ -36,6 +36,13 @@ class ModelChoice:
             return None
         return read_json(self.path / CONFIG).get("data", {}).get("bit_depth")
 
+    @property
+    def pixel_classes(self) -> str | None:
+        """What the values in the masks of its images mean, of a run or a sweep."""
+        if self.path is None or not (self.path / CONFIG).is_file():
+            return None
+        return read_json(self.path / CONFIG).get("data", {}).get("pixel_classes")
+
     def open(self, say: Notes, **options: Any) -> Any:
         """The Classifier; `say` is called with a line on which model it is, `options` are those of `open_classifier`.
 

@@ -53,7 +53,9 @@ class Job:
         if path is not None:
             data = config.data
             if not data.path or Path(data.path).resolve() != path.resolve():
-                data = dataclasses.replace(data, path=str(path), masks=None, groups=None, label_fixes=None)
+                data = dataclasses.replace(
+                    data, path=str(path), masks=None, groups=None, label_fixes=None, pixel_classes=None
+                )
             config = dataclasses.replace(config, data=data)
         given = self.given | {TrainConfig: self._training()}
         tables = {name: replace_fields(getattr(config, name), given.get(kind, {})) for name, kind in TABLES.items()}

@@ -103,7 +103,8 @@ class ComparisonTable:
             found = [read_json(folder / run / RESULT)["metrics"] for run in cell["runs"]]
             row = {}
             for name in self.class_names if self.segments else ():
-                row[f"IoU {name}"] = float(np.mean([m["test"]["per_class"][name]["iou"] for m in found]))
+                known = [iou for m in found if (iou := m["test"]["per_class"][name]["iou"]) is not None]
+                row[f"IoU {name}"] = float(np.mean(known)) if known else math.nan
             row |= {
                 column: float(np.mean([metrics[split][score] for metrics in found]))
                 for column, (split, score) in picked.items()

@@ -12,7 +12,11 @@ from xaitune.config.settings import SCRATCH_SETTINGS, TrainConfig, replace_field
 from xaitune.errors import ConfigError
 
 WITHIN = ("freeze_through", "optimizer")  # varied within a sweep; every other factor has a sweep for each value
-NOT_FACTORS = ("seed", "precision")  # repeats are seeds; the precision is how a run is computed
+NOT_FACTORS = (
+    "seed",
+    "precision",
+    "task",
+)  # repeats are seeds; precision is how a run is computed; tasks differ in score
 
 
 def parse_factors(names: Sequence[str], values: Sequence[str]) -> dict[str, tuple[Any, ...]]:

@@ -13,12 +13,14 @@ from xaitune._names import duration, gap_text
 from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name
 from xaitune.comparison.folds import pool_folds, test_rows
 from xaitune.comparison.verdict import MARGIN
-from xaitune.config.choices import OPTIMIZERS
+from xaitune.config.choices import OPTIMIZERS, PIXEL_METRICS
 from xaitune.errors import DataError, ModelError, RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import PairedScores
+from xaitune.stats.metrics import scores_from_confusion
+from xaitune.stats.segmentation import background_counts, metric_counts
 from xaitune.training.folder import CONFIG, RESULT, folder_kind, is_linear
-from xaitune.training.run import Run, load_run, outcomes_of, read_history, read_predictions
+from xaitune.training.run import Run, load_run, outcomes_of, pixel_counts_of, read_history, read_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +109,15 @@ class SweepTable:
         That is a lack of evidence, never a recommendation: with few images even bad cells are among them. See `enough`.
         """
         return self.cells[self.cells["equals"]].sort_values("seconds")
+
+    @property
+    def baseline(self) -> float | None:
+        """The test score of a segmentation that marks nothing; None of classifications."""
+        if self.metric not in PIXEL_METRICS:
+            return None
+        test = test_rows(self.predictions(self.runs.loc[self.runs["state"] == "finished", "name"].iloc[0]))
+        counts = background_counts(pixel_counts_of(test, self.class_names))
+        return float(scores_from_confusion(metric_counts(counts, self.metric).sum(0), self.metric))
 
     @property
     def enough(self) -> pd.Series | None:

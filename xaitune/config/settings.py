@@ -369,7 +369,7 @@ class TrainConfig:
             require(
                 self.metric in METRICS, "metric", f"one of {', '.join(METRICS)} unless task is segment", self.metric
             )
-            require(self.loss != "dice", "loss", "another one unless task is segment", self.loss)
+            require(self.loss != "dice", "loss", "another one, or task segment", self.loss)
             return
         if self.metric == type(self).metric:
             object.__setattr__(self, "metric", PIXEL_METRICS[0])

@@ -12,9 +12,10 @@ from xaitune._progress import Progress
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.checks import DataCheck, check_data, trainability
 from xaitune.data.class_folders import list_folder
-from xaitune.data.images import ImageHeader, read_image, read_mask
+from xaitune.data.images import ImageHeader, read_image
 from xaitune.data.label_fixes import apply_label_fixes
 from xaitune.data.listing import Listing, digest, list_csv, nfc, resolve_groups, run_threaded
+from xaitune.data.mask_values import read_marked
 from xaitune.data.masks import find_masks, leave_out_masks
 from xaitune.data.resize import resize_image, resize_mask
 from xaitune.data.scan import Scanned, scan_files, unreadable_files
@@ -188,7 +189,7 @@ class ImageData:
         path = self.masks[index] if self.masks is not None else None
         if path is None:
             return None
-        mask, header = read_mask(path), self.headers[index]
+        mask, header = read_marked(path, self.config.pixel_classes), self.headers[index]
         if mask.shape != (header.height, header.width):
             raise DataError(
                 f"The mask {path} has {mask.shape[0]} x {mask.shape[1]} pixels, "

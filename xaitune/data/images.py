@@ -43,7 +43,7 @@ IMAGE_SUFFIXES = (
     *DICOM_SUFFIXES,
 )
 MAX_PIXELS = 100_000_000
-MOST_VALUES = 16  # of a mask that holds numbers of classes
+MOST_VALUES = 32  # of a mask that holds numbers of classes
 MIN_SIDE = 8
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -86,14 +86,14 @@ def image_header(path: _PathLike) -> ImageHeader:
 def read_mask(path: _PathLike) -> np.ndarray:
     """Read a mask at the file's own size, (height, width) bool: True where any channel exceeds half of its range.
 
-    In a file of a few values below half of the range, such as the numbers of classes, all but 0 are marked. One of more than 8
-    bits is read by half of its largest value, since it may use few of its bits. Raises ImageError as `read_image` does.
+    In a file with the values 0, 1, .. of a few classes, all but 0 are marked. One of more than 8 bits is read by half of its
+    largest value, since it may use few of its bits. Raises ImageError as `read_image` does.
     """
     pixels = decode_image(read_bytes(path), path, background=0)
     top = pixels.max()
     if pixels.dtype == np.uint8:
-        few = 0 < top < 128 and len(np.unique(pixels)) <= MOST_VALUES
-        return pixels.max(axis=2) > (0 if few else 127.5)
+        numbers = 0 < top < MOST_VALUES and np.array_equal(np.unique(pixels), np.arange(top + 1))
+        return pixels.max(axis=2) > (0 if numbers else 127.5)
     return pixels.max(axis=2) > top / 2
 
 

@@ -11,16 +11,14 @@ import pandas as pd
 
 from xaitune._names import listed, plural
 from xaitune.config.choices import IGNORED
-from xaitune.config.parse import pixel_codes
 from xaitune.data.checks import LEVELS, DataCheck, Problem
 from xaitune.data.dataset import ImageData
-from xaitune.data.images import decode_image, read_bytes, read_mask, read_values
 from xaitune.data.listing import run_threaded
+from xaitune.data.mask_values import BACKGROUND, require_countable, values_of_masks
 from xaitune.data.resize import resize_values
 from xaitune.data.splits import SPLITS
 from xaitune.errors import DataError, ImageError
 
-BACKGROUND = 0
 IN_MEMORY_BYTES = 2e9  # larger sets of masks are read from disk batch by batch
 _SHOWN = 3  # files named in a message
 
@@ -44,7 +42,9 @@ class PixelLabels:
         if data.masks is None:
             raise DataError(f"A segmentation needs masks, and {data.config.path} has none. Give --masks FOLDER.")
         self.data = data
-        names, self._codes = _classes(data)
+        self._values = values_of_masks(data.config.pixel_classes)
+        names = self._values.names or ("background", *data.class_names)
+        require_countable(names)
         height, width = data.image_size
         self._all: np.ndarray | None = None
         if len(data) * height * width <= IN_MEMORY_BYTES:
@@ -139,7 +139,7 @@ class PixelLabels:
         path = masks[index] if masks is not None else None
         if path is None:
             return np.zeros((header.height, header.width), np.uint8)
-        found = _numbers(path, self._codes, int(self.data.labels[index]) + 1)
+        found = self._values.numbers(path, int(self.data.labels[index]) + 1)
         if found.shape != (header.height, header.width):
             raise _SizeError(f"{found.shape[0]} x {found.shape[1]} for {header.height} x {header.width}")
         return found
@@ -165,24 +165,29 @@ class PixelLabels:
 
     def _wrong(self, wrong: dict[int, Exception]) -> list[Problem]:
         problems = []
+
+        def kind_of(error: Exception) -> type:
+            return next(kind for kind in kinds if isinstance(error, kind))
+
         kinds = {
             _SizeError: ("mask of another size", "with another size than the image (height x width: {first})"),
             DataError: ("mask with unknown values", "with unknown values. The first: {first}"),
             ImageError: ("mask unreadable", "that cannot be read. The first: {first}"),
         }
         for kind, (name, text) in kinds.items():
-            files = tuple(self.data.files[i] for i in sorted(wrong) if type(wrong[i]) is kind)
+            files = tuple(self.data.files[i] for i in sorted(wrong) if kind_of(wrong[i]) is kind)
             if files:
-                first = next(str(wrong[i]) for i in sorted(wrong) if type(wrong[i]) is kind)
+                first = next(str(wrong[i]) for i in sorted(wrong) if kind_of(wrong[i]) is kind)
                 message = f"{plural(len(files), 'mask')} {text.format(first=first)}: {listed(list(files[:_SHOWN]))}"
                 message += f" and {len(files) - _SHOWN} more." if len(files) > _SHOWN else "."
                 problems.append(Problem("error", name, files, message))
         return problems
 
     def _missing(self) -> list[Problem]:
-        """Images without a mask whose class has masks: whether they are background is not known."""
+        """Images without a mask whose class and folder have masks: whether they are background is not known."""
         has = np.array([mask is not None for mask in self.data.masks or ()])
-        some = np.isin(self.data.labels, self.data.labels[has])
+        folders = np.array([Path(file).parent.as_posix() for file in self.data.files])  # labels may have been corrected
+        some = np.isin(self.data.labels, self.data.labels[has]) & np.isin(folders, folders[has])
         files = tuple(self.data.files[i] for i in np.flatnonzero(~has & some))
         if not files:
             return []
@@ -204,48 +209,6 @@ def segmentation_check(check: DataCheck, labels: PixelLabels) -> DataCheck:
 
 class _SizeError(DataError):
     """A mask of another size than its image."""
-
-
-def _classes(data: ImageData) -> tuple[list[str], dict[int, int] | None]:
-    """The names of the pixel classes, and value or colour -> class number; None where any marked pixel is of one class."""
-    text = data.config.pixel_classes
-    if text is None:
-        return ["background", *data.class_names], None
-    if "=" not in text:
-        return ["background", text], {-1: 1}
-    codes = pixel_codes(text)
-    names = ["background", *dict.fromkeys(name for name in codes.values() if name not in ("background", "ignore"))]
-    if len(names) > IGNORED:
-        raise DataError(f"At most {IGNORED - 1} pixel classes are known. Received: {len(names)}.")
-    colours = any(code.startswith("#") for code in codes)
-    number = {name: n for n, name in enumerate(names)} | {"ignore": IGNORED}
-    base = _COLOUR if colours else 0
-    return names, {base + int(code.lstrip("#"), 16 if colours else 10): number[name] for code, name in codes.items()}
-
-
-_COLOUR = 1 << 32  # added to the number of a colour, to tell it from a grey value
-
-
-def _numbers(path: Path, codes: dict[int, int] | None, own: int) -> np.ndarray:
-    """(h, w) uint8 class numbers of a mask; `own`: that of its image's class. Raises ImageError, and DataError."""
-    if codes is None or -1 in codes:
-        return np.where(read_mask(path), own if codes is None else 1, BACKGROUND).astype(np.uint8)
-    if max(codes) >= _COLOUR:
-        pixels = decode_image(read_bytes(path), path, background=0).astype(np.int64)
-        values = _COLOUR + (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
-    else:
-        values = read_values(path)
-        table = np.full(1 << 16, -1)
-        table[list(codes)] = list(codes.values())
-        found = table[values]
-        if (found >= 0).all():
-            return found.astype(np.uint8)
-    known, place = np.unique(values, return_inverse=True)
-    if unknown := [int(value) for value in known if int(value) not in codes]:
-        shown = [f"#{value - _COLOUR:06x}" if value >= _COLOUR else str(value) for value in unknown]
-        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
-        raise DataError(f"{path} holds {', '.join(shown[:5])}{more}, which --pixel-classes does not name")
-    return np.array([codes[int(value)] for value in known], np.uint8)[place.reshape(values.shape)]
 
 
 @functools.lru_cache(maxsize=2)

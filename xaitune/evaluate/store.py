@@ -11,8 +11,9 @@ import pandas as pd
 
 from xaitune import _files
 from xaitune._progress import Progress
-from xaitune.data.images import image_header, read_mask
+from xaitune.data.images import image_header
 from xaitune.data.listing import Listing, nfc, resolve_groups
+from xaitune.data.mask_values import read_marked
 from xaitune.data.masks import find_masks
 from xaitune.errors import DataError
 from xaitune.evaluate.table import (
@@ -49,11 +50,21 @@ def _listing(paths: Sequence[Path], levels: int) -> Listing:
     return Listing(root, files, classes, blank, blank, sorted(set(classes)))
 
 
-def read_masks(files: Sequence[str], masks: Sequence[Path | None]) -> list[np.ndarray | None]:
-    """Each image's mask in the file's own geometry, (h, w) bool, or None. Raises DataError where the sizes differ."""
+def read_masks(
+    files: Sequence[str],
+    masks: Sequence[Path | None],
+    pixel_classes: str | None = None,
+    explained: Sequence[str | None] | None = None,
+) -> list[np.ndarray | None]:
+    """Each image's mask in the file's own geometry, (h, w) bool, or None. Raises DataError where the sizes differ.
 
-    def read(file: str, path: Path) -> np.ndarray:
-        mask, header = read_mask(path), image_header(file)
+    `pixel_classes`: what the values in the masks mean; then only the pixels of each image's `explained` class are marked, where
+    it is one of the pixels' classes.
+    """
+    names = explained or [None] * len(files)
+
+    def read(file: str, path: Path, name: str | None) -> np.ndarray:
+        mask, header = read_marked(path, pixel_classes, name), image_header(file)
         if mask.shape != (header.height, header.width):
             raise DataError(
                 f"The mask {path} has {mask.shape[0]} x {mask.shape[1]} pixels, its image {file} "
@@ -61,14 +72,15 @@ def read_masks(files: Sequence[str], masks: Sequence[Path | None]) -> list[np.nd
             )
         return mask
 
-    return [None if path is None else read(file, path) for file, path in zip(files, masks, strict=True)]
+    each = zip(files, masks, names, strict=True)
+    return [None if path is None else read(file, path, name) for file, path, name in each]
 
 
 class FolderScorer:
     """Scores the explanations of `total` image files batch by batch; `effort` is the planned use of the model.
 
     `first`: the first batch of explanations, on which a network call is timed. `masks` and `groups` have one entry per
-    file; `images` and `steps` as in `plan_effort`.
+    file; `pixel_classes` as in `read_masks`; `images` and `steps` as in `plan_effort`.
     """
 
     def __init__(
@@ -79,10 +91,11 @@ class FolderScorer:
         *,
         masks: Sequence[Path | None] | None = None,
         groups: Sequence[str] | None = None,
+        pixel_classes: str | None = None,
         images: int | None = None,
         steps: int | None = None,
     ) -> None:
-        self.classifier, self.masks, self.groups = classifier, masks, groups
+        self.classifier, self.masks, self.groups, self.pixel_classes = classifier, masks, groups, pixel_classes
         blocks = first.blocks if isinstance(first, BlockHeatmaps) else ()
         costs = measure_costs(classifier, first.images[:2])
         self.effort = plan_effort(total, len(blocks) or 1, costs, stable=bool(blocks), images=images, steps=steps)
@@ -92,7 +105,10 @@ class FolderScorer:
     def add(self, explanation: Explanation) -> None:
         """Compute the scores of the next files that need no model."""
         rows = slice(self.scorer.seen, self.scorer.seen + len(explanation))
-        masks = None if self.masks is None else read_masks(explanation.files, self.masks[rows])
+        masks = None
+        if self.masks is not None:
+            explained = [explanation.explained(i) for i in range(len(explanation))]
+            masks = read_masks(explanation.files, self.masks[rows], self.pixel_classes, explained)
         self.scorer.add(explanation, masks, None if self.groups is None else self.groups[rows])
 
     def finish(self, progress: Progress | None = None) -> pd.DataFrame:

@@ -143,6 +143,11 @@ def _foreign(
 ) -> Classifier:
     """The classifier of a model that xaitune did not train. Raises ModelError."""
     model = _one_output(model, name, output)
+    if is_unet(model) and any(
+        layer.name == "preprocess" for layer in model.layers
+    ):  # the model of a run, without its folder
+        names = tuple(class_names or (f"class {i}" for i in range(model.output_shape[-1])))
+        return Classifier(region_classifier(model), names, name=name, segmenter=model)
     _require_images_and_scores(model, name)
     labels = has_labels(model)
     flat = _flat(with_preprocessing(model, preprocess), name)

@@ -120,12 +120,13 @@ def _of_regions(
     """What `mapper` gives for the pixels of each image's region. Raises ModelError, InputError."""
     if classifier.segmenter is None:
         raise ModelError(f"{classifier.name} is not a segmentation, so no region of its pixels can be explained.")
-    each = np.broadcast_to(np.asarray(region) != 0, (len(images), *np.shape(region)[-2:]))
-    if each.shape[1:] != classifier.image_size or not each.any((1, 2)).all():
+    marked, size = np.asarray(region) != 0, tuple(classifier.image_size)
+    if marked.shape not in (size, (len(images), *size)) or not marked.any((-2, -1)).all():
         raise InputError(
-            f"region must mark pixels of {classifier.image_size}, (h, w) or (n, h, w). Received: shape {np.shape(region)}, "
-            f"{int((~each.any((1, 2))).sum())} without a marked pixel."
+            f"region must mark pixels of {size}, as (h, w) or (n, h, w) for {len(images)} images. Received: {marked.shape}, "
+            f"{int(marked.sum())} marked pixels."
         )
+    each = np.broadcast_to(marked, (len(images), *size))
     parts = []
     try:
         for i, mask in enumerate(each):

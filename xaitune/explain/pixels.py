@@ -86,15 +86,17 @@ def segment_images(model: Any, images: Images) -> Segmentation:
     """
     classifier = open_classifier(model)
     images = list(images) if isinstance(images, Iterator) else images
-    if as_arrays(images) is None:
+    given = as_arrays(images)
+    if given is None:
         made = list(iter_segmentations(classifier, expand_images(images)))
         files, found = (
             tuple(itertools.chain(*parts)) for parts in zip(*((m.files, m.labels) for m in made), strict=True)
         )
         originals = tuple(itertools.chain(*(part.images for part in made)))
         return Segmentation(files, originals, found, classifier.class_names)
-    arrays, files = classifier.read(images)
-    return Segmentation(files, tuple(arrays), tuple(_Labels(classifier)(arrays)), classifier.class_names)
+    arrays, files = classifier.read(given)
+    found = _at_own_size(_Labels(classifier)(arrays), given, classifier)
+    return Segmentation(files, tuple(given), found, classifier.class_names)
 
 
 def sample_sheet(run: Any, data: ImageData) -> "Axes":
@@ -118,13 +120,16 @@ def iter_segmentations(
         files = paths[start : start + CHUNK]
         originals = [read_image(path, classifier.bit_depth) for path in files]
         labels = predict(np.stack([resize_image(o, classifier.image_size, classifier.resize) for o in originals]))
-        found = [
-            map_to_image(a, o.shape, a.shape, classifier.resize, nearest=True)
-            for a, o in zip(labels, originals, strict=True)
-        ]
-        yield Segmentation(tuple(map(str, files)), tuple(originals), tuple(found), classifier.class_names)
+        found = _at_own_size(labels, originals, classifier)
+        yield Segmentation(tuple(map(str, files)), tuple(originals), found, classifier.class_names)
         if progress:
             progress(start + len(files), len(paths), "")
+
+
+def _at_own_size(labels: np.ndarray, originals: Sequence[np.ndarray], classifier: Classifier) -> tuple[np.ndarray, ...]:
+    """Class numbers at the model's input size, brought to the size of each image."""
+    pairs = zip(labels, originals, strict=True)
+    return tuple(map_to_image(a, o.shape, a.shape, classifier.resize, nearest=True) for a, o in pairs)
 
 
 def write_labels(labels: np.ndarray, path: Path) -> Path:

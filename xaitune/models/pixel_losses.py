@@ -31,12 +31,17 @@ def dice_loss(targets: Any, logits: Any, weights: Any) -> Any:
     """
     one_hot = _one_hot(targets, logits.shape[-1])
     counted = keras.ops.cast(weights > 0, "float32")[..., None]
-    one_hot, p, axes = one_hot * counted, keras.ops.softmax(logits) * counted, (0, 1, 2)
+    p, axes = keras.ops.softmax(keras.ops.cast(logits, "float32")) * counted, (0, 1, 2)
+    one_hot = one_hot * counted
     true = keras.ops.sum(one_hot, axes)
     dice = (2 * keras.ops.sum(p * one_hot, axes) + SMOOTH) / (keras.ops.sum(p, axes) + true + SMOOTH)
     of_class = keras.ops.sum(one_hot * weights[..., None], axes) / keras.ops.maximum(true, 1.0)
-    return 1 - keras.ops.sum(of_class * dice) / keras.ops.sum(of_class)
+    total = keras.ops.sum(of_class)  # 0 where no pixel counts: such a batch has no loss
+    return keras.ops.where(total > 0, 1 - keras.ops.sum(of_class * dice) / keras.ops.maximum(total, 1e-9), 0.0)
 
 
 def _one_hot(targets: Any, num_classes: int) -> Any:
-    return keras.ops.one_hot(keras.ops.cast(targets, "int32"), num_classes)  # zeros for ignored pixels
+    numbers = keras.ops.cast(targets, "int32")
+    return keras.ops.one_hot(
+        keras.ops.where(numbers < num_classes, numbers, -1), num_classes
+    )  # zeros for ignored pixels

@@ -40,11 +40,11 @@ def resolve_precision(precision: str = "auto") -> tuple[str, str]:
 def with_precision(model: keras.Model, precision: str, keep: Iterable[str] = ()) -> keras.Model:
     """A copy of a float32 model that computes in `precision`, with float32 weights of its own and the same layer names.
 
-    `keep`: names of layers that stay in float32.
+    `keep`: names of layers that stay in float32, as the last one, `logits`, always does.
     """
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision must be float32 or bfloat16 here. Received: {precision!r}.")
-    float32_names = set(keep)
+    float32_names = {"logits", *keep}
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         half = precision == "bfloat16" and isinstance(layer, HALF_LAYERS) and layer.name not in float32_names

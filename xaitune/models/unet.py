@@ -46,7 +46,7 @@ def build_unet(
 
 def is_unet(model: keras.Model) -> bool:
     """Whether a model gives logits for every pixel."""
-    return len(model.output_shape) == 4
+    return isinstance(model.output_shape, tuple) and len(model.output_shape) == 4
 
 
 def decoder_multiply_adds(image_size: tuple[int, int], channels: tuple[int, ...], num_classes: int = 2) -> float:

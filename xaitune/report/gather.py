@@ -16,7 +16,9 @@ from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.config.settings import DataConfig, replace_fields
+from xaitune.data.checks import DataCheck
 from xaitune.data.dataset import ImageData
+from xaitune.data.pixel_labels import PixelLabels, segmentation_check
 from xaitune.errors import RunError, XaituneError
 from xaitune.explain.api import explain_images
 from xaitune.explain.heatmaps import BlockHeatmaps
@@ -54,7 +56,7 @@ def report_on(
     if table is not None and tested is not None and table.parts:  # the split of the advice, not that of a fold
         data = _data(replace_fields(run.data_config, {"fold": None}), table.fingerprint, say)
     fingerprint = run.fingerprint if table is None else table.fingerprint
-    place = find_advice(folder.parent if table is not None else runs_dir, fingerprint, weights)
+    place = find_advice(folder.parent if table is not None else runs_dir, fingerprint, weights, run.config.task)
     advice = load_advice(place) if place else None
     check = None
     if advice is not None and table is not None:
@@ -70,7 +72,7 @@ def report_on(
         check=check,
         heatmaps=heatmaps,
         data=data,
-        data_check=data.check() if data is not None else None,
+        data_check=_check(data, run),
         comparisons=find_comparisons(folder.parent, fingerprint),
         segmentation=_segmentation(run, tested),
     )
@@ -89,7 +91,7 @@ def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress
         table.path / "report.html",
         heatmaps=_heatmaps(run, data) if data is not None else None,
         data=data,
-        data_check=data.check() if data is not None else None,
+        data_check=_check(data, run),
         comparisons=[table],
         segmentation=_segmentation(run, data),
     )
@@ -126,6 +128,13 @@ def _heatmaps(run: Run, data: ImageData) -> BlockHeatmaps:
     made = explain_images(run, data.paths(rows))
     assert isinstance(made, BlockHeatmaps)
     return made
+
+
+def _check(data: ImageData | None, run: Run) -> DataCheck | None:
+    """The check of the images, of a segmentation with that of its masks."""
+    if data is None:
+        return None
+    return segmentation_check(data.check(), PixelLabels(data)) if run.config.segments else data.check()
 
 
 def _segmentation(run: Run, data: ImageData | None) -> Any:

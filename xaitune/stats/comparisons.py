@@ -176,6 +176,7 @@ class PairedScores:
         truth = self._known_truth
         share = truth.sum(axis=1) / truth.sum()
         if self.metric in CLASS_MEANS:
+            truth = resampling.scored_classes(truth, self.metric)
             totals = truth.sum(axis=0)
             share = (truth[:, totals > 0] / totals[totals > 0]).mean(axis=1)
         return np.bincount(self.groups, weights=share)

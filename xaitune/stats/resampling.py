@@ -128,6 +128,11 @@ def reach(groups: float, level: float, factor: float | None = None) -> float:
     return float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(factor or groups / (groups - 1))
 
 
+def scored_classes(truth: np.ndarray, metric: str) -> np.ndarray:
+    """The columns of `truth` (n, C) whose classes a mean over classes is over: of `f1_at_iou` all but the background."""
+    return truth[:, 1:] if metric == "f1_at_iou" else truth
+
+
 def too_few(truth: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric: str) -> str:
     """What is too scarce for a reliable interval, or ''.
 
@@ -140,7 +145,8 @@ def too_few(truth: np.ndarray, mistakes: np.ndarray, groups: np.ndarray, metric:
             f"{effective:.0f} effective groups (the largest of {count} has {np.bincount(groups).max()} images)"
         )
     if metric in CLASS_MEANS:
-        smallest = min(len(np.unique(groups[column > 0])) for column in truth.T if column.any())
+        counted = scored_classes(truth, metric).T
+        smallest = min((len(np.unique(groups[column > 0])) for column in counted if column.any()), default=0)
         if smallest < FEW_CLASS_GROUPS:
             scarce.append(f"{plural(smallest, 'group')} in the smallest class")
     wrong_groups = len(np.unique(groups[mistakes]))

@@ -86,7 +86,8 @@ def segmentation_metrics(counts: np.ndarray, loss: float, class_names: Sequence[
 
     `counts` (n, C, C) as from `pixel_counts`. Keys: loss, PIXEL_METRICS, f1_at_iou_0.25 and so on, dice_mean (over the classes
     that occur), iou_per_image (the mean IoU of the true regions), pixel_accuracy, per_class {name: iou, dice, precision,
-    recall, pixels, images}, pixels (a list of rows: the confusion matrix), absent (classes without a pixel in the truth).
+    recall, pixels, images}, pixels (a list of rows: the confusion matrix), absent (classes without a pixel in the truth). A class
+    that neither truth nor prediction has scores None.
     """
     total, found = counts.sum(0).astype(float), regions(counts)
     hits, support, claimed = np.diagonal(total), total.sum(1), total.sum(0)
@@ -109,7 +110,7 @@ def segmentation_metrics(counts: np.ndarray, loss: float, class_names: Sequence[
     metrics["pixel_accuracy"] = float(hits.sum() / max(total.sum(), 1))
     images = (counts.sum(2) > 0).sum(0)
     metrics["per_class"] = {
-        str(name): {score: float(values[c]) for score, values in by_class.items()}
+        str(name): {score: float(values[c]) if occurs[c] else None for score, values in by_class.items()}
         | {"pixels": int(support[c]), "images": int(images[c])}
         for c, name in enumerate(class_names)
     }

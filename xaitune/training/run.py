@@ -82,8 +82,9 @@ class Run:
         return charts.learning_curves({self.name: self.history}, metric=self.config.metric, ax=ax)
 
     def plot_confusion_matrix(self, ax: "Axes | None" = None, *, split: str = "test") -> "Axes":
-        """Image counts by true and predicted class on a split."""
-        return charts.confusion_matrix(np.array(self.metrics[split]["confusion"]), self.class_names, ax=ax)
+        """Counts of images, of a segmentation of pixels, by true and predicted class on a split."""
+        kind = "pixels" if self.config.segments else "confusion"
+        return charts.confusion_matrix(np.array(self.metrics[split][kind]), self.class_names, ax=ax)
 
     def _repr_html_(self) -> str:
         return f"<b>{html.escape(self.name)}</b> ({self.state})" + self.to_dataframe().round(3).to_html()
@@ -125,14 +126,17 @@ def pixel_table(data: ImageData, counts: np.ndarray, class_names: Sequence[str])
             "iou": found.iou,
         }
     )
-    pairs = [f"pixels({a}>{b})" for a in class_names for b in class_names]
-    return pd.concat([frame, pd.DataFrame(counts.reshape(len(counts), -1), columns=pairs)], axis=1)
+    columns = _pixel_columns(class_names)
+    return pd.concat([frame, pd.DataFrame(counts.reshape(len(counts), -1), columns=columns)], axis=1)
+
+
+def _pixel_columns(class_names: Sequence[str]) -> list[str]:
+    return [f"pixels({a}>{b})" for a in class_names for b in class_names]
 
 
 def pixel_counts_of(table: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
     """(n, C, C) the pixel counts in the rows of a segmentation's predictions."""
-    pairs = [f"pixels({a}>{b})" for a in class_names for b in class_names]
-    return table[pairs].to_numpy(np.int64).reshape(-1, len(class_names), len(class_names))
+    return table[_pixel_columns(class_names)].to_numpy(np.int64).reshape(-1, len(class_names), len(class_names))
 
 
 def outcomes_of(tables: Sequence[pd.DataFrame], class_names: Sequence[str], metric: str) -> Outcomes:
