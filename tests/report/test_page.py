@@ -227,7 +227,7 @@ def test_page_asks_no_network(full):
     assert "@import" not in text
     assert "url(" not in text
     sources = [i["src"] for i in page.all("img")]
-    assert len(sources) == 10  # verdict, classes, 3 + 1 strips, advice, cells, curves, confusion
+    assert len(sources) == 9  # verdict, classes, 3 + 1 strips, advice, cells, curves
     assert all(s.startswith("data:image/png;base64,") for s in sources)
 
 

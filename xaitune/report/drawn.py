@@ -49,7 +49,11 @@ def viewed_images(run: Run, data: ImageData) -> Viewed | None:
         picture = own_picture(str(path), array[i], classifier.bit_depth, LONGEST_PICTURE)
         views = {rule: {b: unit_view(maps[b][i : i + 1])[0] for b in mapper.blocks} for rule, maps in raw.items()}
         row = test.iloc[i]
-        about = {"true": number[row["true"]], "predicted": number[row["predicted"]], "explained": int(explained[i])}
+        about: dict[str, Any] = {
+            "true": number[row["true"]],
+            "predicted": number[row["predicted"]],
+            "explained": int(explained[i]),
+        }
         drawn = _drawn(np.clip(np.rint(picture), 0, 255).astype(np.uint8), views, masks(int(places[i])), classifier)
         shares = None if run.config.segments else row[[f"p({name})" for name in run.class_names]].to_numpy(float)
         iou = row["iou"] if "iou" in row and np.isfinite(row["iou"]) else None

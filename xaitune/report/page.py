@@ -62,7 +62,7 @@ def write_report(
     viewer = viewer_section(viewed)
     environment = _environment()
     page = environment.get_template("report.html").render(
-        **inline_parts(environment, {"viewer": viewer and viewer["data"]}),
+        **inline_parts(environment, {"viewer": viewer and viewer["data"], "counts": shown.get("counts")}),
         viewer=viewer,
         title=own.path.name if own else result.path.name,
         created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

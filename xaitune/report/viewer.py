@@ -124,7 +124,7 @@ def map_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def mask_outline(mask: np.ndarray, size: tuple[int, int]) -> tuple[tuple[int, ...], ...]:
-    """Polygons x, y, x, y, ... around the regions of a mask (h, w) bool, where a picture of that (w, h) is drawn at its full size."""
+    """Polygons x, y, x, y, ... around the regions of a mask (h, w) bool, in a picture of that (w, h) as it is drawn."""
     scale = LONGEST_DRAWN / max(size)
     drawn = [max(round(side * scale), 1) for side in size]
     large = cv2.resize(mask.astype(np.uint8) * 255, drawn, interpolation=cv2.INTER_LINEAR)

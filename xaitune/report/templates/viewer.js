@@ -139,8 +139,8 @@ const viewer = report.viewer && (function () {
     shown = images.map((_, i) => i).filter((i) => fits(images[i]));
     const wrong = shown.filter((i) => isWrong(images[i])).length;
     byId("v-count").textContent = shown.length
-      ? shown.length + (shown.length === 1 ? " image, " : " images, ") + wrong + " wrong"
-      : "None of the images on this page is like that.";
+      ? shown.length + (shown.length === 1 ? " image, " : " images, ") + wrong + " wrong."
+      : "No image on this page is like that.";
     for (const thumb of byId("v-thumbs").children) thumb.hidden = !shown.includes(Number(thumb.dataset.image));
     document.querySelector(".looking").hidden = !shown.length;
     if (shown.length) show(shown.includes(current) ? current : shown[0]);
@@ -182,12 +182,18 @@ const viewer = report.viewer && (function () {
   byId("v-next").addEventListener("click", () => turn(1));
   byId("v-reset").addEventListener("click", () => only({}));
 
-  // Show the images of one pair of classes, or with {} all of them.
-  function only({ truth = "", predicted = "" }) {
+  // Show the images of one pair of classes, or with {} all of them; `total` is how many test images are like that.
+  function only({ truth = "", predicted = "", total }) {
     for (const field of filters) field.value = "";
     byId("v-true").value = truth;
     byId("v-predicted").value = predicted;
     filter();
+    if (total === undefined) return;
+    byId("v-count").textContent += " Of " + total + (total === 1 ? " test image" : " test images") + " that "
+      + (total === 1 ? "is " : "are ") + classes[truth] + (predicted === "" ? "" : " and predicted as " + classes[predicted])
+      + ", " + shown.length + (shown.length === 1 ? " is" : " are") + " on this page; predictions.csv lists them all.";
+    byId("v-stage").focus({ preventScroll: true });
+    byId("viewer").scrollIntoView({ block: "start" });
   }
 
   const scale = byId("v-scale").getContext("2d"), bar = scale.createImageData(256, 1);
