@@ -21,6 +21,7 @@ from xaitune.report.headline import mismatches, verdict_section
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import advice_section, data_section, heatmap_strips, making_section, sweep_section
 from xaitune.report.texts import duration_text, has_hangul, picture, score_text
+from xaitune.report.thresholds import threshold_section
 from xaitune.report.viewer import Viewed, viewer_section
 from xaitune.training.run import Run
 
@@ -59,10 +60,13 @@ def write_report(
     shown = shown_run(result)
     own = next((table for table in comparisons if table.path in result.path.parents), None)
     maps = [heatmaps] if isinstance(heatmaps, BlockHeatmaps | Superpixels) else list(heatmaps or ())
-    viewer = viewer_section(viewed)
+    viewer, grid = viewer_section(viewed), sweep_section(sweep)
+    thresholds = threshold_section(shown["predictions"], shown["class_names"])
+    data_of = {"viewer": viewer, "thresholds": thresholds}
+    inline = {name: part and part["data"] for name, part in data_of.items()} | {"counts": shown.get("counts")}
     environment = _environment()
     page = environment.get_template("report.html").render(
-        **inline_parts(environment, {"viewer": viewer and viewer["data"], "counts": shown.get("counts")}),
+        **inline_parts(environment, inline | {"sweep": grid and grid["details"]}),
         viewer=viewer,
         title=own.path.name if own else result.path.name,
         created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -72,7 +76,8 @@ def write_report(
         heatmaps=[strip for m in maps for strip in heatmap_strips(m)],
         signed=any(isinstance(m, Superpixels) for m in maps),
         advice=advice_section(advice),
-        sweep=sweep_section(sweep),
+        sweep=grid,
+        thresholds=thresholds,
         comparisons=[comparison_section(table) for table in comparisons],
         run=shown,
         segmentation=picture(segmentation, SHEET, dpi=100) if segmentation is not None else None,
