@@ -16,6 +16,7 @@ from xaitune.report.viewer import (
     Viewed,
     ViewedImage,
     choose_viewed,
+    image_ious,
     map_sheet,
     mask_outline,
     picture_uri,
@@ -44,7 +45,7 @@ def viewed_images(run: Run, data: ImageData) -> Viewed | None:
     mapper = RulesMapper(model_for_maps(classifier.model)[0])
     raw, logits = mapper(array, np.full_like(predicted, -1) if run.config.segments else predicted)
     explained = logits.argmax(axis=1) if run.config.segments else predicted
-    masks, images = _Masks(run, data), []
+    masks, ious, images = _Masks(run, data), image_ious(test), []
     for i, path in enumerate(paths):
         picture = own_picture(str(path), array[i], classifier.bit_depth, LONGEST_PICTURE)
         views = {rule: {b: unit_view(maps[b][i : i + 1])[0] for b in mapper.blocks} for rule, maps in raw.items()}
@@ -56,7 +57,7 @@ def viewed_images(run: Run, data: ImageData) -> Viewed | None:
         }
         drawn = _drawn(np.clip(np.rint(picture), 0, 255).astype(np.uint8), views, masks(int(places[i])), classifier)
         shares = None if run.config.segments else row[[f"p({name})" for name in run.class_names]].to_numpy(float)
-        iou = row["iou"] if "iou" in row and np.isfinite(row["iou"]) else None
+        iou = float(ious[i]) if np.isfinite(ious[i]) else None
         images.append(ViewedImage(file=row["file"], shares=_largest(shares), iou=iou, **about, **drawn))
     tested = int((run.predictions["split"] == "test").sum())
     return Viewed(run.name, tuple(run.class_names), mapper.blocks, within_budget(images), tested)

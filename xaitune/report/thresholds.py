@@ -29,17 +29,19 @@ def threshold_section(predictions: pd.DataFrame, class_names: Sequence[str]) -> 
     if not len(test):
         return None
     chosen_on = validation if len(validation) else test
-    classes, rows = [], []
+    classes, rows, costs = [], [], []
     for number, (name, column) in enumerate(zip(class_names, columns, strict=True)):
         if not (test["true"] == name).any() or not (chosen_on["true"] == name).any():
             continue
         chosen, shown = _counts(chosen_on, name, column), _counts(test, name, column)
         intervals = {kind: _intervals(test, name, column, kind) for kind in ("missed", "false")}
         classes.append({"class": number, "chosen": chosen, "test": shown, "intervals": intervals})
-        rows.append(_row(str(name), cheapest(chosen["missed"], chosen["false"], COST_RATIO), shown, intervals))
+        place = cheapest(chosen["missed"], chosen["false"], COST_RATIO)
+        costs.append(COST_RATIO * chosen["missed"][place] + chosen["false"][place])
+        rows.append(_row(str(name), place, shown, intervals))
     if not classes:
         return None
-    data = {"grid": THRESHOLDS.tolist(), "ratio": COST_RATIO, "classes": classes, "names": list(class_names)}
+    data = {"grid": THRESHOLDS.tolist(), "classes": classes, "names": list(class_names), "first": int(np.argmax(costs))}
     return {"data": data, "rows": rows, "ratio": f"{COST_RATIO:g}", "optimistic": not len(validation)}
 
 

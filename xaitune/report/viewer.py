@@ -93,7 +93,12 @@ def sureness(test: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
     columns = [f"p({name})" for name in class_names]
     if set(columns) <= set(test):
         return test[columns].to_numpy(float).max(axis=1)
-    return 1 - np.nan_to_num(test["iou"].to_numpy(float)) if "iou" in test else np.zeros(len(test))
+    return 1 - np.nan_to_num(image_ious(test))
+
+
+def image_ious(test: pd.DataFrame) -> np.ndarray:
+    """(n,) the IoU of each image's region in a segmentation's predictions; NaN where there is none to find, or no IoUs at all."""
+    return pd.to_numeric(test["iou"], errors="coerce").to_numpy(float) if "iou" in test else np.full(len(test), np.nan)
 
 
 def picture_uri(picture: np.ndarray) -> str:

@@ -1,7 +1,7 @@
 // A line chart in an SVG of the page. `series`: [{name, kind, dashed, points: [[x, y]], band: [[x, low, high]]}], where `kind` is a
 // class of the style sheet; `marks`: vertical lines [{x, dashed}].
 function lineChart(svg, { series, xLabel, yLabel, xRange, yRange, marks = [], format = (y) => y.toFixed(2) }) {
-  const width = 520, height = 250, left = 52, right = 10, top = 12, bottom = 40;
+  const width = 520, height = 250, left = 52, right = 10, top = 30, bottom = 40;
   const element = (tag, attributes, text) => {
     const made = document.createElementNS(svg.namespaceURI, tag);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -28,7 +28,7 @@ function lineChart(svg, { series, xLabel, yLabel, xRange, yRange, marks = [], fo
     svg.append(element("text", { x: x(shown), y: height - bottom + 16, "text-anchor": "middle" }, shown));
   }
   svg.append(element("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));
-  svg.append(element("text", { x: 4, y: top - 2 }, yLabel));
+  svg.append(element("text", { x: 4, y: 14 }, yLabel));
   for (const { x: place, dashed } of marks) {
     svg.append(element("line", { class: "at" + (dashed ? " dashed" : ""), x1: x(place), x2: x(place), y1: top, y2: height - bottom }));
   }

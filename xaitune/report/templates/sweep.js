@@ -22,7 +22,11 @@ if (report.sweep && byId("cell")) {
     const table = byId("c-confusion"), head = make("tr"), body = make("tbody");
     table.parentElement.hidden = !counts;
     if (!counts) return;
-    head.append(...["true", ...classes].map((name) => Object.assign(make("th", name), { scope: "col" })));
+    head.append(...["true", ...classes].map((name) => {
+      const cell = Object.assign(make("th"), { scope: "col" });
+      cell.append(make("span", name));
+      return cell;
+    }));
     counts.forEach((row, i) => {
       const line = make("tr"), total = Math.max(row.reduce((sum, count) => sum + count, 0), 1);
       line.append(Object.assign(make("th", classes[i]), { scope: "row" }), ...row.map((count, j) =>
@@ -32,7 +36,8 @@ if (report.sweep && byId("cell")) {
     const top = make("thead");
     top.append(head);
     table.replaceChildren(table.caption, top, body);
-    table.caption.textContent = "Test images of " + cells[chosen].run + " by true class (rows) and predicted class (columns).";
+    table.classList.toggle("tall", classes.length > 4);
+    table.caption.firstChild.textContent = "Test images of " + cells[chosen].run + " by true class (rows) and predicted class (columns).";
   }
 
   function show() {

@@ -1,6 +1,6 @@
 // Missed images and false alarms of one class over the threshold on its probability.
 if (report.thresholds && byId("threshold")) {
-  const { grid, classes, names } = report.thresholds;
+  const { grid, classes, names, first } = report.thresholds, on = byId("t-cost").dataset.on;
   const of = () => classes[Number(byId("t-class").value)];
   const ratio = () => Math.max(Number(byId("t-ratio").value) || 0, 0);
 
@@ -28,9 +28,10 @@ if (report.thresholds && byId("threshold")) {
     byId("t-at").setAttribute("aria-valuetext", String(grid[place]));
     byId("t-missed").textContent = figure("missed", "of", "test images of " + name);
     byId("t-false").textContent = figure("false", "others", "other test images");
-    const cost = (counts) => ((ratio() * counts.missed[place] + counts.false[place]) / (counts.of + counts.others)).toFixed(3);
-    byId("t-cost").textContent = cost(test) + " false alarms' worth an image on test, " + cost(chosen)
-      + " on the images that the threshold is chosen on, where the cheapest is " + grid[cheapest()];
+    const cost = (counts) => ratio() * counts.missed[place] + counts.false[place];
+    const each = (counts) => (cost(counts) / (counts.of + counts.others)).toFixed(2);
+    byId("t-cost").textContent = ratio() + " × missed + false alarms = " + Number(cost(test).toFixed(2)) + " on test, " + each(test)
+      + " an image; " + (on === "test" ? "" : each(chosen) + " an image on validation, where ") + grid[cheapest()] + " is the cheapest threshold";
     lineChart(byId("t-chart"), {
       series: [curve("missed", "of", "two"), curve("false", "others", "one")],
       xLabel: "threshold on the probability of " + name, yLabel: "share of test images",
@@ -46,6 +47,7 @@ if (report.thresholds && byId("threshold")) {
   }
 
   classes.forEach((row, i) => byId("t-class").append(Object.assign(make("option", names[row.class]), { value: i })));
+  byId("t-class").value = first;
   byId("t-at").addEventListener("input", show);
   for (const id of ["t-class", "t-ratio"]) byId(id).addEventListener("input", choose);
   byId("t-choose").addEventListener("click", choose);
