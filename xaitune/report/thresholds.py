@@ -76,7 +76,8 @@ def _intervals(table: pd.DataFrame, name: str, column: str, kind: str) -> list[t
     if not len(hits):
         return [(0.0, 1.0)] * len(THRESHOLDS)
     _, low, high = mean_intervals(hits, groups, draws=DRAWS)
-    wilson = np.array([wilson_interval(int(count), len(hits)) for count in hits.sum(0)])
+    counts, place = np.unique(hits.sum(0), return_inverse=True)
+    wilson = np.array([wilson_interval(int(count), len(hits)) for count in counts])[place]
     low, high = np.fmin(low, wilson[:, 0]).clip(0, 1), np.fmax(high, wilson[:, 1]).clip(0, 1)
     return [(round(float(a), 3), round(float(b), 3)) for a, b in zip(low, high, strict=True)]
 
