@@ -161,12 +161,13 @@ def make_data():
 
 
 def make_viewed(images=12):
-    """Every third image is wrong; at Block 5 the maps of the first image are empty."""
+    """Every fourth image is wrong; maps are 1 everywhere at Block 1, and said to be empty at Block 5 of the first image."""
     rng, made = np.random.default_rng(0), []
     for i in range(images):
         true = i % 3
         predicted = (true + 1) % 3 if i % 4 == 0 else true
         maps = rng.random((5, 8, 8)).astype(np.float32)
+        maps[0] = 1
         sheets = {
             rule: map_sheet(list(maps**power), (40, 30), (8, 8), "stretch") for power, rule in enumerate(RULES, 1)
         }
