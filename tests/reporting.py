@@ -185,6 +185,10 @@ def make_viewed(images=12):
             "maps": sheets,
             "empty": dict.fromkeys(RULES, (5,) * (i == 0)),
             "outline": mask_outline(mask, (40, 30)),
+            "true_maps": {
+                rule: map_sheet(list(1 - maps), (40, 30), (8, 8), "stretch") for rule in RULES if true != predicted
+            },
+            "true_empty": {rule: (1,) for rule in RULES if true != predicted},
         }
         made.append(ViewedImage(**about))
     return Viewed("freeze3-nag-seed1", CLASSES, (1, 2, 3, 4, 5), tuple(made), 30)

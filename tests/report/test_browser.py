@@ -88,8 +88,11 @@ def test_the_sliders_change_the_picture(open_page):
     assert page.locator("#v-empty").inner_text() == ""
     third = canvas(page, lambda: page.locator("#v-rule").select_option("layercam"))
     assert third != second
+    of_true = canvas(page, lambda: page.locator("#v-class").select_option("true"))
+    assert of_true != third
+    assert "map of\n<b>hole</b>" in page.locator("#v-about").inner_text()
     plain = canvas(page, lambda: page.locator("#v-strength").fill("0"))
-    assert plain != third
+    assert plain != of_true
     assert canvas(page, lambda: page.locator("#v-block").fill("0")) == plain  # without a map all blocks look the same
     assert canvas(page, lambda: page.locator("#v-outline").uncheck()) != plain
 

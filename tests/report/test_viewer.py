@@ -58,7 +58,8 @@ def test_an_outline_lies_around_the_mask():
 
 def test_a_page_that_would_be_too_large_keeps_one_rule_and_then_fewer_images():
     images = make_viewed().images
-    whole, first = sum(i.cost for i in images), sum(len(i.picture) + len(i.maps["gradcam"]) for i in images)
+    whole = sum(i.cost for i in images)
+    first = sum(len(i.picture) + len(i.maps["gradcam"]) + len(i.true_maps.get("gradcam", "")) for i in images)
     assert within_budget(images, whole) == images
     assert [list(i.maps) for i in within_budget(images, whole - 1)] == [["gradcam"]] * 12
     assert len(within_budget(images, first - 1)) == 11
@@ -124,6 +125,7 @@ def test_images_of_a_run(run, demo):
         assert pixels(image.picture).shape == (32, 32, 3)
         assert {pixels(sheet).shape for sheet in image.maps.values()} == {(5 * 64, 64)}
         assert len(image.maps) == 5
+        assert len(image.true_maps) == (5 if image.true != image.predicted else 0)
     assert any(image.outline for image in viewed.images)
 
 
@@ -131,5 +133,5 @@ def test_images_of_a_segmentation(segmented, marked):
     viewed = viewed_images(segmented, marked)
     test = segmented.predictions[segmented.predictions["split"] == "test"]
     assert len(viewed.images) == len(test)
-    assert all(image.shares == () and image.outline for image in viewed.images)
+    assert all(image.shares == () and image.outline and not image.true_maps for image in viewed.images)
     assert all(image.iou is None or 0 <= image.iou <= 1 for image in viewed.images)

@@ -37,6 +37,7 @@ class ViewedImage:
     `shares`: class -> probability, the largest first; empty for a segmentation, which has its `iou` instead. `explained`: the
     class of its maps. `picture` and `maps` (rule -> all blocks below one another) are data URIs, `empty` the blocks without
     positive evidence by rule, `outline` polygons around the mask's regions (`mask_outline`), and `size` the picture's (w, h).
+    `true_maps` and `true_empty` are those of the true class, of an image that was classified wrongly.
     """
 
     file: str
@@ -50,11 +51,13 @@ class ViewedImage:
     maps: dict[str, str]
     empty: dict[str, tuple[int, ...]]
     outline: tuple[tuple[int, ...], ...] = ()
+    true_maps: dict[str, str] = dataclasses.field(default_factory=dict)
+    true_empty: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def cost(self) -> int:
         """How many bytes it adds to the page."""
-        return len(self.picture) + sum(map(len, self.maps.values()))
+        return len(self.picture) + sum(map(len, (*self.maps.values(), *self.true_maps.values())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +145,15 @@ def within_budget(images: Sequence[ViewedImage], most: int = MOST_BYTES) -> tupl
     """The images, with their first rule alone where all rules would make the page too large, and then fewer of them."""
     kept = list(images)
     if sum(image.cost for image in kept) > most:
-        kept = [dataclasses.replace(image, maps=dict(list(image.maps.items())[:1])) for image in kept]
+        kept = [_with_one_rule(image) for image in kept]
     while sum(image.cost for image in kept) > most:
         kept.pop()
     return tuple(kept)
+
+
+def _with_one_rule(image: ViewedImage) -> ViewedImage:
+    maps, true_maps = (dict(list(sheets.items())[:1]) for sheets in (image.maps, image.true_maps))
+    return dataclasses.replace(image, maps=maps, true_maps=true_maps)
 
 
 def viewer_section(viewed: Viewed | None) -> dict[str, Any] | None:
@@ -162,6 +170,7 @@ def viewer_section(viewed: Viewed | None) -> dict[str, Any] | None:
         "rules": [(rule, RULE_NAMES.get(rule, rule)) for rule in rules],
         "one_rule": len(rules) == 1,
         "blocks": viewed.blocks,
+        "true_maps": any(image.true_maps for image in viewed.images),
         "masks": any(image.outline for image in viewed.images),
         "sure": bool(viewed.images[0].shares),
         "classes": list(enumerate(viewed.class_names)),

@@ -20,6 +20,8 @@ const viewer = report.viewer && (function () {
   const value = (id) => (byId(id) ? byId(id).value : "");
   const block = () => Number(byId("v-block").value);
   const rule = () => value("v-rule") || Object.keys(images[0].maps)[0];
+  const ofTrue = (image) => value("v-class") === "true" && rule() in image.true_maps;
+  const explained = (image) => classes[ofTrue(image) ? image.true : image.explained];
   const isWrong = (image) => image.true !== image.predicted;
 
   function loaded(source) {
@@ -61,7 +63,7 @@ const viewer = report.viewer && (function () {
 
   async function draw() {
     const image = images[current], turn = ++drawn;
-    const [picture, sheet] = await Promise.all([loaded(image.picture), loaded(image.maps[rule()])]);
+    const [picture, sheet] = await Promise.all([loaded(image.picture), loaded((ofTrue(image) ? image.true_maps : image.maps)[rule()])]);
     if (turn !== drawn) return; // a later change came first
     const scale = longest / Math.max(...image.size), [w, h] = image.map;
     canvas.width = Math.max(Math.round(image.size[0] * scale), 1);
@@ -109,17 +111,17 @@ const viewer = report.viewer && (function () {
       ["predicted", classes[image.predicted] + sure],
       ...(others ? [["then", others]] : []),
       ...iou,
-      ["map of", classes[image.explained]],
+      ["map of", explained(image)],
       ["file", image.file],
     ]) list.append(make("dt", text && term), make("dd", text));
     about.replaceChildren(answer, list);
     byId("v-block-name").textContent = blocks[block()];
     byId("v-block").setAttribute("aria-valuetext", name);
-    const empty = image.empty[rule()].includes(blocks[block()]);
-    byId("v-empty").textContent = empty ? name + " found no positive evidence for " + classes[image.explained] + " here." : "";
+    const empty = (ofTrue(image) ? image.true_empty : image.empty)[rule()].includes(blocks[block()]);
+    byId("v-empty").textContent = empty ? name + " found no positive evidence for " + explained(image) + " here." : "";
     byId("v-place").textContent = shown.indexOf(current) + 1 + " of " + shown.length;
     canvas.setAttribute("aria-label", image.file + ": true class " + classes[image.true] + ", predicted "
-      + classes[image.predicted] + sure + ", with the heatmap of " + name);
+      + classes[image.predicted] + sure + ", with the heatmap of " + name + " for " + explained(image));
     for (const thumb of byId("v-thumbs").children) {
       thumb.setAttribute("aria-pressed", String(Number(thumb.dataset.image) === current));
     }
@@ -177,7 +179,7 @@ const viewer = report.viewer && (function () {
 
   for (const field of filters) field.addEventListener("change", filter);
   for (const id of ["v-block", "v-strength"]) byId(id).addEventListener("input", () => show(current));
-  for (const id of ["v-rule", "v-outline"]) if (byId(id)) byId(id).addEventListener("change", () => show(current));
+  for (const id of ["v-rule", "v-class", "v-outline"]) if (byId(id)) byId(id).addEventListener("change", () => show(current));
   byId("v-back").addEventListener("click", () => turn(-1));
   byId("v-next").addEventListener("click", () => turn(1));
   byId("v-reset").addEventListener("click", () => only({}));
