@@ -1,170 +1,36 @@
 """The report page, from results made by hand: what it shows, says of missing parts, and never does."""
 
+import base64
 import dataclasses
+import hashlib
 import html.parser
 import json
 import re
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from reporting import (
+    CLASSES,
+    OPTIMIZERS,
+    history,
+    make_advice,
+    make_check,
+    make_run,
+    make_sweep,
+    predictions,
+    write_full_report,
+)
 
-from xaitune.advise.advice import FreezeAdvice
-from xaitune.advise.check import AdviceCheck
-from xaitune.comparison.table import SweepTable
-from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.errors import InputError, RunError
-from xaitune.explain.heatmaps import BlockHeatmaps
-from xaitune.explain.lime.result import Superpixels
 from xaitune.report.headline import checked_section
 from xaitune.report.page import write_report
 from xaitune.report.run_figures import per_class_rows
 from xaitune.stats import intervals as stats
-from xaitune.stats.comparisons import Difference
 from xaitune.stats.per_class import per_class_intervals
-from xaitune.training.run import Run
 
-CLASSES = ("<b>hole</b>", "균열", "no defect")
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
-OPTIMIZERS = ("sgd", "nag")
-
-
-def predictions(seed=0, images=60):
-    rng = np.random.default_rng(seed)
-    true = np.arange(images) % 3
-    predicted = np.where(rng.random(images) < 0.75, true, rng.integers(0, 3, images))
-    names, split = np.array(CLASSES), np.where(np.arange(images) < images // 3, "train", "test").astype(object)
-    split[images // 3 : images // 2] = "validation"
-    frame = {
-        "file": [f"i{i}.png" for i in range(images)],
-        "group": [f"g{i // 2}" for i in range(images)],
-        "split": split,
-    }
-    return pd.DataFrame({**frame, "true": names[true], "predicted": names[predicted]})
-
-
-def history(seed=0, epochs=8):
-    rise = np.linspace(0.2, 0.8, epochs) + np.random.default_rng(seed).normal(0, 0.02, epochs)
-    stage = ["head"] * 3 + ["fine-tune"] * (epochs - 3)
-    columns = {"stage": stage, "epoch": range(1, epochs + 1), "train_loss": 2 - rise, "val_loss": 2.2 - rise}
-    return pd.DataFrame({**columns, "val_f1_macro": rise, "seconds": 2.0})
-
-
-def make_run(path, state="finished"):
-    table = predictions() if state == "finished" else pd.DataFrame()
-    metadata = {"python": "3.11.9", "versions": {"keras": "3.9", "numpy": "2.1"}, "processor": "Test CPU"}
-    metadata |= {"precision": "float32", "skipped": [["bad.png", "not an image"]]}
-    config, data = TrainConfig(weights="slim", freeze_through=3), DataConfig(path="images")
-    shown = history() if state == "finished" else pd.DataFrame()
-    return Run(path, config, data, "f1ngerpr1nt", CLASSES, state, shown, {}, table, metadata)
-
-
-def make_sweep(path, diverged=()):
-    runs, cells = [], []
-    for k in range(1, 6):
-        for o in OPTIMIZERS:
-            score = 0.6 + 0.03 * k - 0.02 * k * (k > 3) + 0.02 * (o == "nag")
-            lost = (k, o) in diverged
-            for seed in range(2):
-                row = {"name": f"freeze{k}-{o}-seed{seed}", "freeze_through": k, "optimizer": o, "seed": seed}
-                row |= {"state": "diverged" if lost else "finished", "seconds": 300.0 - 50 * k}
-                runs.append(row | dict.fromkeys(("validation", "test"), np.nan if lost else score + 0.01 * seed))
-            cell = {
-                "name": f"freeze{k}-{o}",
-                "freeze_through": k,
-                "optimizer": o,
-                "seeds": 2,
-                "seconds": 300.0 - 50 * k,
-            }
-            cell |= {"validation": score + 0.05, "test": score, "low": score - 0.061, "high": score + 0.052}
-            cell |= {"difference": score - 0.71, "diff_low": score - 0.76, "diff_high": score - 0.66, "diff_few": ""}
-            cell |= {"lowest": -0.008 if (k, o) == (4, "nag") else -0.05}
-            if lost:
-                columns = ("validation", "test", "low", "high", "difference", "diff_low", "diff_high", "lowest")
-                cell |= dict.fromkeys(columns, np.nan)
-            cells.append(cell | {"scores": [] if lost else [score, score + 0.01], "equals": not lost and score > 0.66})
-    about = {"python": "3.11.9", "processor": "Test CPU", "precision": "float32"}
-    folder = path / "freeze3-nag-seed1"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metadata.json").write_text(json.dumps(about))
-    (folder / "config.json").write_text(json.dumps({"train": {"batch_size": 32}, "data": {"image_size": [64, 64]}}))
-    tables = (pd.DataFrame(runs), pd.DataFrame(cells))
-    for number, name in enumerate(tables[0]["name"]):
-        (path / name).mkdir(exist_ok=True)
-        predictions().to_csv(path / name / "predictions.csv", index=False)
-        history(number).to_csv(path / name / "history.csv", index=False)
-    ends = (CLASSES, "f1ngerpr1nt", "slim", 15, 30)
-    return SweepTable(path, "f1_macro", *tables, *ends)
-
-
-def make_advice(fingerprint="f1ngerpr1nt"):
-    score = [0.21, 0.44, 0.71, 0.66, 0.4]
-    table = {"score": score, "low": [s - 0.05 for s in score], "high": [s + 0.06 for s in score], "stability": 0.9321}
-    evidence = pd.DataFrame(table, index=pd.Index(range(1, 6), name="block"))
-    reasons = "Up to Block 3 the maps lie on the defect.\nFrom Block 4 they wander off."
-    measure = "average precision against the masks"
-    ends = (fingerprint, "slim", (64, 64), 40, 20, 123, "2025-01-02 03:04")
-    return FreezeAdvice(3, 0.62, evidence, {3: 0.62, 4: 0.38}, reasons, "heatmap", measure, *ends)
-
-
-def make_check(verdict="confirmed"):
-    difference = {"confirmed": (0.013, -0.004, 0.03), "contradicted": (-0.06, -0.11, -0.02)}.get(
-        verdict, (0.0, -0.05, 0.06)
-    )
-    best = {"name": "freeze3-nag", "freeze_through": 3, "optimizer": "nag"}
-    enough = {"name": "freeze4-nag", "freeze_through": 4, "optimizer": "nag"}
-    needed = 480 if verdict == "cannot tell" else None
-    names = {3: "nag", 2: "sgd"}
-    return AdviceCheck(
-        verdict,
-        3,
-        2,
-        names,
-        Difference(*difference, 15, 30, seeds=2),
-        {2: -0.006},
-        0.01,
-        "f1_macro",
-        best,
-        enough,
-        needed,
-    )
-
-
-def make_heatmaps(images=3):
-    rng = np.random.default_rng(0)
-    raw = {
-        b: rng.random((images, s, s)).astype(np.float32) for b, s in zip(range(1, 6), (32, 16, 8, 4, 4), strict=True)
-    }
-    raw[5][0] = 0
-    pictures = rng.integers(60, 160, (images, 64, 64, 3)).astype(np.uint8)
-    files, share = tuple(f"균열/{i}.png" for i in range(images)), np.full((images, 3), 1 / 3)
-    return BlockHeatmaps("gradcam", raw, pictures, files, np.arange(images) % 3, CLASSES, share)
-
-
-def make_superpixels():
-    segments = np.arange(64 * 64).reshape(64, 64) // (64 * 16)
-    weights = np.array([[1.0, -2.0, 0.5, 0.0]] * 3)
-    image = np.full((1, 64, 64, 3), 90, np.uint8)
-    scores, stability = np.full((1, 3), 0.8), np.full((1, 3, 2), 0.95)
-    ends = ((segments,), (weights,), (np.zeros((3, 4, 2)),), scores, stability, np.array([100]))
-    return Superpixels(image, ("x.png",), np.array([1]), CLASSES, np.full((1, 3), 1 / 3), *ends)
-
-
-def make_data():
-    counts = pd.DataFrame({"train": [60, 30, 1200], "validation": [20, 10, 400], "test": [20, 10, 400]}, index=CLASSES)
-    counts["images"], counts["groups"] = counts.sum(axis=1), [10, 5, 200]
-    files, groups = tuple(map(str, range(2150))), np.repeat(np.arange(215), 10)
-    skipped = (("<i>bad</i>.png", "a text file"), ("cut.jpg", "truncated"))
-    return SimpleNamespace(
-        counts=lambda: counts,
-        skipped=skipped,
-        fingerprint="f1ngerpr1nt",
-        files=files,
-        groups=groups,
-        class_names=CLASSES,
-    )
 
 
 class Page(html.parser.HTMLParser):
@@ -187,7 +53,7 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     def all(self, tag):
@@ -203,10 +69,7 @@ def page_of(*args, **kwargs):
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """The page with every part, as (Page, text, path)."""
-    sweep = make_sweep(tmp_path_factory.mktemp("report") / "sweep")
-    check = pd.DataFrame({"level": ["warning"], "kind": ["leak"], "message": ["2 images stand in <both> splits."]})
-    parts = {"advice": make_advice(), "check": make_check(), "data": make_data(), "data_check": check}
-    path = write_report(sweep, heatmaps=[make_heatmaps(), make_superpixels()], **parts)
+    path = write_full_report(tmp_path_factory.mktemp("report"))
     text = path.read_text(encoding="utf-8")
     return Page(text), text, path
 
@@ -222,13 +85,50 @@ def test_page_asks_no_network(full):
     page, text, _ = full
     assert "http://" not in text
     assert "https://" not in text
-    assert not page.all("script")
+    assert page.all("script") == [{"type": "application/json", "id": "report-data"}, {}]
     assert not page.all("link")
     assert "@import" not in text
     assert "url(" not in text
     sources = [i["src"] for i in page.all("img")]
-    assert len(sources) == 10  # verdict, classes, 3 + 1 strips, advice, cells, curves, confusion
+    assert len(sources) == 9  # verdict, classes, 3 + 1 strips, advice, cells, curves
     assert all(s.startswith("data:image/png;base64,") for s in sources)
+
+
+def test_the_policy_allows_the_pages_own_script_and_style_alone(full):
+    page, text, _ = full
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules.pop("img-src") == "data:"
+    for tag in ("style", "script"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules.pop(f"{tag}-src") == f"'sha256-{digest}'"
+    assert set(rules.values()) == {"'none'"}
+    assert "default-src" in rules
+    assert not any("style" in attrs or any(name.startswith("on") for name in attrs) for _, attrs in page.tags)
+
+
+def test_data_for_the_script_cannot_end_it(full):
+    _, text, path = full
+    data = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', text, re.S)[1]
+    assert "<" not in data
+    parsed = json.loads(data)
+    assert parsed["viewer"]["classes"] == list(CLASSES)
+    assert parsed["viewer"]["images"][0]["file"] == "균열/</script><script>alert(0)</script>.png"
+    assert parsed["sweep"]["cells"]["freeze3-nag"]["run"] == "freeze3-nag-seed1"
+    assert [run["seed"] for run in parsed["sweep"]["cells"]["freeze3-nag"]["runs"]] == [0, 1]
+    assert path.stat().st_size < 3e6
+
+
+def test_the_confusion_matrix_is_a_table(full):
+    page, text, _ = full
+    test = predictions().query("split == 'test'")
+    table = text[text.index('id="confusion"') :].split("</table>")[0]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", table)
+    expected = [((test["true"] == t) & (test["predicted"] == p)).sum() for t in CLASSES for p in CLASSES]
+    assert [0 if cell == "·" else int(cell) for cell in cells] == expected
+    assert "60 of the" not in page.texts
+    assert "12 of the 30 test images of freeze3-nag-seed1 , 3 of them wrong" in page.texts
 
 
 def test_every_picture_has_a_text_and_every_id_is_there(full):
@@ -259,7 +159,7 @@ def test_the_verdict_comes_first_and_says_what_to_do(full):
     assert headings[0].startswith("Freeze Block 1-3")
     assert headings[1:] == [
         *("The data", "What the blocks see", "The advice", "The sweep", "Class by class: freeze3-nag-seed1"),
-        "How it was made",
+        *("Misses against false alarms", "How it was made"),
     ]
 
 

@@ -23,6 +23,7 @@ from xaitune.errors import RunError, XaituneError
 from xaitune.explain.api import explain_images
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.pixels import sample_sheet
+from xaitune.report.drawn import viewed_images
 from xaitune.report.page import write_report
 from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind, is_finished
 from xaitune.training.run import Run, load_run
@@ -75,6 +76,7 @@ def report_on(
         data_check=_check(data, run),
         comparisons=find_comparisons(folder.parent, fingerprint),
         segmentation=_segmentation(run, tested),
+        viewed=viewed_images(run, tested) if tested is not None else None,
     )
 
 
@@ -94,6 +96,7 @@ def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress
         data_check=_check(data, run),
         comparisons=[table],
         segmentation=_segmentation(run, data),
+        viewed=viewed_images(run, data) if data is not None else None,
     )
 
 

@@ -16,10 +16,13 @@ from xaitune.errors import InputError
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.report.comparisons import comparison_section
+from xaitune.report.embedding import inline_parts
 from xaitune.report.headline import mismatches, verdict_section
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import advice_section, data_section, heatmap_strips, making_section, sweep_section
 from xaitune.report.texts import duration_text, has_hangul, picture, score_text
+from xaitune.report.thresholds import threshold_section
+from xaitune.report.viewer import Viewed, viewer_section
 from xaitune.training.run import Run
 
 SHEET = "Test images beside their true classes, the predicted classes and the pixels in error"
@@ -37,13 +40,14 @@ def write_report(
     data_check: Any = None,
     comparisons: Sequence[ComparisonTable] = (),
     segmentation: Any = None,
+    viewed: Viewed | None = None,
 ) -> Path:
     """Write the report on a sweep or a single run; returns where it is.
 
     `path` defaults to report.html in the result's folder. `data` is the ImageData, `data_check` what its `check()`
     gave. `check` is made from `advice` and the sweep where it is not given. With a Run, `sweep` is the sweep that it
     is compared with. `comparisons` on the same images get a section; a run of one of them is reported as its best cell.
-    `segmentation`: the Axes of `explain.pixels.sample_sheet`.
+    `segmentation`: the Axes of `explain.pixels.sample_sheet`. `viewed`: what `drawn.viewed_images` gave, for the image viewer.
     What is not given is named on the page, with the command that makes it. Raises InputError for another kind of result,
     RunError where the page cannot be written.
     """
@@ -56,24 +60,28 @@ def write_report(
     shown = shown_run(result)
     own = next((table for table in comparisons if table.path in result.path.parents), None)
     maps = [heatmaps] if isinstance(heatmaps, BlockHeatmaps | Superpixels) else list(heatmaps or ())
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            title=own.path.name if own else result.path.name,
-            created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            verdict=verdict_section(result, sweep, advice, check, shown, own),
-            warnings=mismatches(result, advice, check, data, sweep),
-            data=data_section(data, data_check, shown),
-            heatmaps=[strip for m in maps for strip in heatmap_strips(m)],
-            signed=any(isinstance(m, Superpixels) for m in maps),
-            advice=advice_section(advice),
-            sweep=sweep_section(sweep),
-            comparisons=[comparison_section(table) for table in comparisons],
-            run=shown,
-            segmentation=picture(segmentation, SHEET, dpi=100) if segmentation is not None else None,
-            making=making_section(result, sweep, shown),
-        )
+    viewer, grid = viewer_section(viewed), sweep_section(sweep)
+    thresholds = threshold_section(shown["predictions"], shown["class_names"])
+    data_of = {"viewer": viewer, "thresholds": thresholds}
+    inline = {name: part and part["data"] for name, part in data_of.items()} | {"counts": shown.get("counts")}
+    environment = _environment()
+    page = environment.get_template("report.html").render(
+        **inline_parts(environment, inline | {"sweep": grid and grid["details"]}),
+        viewer=viewer,
+        title=own.path.name if own else result.path.name,
+        created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        verdict=verdict_section(result, sweep, advice, check, shown, own),
+        warnings=mismatches(result, advice, check, data, sweep),
+        data=data_section(data, data_check, shown),
+        heatmaps=[strip for m in maps for strip in heatmap_strips(m)],
+        signed=any(isinstance(m, Superpixels) for m in maps),
+        advice=advice_section(advice),
+        sweep=grid,
+        thresholds=thresholds,
+        comparisons=[comparison_section(table) for table in comparisons],
+        run=shown,
+        segmentation=picture(segmentation, SHEET, dpi=100) if segmentation is not None else None,
+        making=making_section(result, sweep, shown),
     )
     return write_bytes(path or result.path / "report.html", page.encode("utf-8"))
 

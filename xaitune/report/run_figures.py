@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
@@ -11,8 +12,7 @@ from xaitune._names import metric_name, plural
 from xaitune.comparison.table import SweepTable
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.errors import XaituneError
-from xaitune.plots import charts
-from xaitune.report.texts import interval_text, picture, score_text
+from xaitune.report.texts import SHADES, interval_text, picture, score_text
 from xaitune.stats.intervals import outcome_interval
 from xaitune.stats.metrics import confusion
 from xaitune.stats.per_class import PerClass, per_class_intervals, per_pixel_class_intervals
@@ -67,8 +67,6 @@ def _test_figures(predictions: pd.DataFrame, class_names: Sequence[str], metric:
     groups, segments = test["group"].to_numpy(), metric in PIXEL_METRICS
     value = outcome_interval(outcomes_of([test], class_names, metric), groups, metric)
     counts = confusion(true, predicted, len(class_names))
-    of = "the classes of the images' largest regions" if segments else f"{len(class_names)} classes"
-    alt = f"Confusion matrix of {of}; the per-class table below gives precision and recall"
     if segments:
         scores = per_pixel_class_intervals(pixel_counts_of(test, class_names), groups)
     else:
@@ -78,12 +76,26 @@ def _test_figures(predictions: pd.DataFrame, class_names: Sequence[str], metric:
         "interval": interval_text(value.low, value.high),
         "few": value.few,
         "basis": f"{plural(value.images, 'test image')} in {plural(value.groups, 'group')}",
-        "confusion": picture(charts.confusion_matrix(counts, class_names), alt),
+        "confusion": confusion_rows(counts, class_names),
+        "counts": counts.tolist(),
+        "confusion_of": "the class of its largest region" if segments else "class",
         "of": "Pixels of the test images" if segments else "Test images",
         "score": "IoU" if segments else "F1",
         "per_class": per_class_rows(scores, class_names),
         "few_groups": FEW_GROUPS,
     }
+
+
+def confusion_rows(counts: np.ndarray, names: Sequence[str]) -> list[tuple[str, list[tuple[int, int]]]]:
+    """For each true class (C, C) its name and (images, shade) by predicted class; shades 0..SHADES are shares of the row.
+
+    Examples:
+        >>> confusion_rows(np.array([[3, 1], [0, 0]]), ["crack", "hole"])
+        [('crack', [(3, 8), (1, 3)]), ('hole', [(0, 0), (0, 0)])]
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shades = np.ceil(shares * SHADES).astype(int)
+    return [(str(name), list(zip(counts[i].tolist(), shades[i].tolist(), strict=True))) for i, name in enumerate(names)]
 
 
 def per_class_rows(scores: PerClass, names: Sequence[str]) -> list[dict[str, Any]]:

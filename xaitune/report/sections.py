@@ -18,14 +18,16 @@ from xaitune.data.splits import SPLITS
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.plots import charts
+from xaitune.report.cell_details import sweep_details
 from xaitune.report.headline import train_command
 from xaitune.report.run_figures import best_or_none, read_or_empty
-from xaitune.report.texts import Picture, cell_text, duration_text, interval_text, picture, score_text
+from xaitune.report.texts import SHADES, Picture, cell_text, duration_text, interval_text, picture, score_text
 from xaitune.stats.resampling import FEW_GROUPS
 from xaitune.training.run import Run
 
 MOST_IMAGES = 6  # of heatmap strips on the page
 MOST_LINES = 50  # of skipped files and of problems
+SPAN = 0.1  # of scores that takes all shades of the sweep's table: smaller differences must not look large
 
 
 def data_section(data: Any, data_check: Any, run: dict[str, Any]) -> dict[str, Any] | None:
@@ -113,7 +115,10 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         return None
     best, runs = best_or_none(sweep), _all_runs(sweep)
     optimizers = list(dict.fromkeys(runs["optimizer"]))
-    cells = {(int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best) for c in sweep.cells.to_dict("records")}
+    cells = {
+        (int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best, shade)
+        for c, shade in zip(sweep.cells.to_dict("records"), _shades(sweep.cells["test"]), strict=True)
+    }
     rows: list[tuple[str, list[dict[str, Any]]]] = []
     for depth in sorted(runs["freeze_through"].unique()):
         row = []
@@ -132,6 +137,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         pictures.append(picture(sweep.plot_histories(), "Validation curves of all runs of the sweep"))
     heads = [_head_row(head) for _, head in sweep.heads.iterrows()]
     return {
+        "details": None if best is None else sweep_details(sweep, str(best["name"])),
         "heads": heads,
         "folds": len(next(iter(sweep.parts.values()), ())),
         "metric": metric_name(sweep.metric),
@@ -173,7 +179,13 @@ def _all_runs(sweep: SweepTable) -> pd.DataFrame:
     return runs.astype({"freeze_through": int, "seed": int})
 
 
-def _table_cell(cell: dict[str, Any], best: pd.Series | None) -> dict[str, Any]:
+def _shades(scores: pd.Series) -> list[int]:
+    """A shade 0..SHADES for each score, the best darkest: over what they span, and over SPAN at least."""
+    behind = (scores.max() - scores) / max(scores.max() - scores.min(), SPAN)
+    return [round(SHADES * (1 - share)) if math.isfinite(share) else 0 for share in behind]
+
+
+def _table_cell(cell: dict[str, Any], best: pd.Series | None, shade: int) -> dict[str, Any]:
     finished = cell["test"] is not None and math.isfinite(cell["test"])
     same = best is not None and (cell["freeze_through"], cell["optimizer"]) == (
         best["freeze_through"],
@@ -181,6 +193,8 @@ def _table_cell(cell: dict[str, Any], best: pd.Series | None) -> dict[str, Any]:
     )
     return {
         "finished": finished,
+        "name": cell["name"],
+        "shade": shade,
         "test": score_text(cell["test"]),
         "interval": interval_text(cell["low"], cell["high"]),
         "validation": score_text(cell["validation"]),

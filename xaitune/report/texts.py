@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DASH = "–"
+SHADES = 10  # steps of a shaded table cell, the classes s0 .. s10 of the style sheet
 
 
 @dataclasses.dataclass(frozen=True)
