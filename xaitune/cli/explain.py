@@ -13,6 +13,7 @@ from xaitune.cli.boxes import digest_of, say_box_scores, say_boxes, true_boxes_o
 from xaitune.cli.console import Ui
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
+from xaitune.cli.reliability import Checks, say_checks, verify_file
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
 from xaitune.config.toml import CONFIG_FILE
 from xaitune.errors import ConfigError, DataError, ImageError
@@ -33,8 +34,27 @@ ModelPath = Annotated[
 @command("explain", ExplainOptions, ModelOptions, LimeOptions, BoxOptions, ScoreOptions)
 def explain(
     job: Job,
-    images: ImageFiles,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGES", help="Image files or folders.", show_default=False)
+    ] = None,
     model: ModelPath = None,
+    check: Annotated[
+        bool,
+        option(
+            "--check",
+            help="Check which maps should not be relied on, by asking the model; says first what that costs.",
+            panel="Scores",
+        ),
+    ] = False,
+    verify: Annotated[
+        Path | None,
+        option(
+            "--verify",
+            help="Make an earlier explanation again from its explain.json, and say how far it has moved.",
+            panel="Scores",
+            metavar="FILE",
+        ),
+    ] = None,
     score: Annotated[
         bool, option("--score", help="Score the maps too: a table per block, and scores.csv.", panel="Scores")
     ] = False,
@@ -51,11 +71,22 @@ def explain(
 ) -> None:
     """Draw what the model sees: Grad-CAM at each block, CAM or LIME.
 
-    With --score also measure how good the maps are. With --boxes draw boxes around what they mark, and with --masks or
-    --true-boxes say how well those find the true ones.
+    With --check say which maps should not be relied on, with --score measure how good they are. With --boxes draw boxes around
+    what they mark, and with --masks or --true-boxes say how well those find the true ones. --verify FILE repeats an earlier
+    explanation; it takes no images, and exits with 1 where a map has moved.
     """
     from xaitune.data.images import expand_images
 
+    if (verify is None) == (not images):
+        raise ConfigError(
+            "Give image files or folders, as in 'xaitune explain part.png'."
+            if verify is None
+            else "--verify repeats the images of its FILE: leave the images out."
+        )
+    if verify is not None:
+        verify_file(job, verify, model)
+        return
+    assert images
     options, lime = job.options(ExplainOptions), job.options(LimeOptions)
     options.check_blocks(None if model and Path(model).is_file() else 5)  # any Keras model may have other blocks
     expand_images(images)
@@ -70,11 +101,16 @@ def explain(
         raise ConfigError(
             "Boxes are drawn around regions of heatmaps: use --method gradcam or cam. Received: method=lime."
         )
+    if check and options.method == "lime":
+        raise ConfigError(
+            "LIME reports its stability itself (explain.json): --check is for --method gradcam or cam. Received: method=lime."
+        )
     score = score or bool(wanted.images or wanted.steps) or (not boxes and wanted != ScoreOptions())
     truth = _masks_and_groups(job, paths, wanted) if score or boxes else {}
     true_boxes = true_boxes_of(wanted.true_boxes, paths, truth["masks"]) if boxes else None
 
     from xaitune.explain.api import CHUNK, iter_explanations, make_explainer
+    from xaitune.explain.provenance import provenance
     from xaitune.explain.store import ExplanationWriter
 
     method = options.method
@@ -92,11 +128,15 @@ def explain(
     }
     about |= {"class_names": list(classifier.class_names), "resize": classifier.resize}
     about |= {"bit_depth": classifier.bit_depth} if classifier.bit_depth else {}
+    about |= {"made_from": provenance(classifier, options, lime, paths, opening.given)}
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
-    # Scores are made from the maps as they come, so with them nothing is taken over from an interrupted call.
+    # Scores and checks are made from the maps as they come, so with them nothing is taken over from an interrupted call.
     drawn = {"boxes": dataclasses.asdict(boxing), "true": digest_of(true_boxes)} if boxes else {}
-    identity = None if score else _identity(about | opening.given | drawn, options, lime, classifier.name, paths)
+    checks = Checks(job.ui, classifier, paths, options.class_name) if check else None
+    identity = (
+        None if score or check else _identity(about | opening.given | drawn, options, lime, classifier.name, paths)
+    )
     made_of = (folder, about, identity, boxing if boxes else None)
     with job.ui.progress("explaining", "images") as report, ExplanationWriter(*made_of) as writer:
         if writer.done:
@@ -105,18 +145,20 @@ def explain(
         rest = iter_explanations(classifier, paths[writer.done * size :], explainer, size)
         for done, made in enumerate(rest, writer.done + 1):
             first = (done - 1) * size
+            made = checks(made) if checks else made
             writer.add(made, None if true_boxes is None else true_boxes.boxes[first : first + len(made)])
             if score:
                 scorer = scorer or _scorer(job.ui, classifier, made, len(paths), truth, wanted)
                 scorer.add(made)
             report(min(done * size, len(paths)), len(paths))
+        writer.about |= {"checks": checks.about()} if checks else {}
         wrote = writer.close()
     seconds = time.monotonic() - start
     blocks = options.layers or ("all blocks" if options.blocks == "all" else f"Block {options.blocks}")
     shown = {"gradcam": blocks, "cam": f"Block {', '.join(map(str, writer.blocks))}"}.get(method, lime.segmenter)
     count = plural(len(paths), "image")
     job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown}, {writer.about['precision']})")
-    remarks = _say_remarks(job.ui, writer, len(paths), lime.num_samples)
+    remarks = _say_remarks(job.ui, writer, len(paths), lime.num_samples, check)
     files = [v for k, v in wrote.items() if k not in ("folder", "pictures")]
     if boxes:
         remarks |= _say_boxes(job.ui, writer, boxing, true_boxes, truth["groups"])
@@ -231,10 +273,11 @@ def _readable(ui: Ui, images: list[Path], bit_depth: int | None) -> list[Path]:
     return good
 
 
-def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str, Any]:
+def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int, checked: bool) -> dict[str, Any]:
     """Warn of maps and superpixels that say little; returns how many of them there are, for the JSON object."""
     empty, unstable = writer.empty_maps(), writer.unstable()
-    if empty:
+    said = say_checks(ui, writer.doubts()) if checked else {}
+    if empty and not checked:
         ui.warn(f"{plural(empty, 'map')} without positive evidence, which show nothing; explain.json names them.")
     if unstable:
         ui.warn(
@@ -246,7 +289,7 @@ def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str
             f"{writer.bright} of {images} decisions lean on Block 1's means, which see brightness and fine texture without "
             "their place: that may be the lamp and not the part."
         )
-    return {"empty_maps": empty, "unstable": unstable, "lean_on_brightness": writer.bright}
+    return said | {"empty_maps": empty, "unstable": unstable, "lean_on_brightness": writer.bright}
 
 
 def _masks_and_groups(job: Job, paths: list[Path], wanted: ScoreOptions) -> dict[str, Any]:

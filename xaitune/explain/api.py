@@ -112,6 +112,18 @@ class LimeExplainer:
         return dataclasses.replace(superpixels, files=files)
 
 
+def mapper_of(model: Any, maps: BlockHeatmaps) -> Any:
+    """What makes further maps like these of a keras.Model: (images, classes) -> (block -> raw maps, logits, ...).
+
+    The method, rule, blocks or layers, and precision are those of `maps`. Raises ModelError.
+    """
+    model, _ = model_for_maps(model, maps.precision)
+    if maps.method == "cam":
+        return cam_mapper(model)
+    layers = [maps.layers[block] for block in maps.blocks] if maps.layers else None
+    return BlockMapper(model, "all" if layers else maps.blocks, maps.rule, layers)
+
+
 def iter_explanations(
     classifier: Classifier, paths: list[Path], explain: HeatmapExplainer | LimeExplainer, size: int = CHUNK
 ) -> Iterator[Explanation]:
