@@ -2,7 +2,7 @@
 
 import dataclasses
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,6 +13,7 @@ from xaitune.data.images import read_image
 from xaitune.data.resize import map_to_image, resize_image
 from xaitune.errors import ImageError, ModelError
 from xaitune.explain.map_checks import EMPTY, MapChecks
+from xaitune.explain.maps_view import MapsView
 from xaitune.plots import overlays
 from xaitune.plots.pictures import panels
 
@@ -150,18 +151,25 @@ class BlockHeatmaps:
         `boxes`: block -> (k, 4) x, y, width and height as shares of the image, as `Boxes.of_image` gives them, drawn in light
         blue; `true_boxes` (k, 4), likewise, in green on every picture.
         """
-        picture = own_picture(self.files[image], self.images[image], self.bit_depth)
+        picture = self.own_picture(image)
         true = np.zeros((0, 4)) if true_boxes is None else true_boxes
         shown = [("image", _boxed(picture, (true, overlays.TRUE)))]
         for block in self.blocks:
-            raw = self.raw[block][image : image + 1]
-            view = unit_view(raw if self.contributions is None else _smooth(raw))[0]
-            heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
+            heat = map_to_image(self.shown_view(block, image), picture.shape, self.images.shape[1:3], self.resize)
             found = np.zeros((0, 4)) if boxes is None else boxes[block]
             drawn = _boxed(overlays.overlay(picture, heat), (true, overlays.TRUE), (found, overlays.FOUND))
             drawn = overlays.caution(drawn) if self.doubts(image, block) else drawn
             shown.append((self._title(block, image), drawn))
         return shown
+
+    def own_picture(self, image: int) -> np.ndarray:
+        """An image (h, w, 3) in its file's own geometry, with at most 640 pixels per side."""
+        return own_picture(self.files[image], self.images[image], self.bit_depth)
+
+    def shown_view(self, block: int, image: int) -> np.ndarray:
+        """(h_b, w_b) the [0, 1] view of one map as pictures show it: smoothed where single pixels would not be seen."""
+        raw = self.raw[block][image : image + 1]
+        return unit_view(raw if self.contributions is None else _smooth(raw))[0]
 
     def title(self, block: int) -> str:
         """The name of a block: its layer's, where layers were asked for by name."""
@@ -190,6 +198,17 @@ class BlockHeatmaps:
         named = ["from the map: light blue"] * (boxes is not None) + ["true: green"] * (true_boxes is not None)
         caption += f"; boxes {', '.join(named)}" if named else ""
         return panels(pictures, titles, caption=caption, ax=ax)
+
+    def show(self, images: Iterable[int] | None = None) -> MapsView:
+        """An interactive view for a notebook: sliders over images and blocks, and the strength of the overlay.
+
+        `images`: their numbers, at most 24, by default the first ones. Without scripts the first image is shown. Raises
+        InputError.
+
+        Examples:
+            >>> gradcam_blocks("runs/first", "images/crack").show()  # doctest: +SKIP
+        """
+        return MapsView(self, images)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per image and block: class explained, its probability, raw maximum and mean, all zero or not, checks."""
