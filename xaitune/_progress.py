@@ -54,14 +54,18 @@ class NotebookBar:
     def __init__(self, what: str) -> None:
         self.what, self.start, self.drawn = what, time.monotonic(), 0.0
         self.shows: Any = importlib.import_module("IPython.display")
-        self.handle = self.shows.display(self.shows.HTML(self.picture(0, 1, "")), display_id=True)
+        self.handle: Any = None  # until there is something to show
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
         now = time.monotonic()
         if done < total and now - self.drawn < REDRAWN:
             return
         self.drawn = now
-        self.handle.update(self.shows.HTML(self.picture(done, total, text)))
+        drawn = self.shows.HTML(self.picture(done, total, text))
+        if self.handle is None:
+            self.handle = self.shows.display(drawn, display_id=True)
+        else:
+            self.handle.update(drawn)
 
     def picture(self, done: int, total: int, text: str) -> str:
         """The bar as HTML."""

@@ -1,5 +1,6 @@
 """Whether an explanation depends on the model at all: the sanity check of Adebayo et al. 2018 with randomised weights."""
 
+import html
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +29,10 @@ class RandomisationCheck(NamedTuple):
 
     table: pd.DataFrame
     verdicts: dict[int, str]
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>Block {block}: {html.escape(verdict)}</li>" for block, verdict in self.verdicts.items())
+        return f"<ul>{lines}</ul>{self.table.round(3).to_html(index=False)}"
 
 
 def randomisation_check(
