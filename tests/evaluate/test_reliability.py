@@ -38,7 +38,7 @@ def sums_the_place(weight=0.01):
     logits = keras.layers.Dense(2, name="logits")(keras.layers.Flatten()(red))
     model = keras.Model(inputs, logits)
     kernel = np.zeros((24, 24, 2), np.float32)
-    kernel[PLACE + (1,)] = weight
+    kernel[(*PLACE, 1)] = weight
     channels = np.array([1, 0, 0], np.float32).reshape(1, 1, 3, 1)
     model.set_weights([channels, np.zeros(1), kernel.reshape(-1, 2), np.zeros(2)])
     return Classifier(model, ("none", "bright"))
