@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from xaitune import __version__
-from xaitune.cli import collect, comparison, data, explain, freeze, report, train  # noqa: F401 - they register their commands
+
+# They register their commands.
+from xaitune.cli import collect, comparison, data, explain, freeze, predict, report, train  # noqa: F401
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
 

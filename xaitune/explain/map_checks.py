@@ -99,6 +99,23 @@ class MapChecks:
         return f"<p>{html.escape(self.summary())}</p>{rows}"
 
 
+def checks_of_rows(
+    rows: Sequence[dict[str, Any]],
+    files: tuple[str, ...],
+    blocks: tuple[int, ...],
+    empty: np.ndarray,
+    images_randomised: int,
+    layers: dict[int, str],
+) -> MapChecks:
+    """The checks in the rows of an explain.json, which has the columns of `MapChecks.columns` for each image and block."""
+    table = pd.DataFrame(rows)
+    elsewhere, stability, randomised = (
+        np.stack([table.loc[table["block"] == block, name].to_numpy(float) for block in blocks], axis=1)  # (n, blocks)
+        for name in ("check_elsewhere", "check_stability", "check_randomised")
+    )
+    return MapChecks(files, blocks, empty, elsewhere, stability, randomised[0], images_randomised, layers=layers)
+
+
 def summarise_doubts(doubts: Sequence[Sequence[str]], *, checked: bool) -> str:
     """One sentence on the doubts of each map; `checked`: whether more than emptiness was looked at.
 

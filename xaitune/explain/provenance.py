@@ -16,7 +16,7 @@ from xaitune.models.precision import describe
 VERSIONS = ("xaitune", "keras", "tensorflow", "tensorflow-cpu", "torch")
 
 
-def provenance(
+def made_from(
     classifier: Classifier,
     options: ExplainOptions,
     lime: LimeOptions,

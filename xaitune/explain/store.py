@@ -20,7 +20,7 @@ from xaitune.explain.api import Explanation
 from xaitune.explain.boxes import Boxes, boxes_from_maps, join_boxes
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.explain.lime.fit import STABLE
-from xaitune.explain.map_checks import MapChecks
+from xaitune.explain.map_checks import checks_of_rows
 from xaitune.plots import figures, overlays
 from xaitune.plots.pictures import contact_sheet
 
@@ -302,24 +302,7 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
         if "constant" in arrays
         else None,
     )
-    return dataclasses.replace(maps, checks=_checks(about, maps)) if "checks" in about else maps
-
-
-def _checks(about: dict[str, Any], maps: BlockHeatmaps) -> MapChecks:
-    """The checks in the rows of an explain.json."""
-    table = pd.DataFrame(about["maps"])
-
-    def column(name: str) -> np.ndarray:
-        values = [table.loc[table["block"] == block, f"check_{name}"].to_numpy(float) for block in maps.blocks]
-        return np.stack(values, axis=1)  # (n, blocks)
-
-    return MapChecks(
-        files=maps.files,
-        blocks=maps.blocks,
-        empty=maps.is_zero,
-        elsewhere=column("elsewhere"),
-        stability=column("stability"),
-        randomised=column("randomised")[0],
-        images_randomised=about["checks"]["images_randomised"],
-        layers=maps.layers,
-    )
+    if "checks" not in about:
+        return maps
+    randomised = about["checks"]["images_randomised"]
+    return maps.with_checks(checks_of_rows(about["maps"], files, maps.blocks, maps.is_zero, randomised, layers))
