@@ -66,7 +66,7 @@ def test_without_check_only_emptiness_is_told(place):
 def test_check_and_verify_refuse_what_they_cannot_do(place):
     assert "LIME reports its stability" in xaitune(place, "explain", "crack", "--method", "lime", "--check").error
     assert "leave the images out" in xaitune(place, "explain", "crack", "--verify", "e/explain.json").error
-    assert "Give image files or folders" in xaitune(place, "explain").error
+    assert "give image files or folders" in xaitune(place, "explain").error
     assert "missing or damaged" in xaitune(place, "explain", "--verify", "e/explain.json").error
     (place / "old.json").write_text('{"method": "gradcam", "maps": []}')
     assert "Explain the images again" in xaitune(place, "explain", "--verify", "old.json").error

@@ -78,7 +78,7 @@ def explain(
 
     if (verify is None) == (not images):
         raise ConfigError(
-            "Give image files or folders, as in 'xaitune explain part.png'."
+            "Missing argument 'IMAGES': give image files or folders. See 'xaitune explain --help'."
             if verify is None
             else "--verify repeats the images of its FILE: leave the images out."
         )
