@@ -331,3 +331,12 @@ def test_notebook_view_of_advice_names_a_single_block(advice):
     one = Tags(dataclasses.replace(advice, freeze_through=1)._repr_html_()).text
     assert "Freeze Block 1 (confidence" in one
     assert "Block 1-1" not in one
+
+
+def test_every_public_result_shows_itself_in_a_notebook():
+    import xaitune
+
+    public = (getattr(xaitune, name) for name in xaitune.__all__ if name != "__version__")
+    classes = [each for each in public if isinstance(each, type) and not issubclass(each, Exception)]
+    without = {each.__name__ for each in classes if not hasattr(each, "_repr_html_")}
+    assert without == {"Config", "DataConfig", "SweepConfig", "TrainConfig"}  # settings, whose repr is a call

@@ -23,6 +23,7 @@ from .errors import (
     XaituneError,
 )
 from .evaluate.detection import BoxScores, score_boxes
+from .evaluate.reliability import check_maps
 from .evaluate.sanity import randomisation_check
 from .evaluate.table import score_maps
 from .explain.api import explain_images
@@ -33,8 +34,10 @@ from .explain.gradcam import gradcam_blocks
 from .explain.heatmaps import BlockHeatmaps
 from .explain.lime.explain import lime_superpixels
 from .explain.lime.result import Superpixels
+from .explain.map_checks import MapChecks
 from .explain.pixels import Segmentation, segment_images
 from .explain.store import load_heatmaps
+from .explain.verification import Verification, verify_explanation
 from .models.blocks import freeze_blocks
 from .models.vgg import build_vgg16
 from .report.page import write_report
@@ -59,6 +62,7 @@ __all__ = [
     "ImageError",
     "InputError",
     "LabelCheck",
+    "MapChecks",
     "MaskCheck",
     "ModelError",
     "Run",
@@ -68,6 +72,7 @@ __all__ = [
     "SweepConfig",
     "SweepTable",
     "TrainConfig",
+    "Verification",
     "WeightsError",
     "XaituneError",
     "__version__",
@@ -76,6 +81,7 @@ __all__ = [
     "boxes_from_maps",
     "build_vgg16",
     "check_advice",
+    "check_maps",
     "class_activation_map",
     "compare",
     "doubtful_labels",
@@ -99,5 +105,6 @@ __all__ = [
     "segment_images",
     "sweep_freeze",
     "train_model",
+    "verify_explanation",
     "write_report",
 ]

@@ -32,6 +32,7 @@ def test_an_explainer_that_ignores_the_model_is_detected(run, images):
     np.testing.assert_allclose(check.table[["spearman", "ssim"]], 1)
     assert (check.table["images"] == 4).all()
     assert check.verdicts[3] == check.verdicts[5] == "ignores the model: Spearman 1.00 with all weights random"
+    assert "<li>Block 3: ignores the model" in check._repr_html_()
 
 
 def test_grad_cam_follows_the_model_and_leaves_it_unchanged(run, images):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune import _files, _machine, _names
-from xaitune._progress import Notes, Progress, part_of
+from xaitune._progress import Notes, Progress, part_of, shown_progress
 from xaitune.advise.contrast import Contrast
 from xaitune.advise.held_out import HeldOut
 from xaitune.advise.pooled import pooled_features
@@ -152,6 +152,7 @@ def advise_collection(
         >>> advise_collection(data, weights="imagenet").headline  # doctest: +SKIP
         'Collect more images of crack (+).'
     """
+    progress = shown_progress(progress, "collection")
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
     rows = np.concatenate([data.indices("train"), data.indices("validation")])

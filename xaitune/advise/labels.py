@@ -10,7 +10,7 @@ import pandas as pd
 
 from xaitune._files import write_csv
 from xaitune._names import plural
-from xaitune._progress import Progress, part_of
+from xaitune._progress import Progress, part_of, shown_progress
 from xaitune.advise.contrast import Contrast
 from xaitune.advise.held_out import HeldOut
 from xaitune.advise.pooled import pooled_features
@@ -119,6 +119,7 @@ def doubtful_labels(
     if count < 1:
         raise ConfigError(f"count must be at least 1. Received: count={count}.")
     require_cleanlab()
+    progress = shown_progress(progress, "labels")
     config = replace_fields(config or TrainConfig(), options)
     data.require_trainable()
     backbone = load_backbone(config.weights, config.architecture)

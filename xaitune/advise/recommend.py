@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from xaitune import _files
-from xaitune._progress import Notes, Progress
+from xaitune._progress import Notes, Progress, shown_progress
 from xaitune.advise.advice import FreezeAdvice, load_advice
 from xaitune.advise.decision import COST_WEIGHT
 from xaitune.advise.evaluation import Evaluation
@@ -71,6 +71,7 @@ def advise_freeze(
         >>> advise_freeze(data, weights="imagenet").freeze_through  # doctest: +SKIP
         3
     """
+    progress = shown_progress(progress, "advice")
     given = _as_run(model)
     run = given if isinstance(given, Run) and given.fingerprint != data.fingerprint else None
     if method is None and notes and isinstance(given, Run) and run is None:

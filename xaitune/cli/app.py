@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from xaitune._machine import half_units
-from xaitune.cli import collect, comparison, data, doctor, explain, freeze, report, train  # noqa: F401 - they register their commands
+
+# They register their commands.
+from xaitune.cli import collect, comparison, data, doctor, explain, freeze, predict, report, train  # noqa: F401
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
 from xaitune.doctor import versions

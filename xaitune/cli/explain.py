@@ -1,24 +1,23 @@
-"""Commands that ask a model about images: explain, predict."""
+"""The command that shows what a model sees: explain."""
 
 import dataclasses
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from xaitune._files import make_folder, write_csv
 from xaitune._names import duration, plural
 from xaitune.cli.boxes import digest_of, say_box_scores, say_boxes, true_boxes_of
 from xaitune.cli.console import Ui
+from xaitune.cli.inputs import readable_images, say_scaling
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
+from xaitune.cli.reliability import Checks, say_checks, verify_file
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ModelOptions, ScoreOptions
 from xaitune.config.toml import CONFIG_FILE
-from xaitune.errors import ConfigError, DataError, ImageError
+from xaitune.errors import ConfigError, DataError
 
-ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files or folders.")]
 ModelPath = Annotated[
     str | None,
     option(
@@ -34,8 +33,27 @@ ModelPath = Annotated[
 @command("explain", ExplainOptions, ModelOptions, LimeOptions, BoxOptions, ScoreOptions)
 def explain(
     job: Job,
-    images: ImageFiles,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGES", help="Image files or folders.", show_default=False)
+    ] = None,
     model: ModelPath = None,
+    check: Annotated[
+        bool,
+        option(
+            "--check",
+            help="Check which maps should not be relied on, by asking the model; says first what that costs.",
+            panel="Scores",
+        ),
+    ] = False,
+    verify: Annotated[
+        Path | None,
+        option(
+            "--verify",
+            help="Make an earlier explanation again from its explain.json, and say how far it has moved.",
+            panel="Scores",
+            metavar="FILE",
+        ),
+    ] = None,
     score: Annotated[
         bool, option("--score", help="Score the maps too: a table per block, and scores.csv.", panel="Scores")
     ] = False,
@@ -52,11 +70,22 @@ def explain(
 ) -> None:
     """Draw what the model sees: Grad-CAM at each block, CAM or LIME.
 
-    With --score also measure how good the maps are. With --boxes draw boxes around what they mark, and with --masks or
-    --true-boxes say how well those find the true ones.
+    With --check say which maps should not be relied on, with --score measure how good they are. With --boxes draw boxes around
+    what they mark, and with --masks or --true-boxes say how well those find the true ones. --verify FILE repeats an earlier
+    explanation; it takes no images, and exits with 1 where a map has moved.
     """
     from xaitune.data.images import expand_images
 
+    if (verify is None) == (not images):
+        raise ConfigError(
+            "Missing argument 'IMAGES': give image files or folders. See 'xaitune explain --help'."
+            if verify is None
+            else "--verify repeats the images of its FILE: leave the images out."
+        )
+    if verify is not None:
+        verify_file(job, verify, model)
+        return
+    assert images
     options, lime = job.options(ExplainOptions), job.options(LimeOptions)
     options.check_blocks(None if model and Path(model).is_file() else 5)  # any Keras model may have other blocks
     expand_images(images)
@@ -64,18 +93,23 @@ def explain(
     choice.check_class(options.class_name)
     opening = job.options(ModelOptions)
     bit_depth = opening.bit_depth or choice.bit_depth
-    paths = _readable(job.ui, images, bit_depth)
+    paths = readable_images(job.ui, images, bit_depth)
     wanted, boxing = job.options(ScoreOptions), job.options(BoxOptions)
     boxes = boxes or boxing != BoxOptions() or wanted.true_boxes is not None
     if boxes and options.method == "lime":
         raise ConfigError(
             "Boxes are drawn around regions of heatmaps: use --method gradcam or cam. Received: method=lime."
         )
+    if check and options.method == "lime":
+        raise ConfigError(
+            "LIME reports its stability itself (explain.json): --check is for --method gradcam or cam. Received: method=lime."
+        )
     score = score or bool(wanted.images or wanted.steps) or (not boxes and wanted != ScoreOptions())
     truth = _masks_and_groups(job, paths, wanted, choice.pixel_classes) if score or boxes else {}
     true_boxes = true_boxes_of(wanted.true_boxes, paths, truth["masks"], truth["pixel_classes"]) if boxes else None
 
     from xaitune.explain.api import CHUNK, iter_explanations, make_explainer
+    from xaitune.explain.provenance import made_from
     from xaitune.explain.store import ExplanationWriter
 
     method = options.method
@@ -83,7 +117,7 @@ def explain(
     if options.layers == "list":
         _list_layers(job.ui, classifier)
         return
-    _say_scaling(job.ui, classifier, paths)
+    say_scaling(job.ui, classifier, paths)
     about = {
         "preprocess": classifier.preprocess,
         "labels": classifier.labels,
@@ -93,11 +127,15 @@ def explain(
     }
     about |= {"class_names": list(classifier.class_names), "resize": classifier.resize}
     about |= {"bit_depth": classifier.bit_depth} if classifier.bit_depth else {}
+    about |= {"made_from": made_from(classifier, options, lime, paths, opening.given)}
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
-    # Scores are made from the maps as they come, so with them nothing is taken over from an interrupted call.
+    # Scores and checks are made from the maps as they come, so with them nothing is taken over from an interrupted call.
     drawn = {"boxes": dataclasses.asdict(boxing), "true": digest_of(true_boxes)} if boxes else {}
-    identity = None if score else _identity(about | opening.given | drawn, options, lime, classifier.name, paths)
+    checks = Checks(job.ui, classifier, paths, options.class_name) if check else None
+    identity = (
+        None if score or check else _identity(about | opening.given | drawn, options, lime, classifier.name, paths)
+    )
     made_of = (folder, about, identity, boxing if boxes else None)
     with job.ui.progress("explaining", "images") as report, ExplanationWriter(*made_of) as writer:
         if writer.done:
@@ -106,18 +144,20 @@ def explain(
         rest = iter_explanations(classifier, paths[writer.done * size :], explainer, size)
         for done, made in enumerate(rest, writer.done + 1):
             first = (done - 1) * size
+            made = checks(made) if checks else made
             writer.add(made, None if true_boxes is None else true_boxes.boxes[first : first + len(made)])
             if score:
                 scorer = scorer or _scorer(job.ui, classifier, made, len(paths), truth, wanted)
                 scorer.add(made)
             report(min(done * size, len(paths)), len(paths))
+        writer.about |= {"checks": checks.about()} if checks else {}
         wrote = writer.close()
     seconds = time.monotonic() - start
     blocks = options.layers or ("all blocks" if options.blocks == "all" else f"Block {options.blocks}")
     shown = {"gradcam": blocks, "cam": f"Block {', '.join(map(str, writer.blocks))}"}.get(method, lime.segmenter)
     count = plural(len(paths), "image")
     job.ui.say(f"{count} in {duration(seconds)} ({method}, {shown}, {writer.about['precision']})")
-    remarks = _say_remarks(job.ui, writer, len(paths), lime.num_samples)
+    remarks = _say_remarks(job.ui, writer, len(paths), lime.num_samples, check)
     files = [v for k, v in wrote.items() if k not in ("folder", "pictures")]
     if boxes:
         remarks |= _say_boxes(job.ui, writer, boxing, true_boxes, truth["groups"])
@@ -172,70 +212,11 @@ def _list_layers(ui: Ui, classifier: Any) -> None:
     ui.finish([], "the same command with --layer NAME", layers={name: list(shape) for name, shape in layers.items()})
 
 
-def _say_scaling(ui: Ui, classifier: Any, paths: list[Path]) -> None:
-    """Say what a model of the user's own is asked, and warn, with evidence, where nothing scales its images."""
-    if classifier.labels:
-        ui.say(
-            "The model's classes are labels (sigmoids): each has a probability of its own, and they do not add up to 1."
-        )
-    if classifier.scaled or classifier.preprocess != "auto":
-        return
-    from xaitune.explain.scaling import MOST_IMAGES, scaling_evidence
-
-    evidence = scaling_evidence(classifier, classifier.read_paths(paths[:MOST_IMAGES]))
-    likely = evidence[evidence["classes"] == evidence["classes"].max()]
-    likely = likely[likely["spread"] >= likely["spread"].max() / 2]
-    clear = len(paths) > 1 and evidence["classes"].max() > 1 and "none" not in likely.index
-    hint = f" On these images its answers vary most under {' and '.join(likely.index)}." if clear else ""
-    evidence.columns = ["mean top probability", "classes on top", "spread over images"]
-    count = plural(min(len(paths), MOST_IMAGES), "image")
-    ui.table(evidence, f"What {classifier.name} answers on {count} under each preprocessing")
-    ui.warn(
-        f"{classifier.name} does not scale its images, and gets them as 0..255. If they were preprocessed outside the model in "
-        "training, name how with --preprocess; a model that gets values of another range often gives every image the same "
-        f"class, with a probability of 1.{hint} --preprocess none if they were not."
-    )
-
-
-def _readable(ui: Ui, images: list[Path], bit_depth: int | None) -> list[Path]:
-    """The files behind `images`, having decoded each: a few unreadable ones among many are named and left out."""
-    from xaitune.data.checks import unused_bits
-    from xaitune.data.images import IMAGE_SUFFIXES, check_pixels, expand_images, read_bytes
-    from xaitune.data.masks import masks_among
-    from xaitune.data.walk import counted, endings, walk_files
-
-    paths = expand_images(images)
-    masks = [path for path in masks_among(paths) if path not in images]
-    if masks:
-        ui.say(f"{plural(len(masks), 'mask')} among the images left out, the first: {masks[0]}")
-        paths = [path for path in paths if path not in masks]
-    unread = endings(file for folder in images if folder.is_dir() for file in walk_files(folder, ImageError))
-    for suffix in IMAGE_SUFFIXES:
-        unread.pop(suffix, None)
-    if unread:
-        ui.say(f"Files that are no images were passed over: {counted(unread)}")
-    good, bad, values = [], [], []
-    for path in paths:
-        try:
-            values.append(check_pixels(read_bytes(path), path, bit_depth))
-            good.append(path)
-        except ImageError as error:
-            bad.append(error)
-    used = [value for value in values if value is not None]
-    if used and bit_depth is None and (dark := unused_bits(min(used)[0], max(high for _, high in used))):
-        ui.warn(dark)
-    if bad and (not good or len(bad) > max(3, len(paths) // 20)):
-        more = f" ({len(bad)} of {len(paths)} images cannot be used.)" if len(bad) > 1 else ""
-        raise ImageError(f"{bad[0]}{more}")
-    for problem in bad:
-        ui.warn(f"Skipped: {problem}")
-    return good
-
-
-def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str, Any]:
+def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int, checked: bool) -> dict[str, Any]:
     """Warn of maps and superpixels that say little; returns how many of them there are, for the JSON object."""
     empty, unstable = writer.empty_maps(), writer.unstable()
-    if empty:
+    said = say_checks(ui, writer.doubts()) if checked else {}
+    if empty and not checked:
         ui.warn(f"{plural(empty, 'map')} without positive evidence, which show nothing; explain.json names them.")
     if unstable:
         ui.warn(
@@ -247,7 +228,7 @@ def _say_remarks(ui: Ui, writer: Any, images: int, num_samples: int) -> dict[str
             f"{writer.bright} of {images} decisions lean on Block 1's means, which see brightness and fine texture without "
             "their place: that may be the lamp and not the part."
         )
-    return {"empty_maps": empty, "unstable": unstable, "lean_on_brightness": writer.bright}
+    return said | {"empty_maps": empty, "unstable": unstable, "lean_on_brightness": writer.bright}
 
 
 def _masks_and_groups(job: Job, paths: list[Path], wanted: ScoreOptions, pixel_classes: str | None) -> dict[str, Any]:
@@ -303,70 +284,3 @@ def _say_scores(ui: Ui, scorer: Any, folder: Path) -> dict[str, Any]:
         left_out = f", {empty} of them empty and left out" if empty else ""
         ui.say(f"Masks: {has} of {about['images']} images have one{left_out}; chance is mask_area")
     return {"scores": summary.to_dict("records"), "scored": about, "wrote": wrote}
-
-
-@command("predict", ModelOptions)
-def predict(
-    job: Job,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder, or a .keras or .h5 file.")],
-    images: ImageFiles,
-    csv: Annotated[Path | None, option("--csv", help="Write the predictions to this file.", metavar="FILE")] = None,
-    out: Annotated[
-        Path | None,
-        option(
-            "--out", help="Folder for the masks of a segmentation.", default="predict in --runs-dir", metavar="FOLDER"
-        ),
-    ] = None,
-) -> None:
-    """Print the predicted class and the probabilities of images; of a segmentation also write a mask for each."""
-    choice = choose_model(run, job.runs_dir)
-    opening = job.options(ModelOptions)
-    bit_depth = opening.bit_depth or choice.bit_depth
-    paths = _readable(job.ui, images, bit_depth)
-    from xaitune.explain.probabilities import predict_files
-
-    if csv:
-        make_folder(csv.parent)
-    classifier = dataclasses.replace(choice.open(job.ui.say, **opening.given), bit_depth=bit_depth)
-    if classifier.segmenter is not None:
-        table, wrote = _predict_pixels(job.ui, classifier, paths, out or job.runs_dir / "predict")
-    else:
-        _say_scaling(job.ui, classifier, paths)
-        with job.ui.progress("predicting", "images") as report:
-            table = predict_files(classifier, paths, report)
-        job.ui.table(table[["file", "predicted", "probability"]].set_index("file").head(50))
-        wrote = []
-    if csv:
-        write_csv(csv, table)
-    predictions = table.to_dict("records") if job.ui.json_only else len(table)
-    job.ui.finish([*wrote, *([csv] if csv else [])], "", predictions=predictions)
-
-
-def _predict_pixels(ui: Ui, classifier: Any, paths: list[Path], folder: Path) -> tuple[Any, list[Path]]:
-    """Write a mask for each image below `folder`, and a sheet of the first ones; returns the table of classes and shares."""
-    import os
-
-    import pandas as pd
-
-    from xaitune.explain.pixels import iter_segmentations, write_labels
-    from xaitune.plots import figures
-
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    stems = Counter(path.absolute().with_suffix("") for path in paths)
-    tables: list[Any] = []
-    wrote: list[Path] = []
-    with ui.progress("predicting", "images") as report:
-        for made in iter_segmentations(classifier, paths, report):
-            for file, labels in zip(made.files, made.labels, strict=True):
-                place = Path(file).absolute().relative_to(root)
-                shared = stems[Path(file).absolute().with_suffix("")] > 1  # x.png and x.bmp
-                place = place.with_name(f"{place.name}.png") if shared else place.with_suffix(".png")
-                write_labels(labels, folder / "masks" / place)
-            if not tables:
-                wrote = [folder / "masks", figures.save(made.plot(), folder / "segmentation.png")]
-            tables.append(made.to_dataframe())
-    table = pd.concat(tables, ignore_index=True)
-    ui.table(table.set_index("file").head(50))
-    values = ",".join(f"{number}={name}" for number, name in enumerate(classifier.class_names))
-    ui.say(f"The values of the masks: {values}")
-    return table, wrote

@@ -50,7 +50,7 @@ class ModelChoice:
         """
         from xaitune.comparison.table import best_run, load_sweep
         from xaitune.explain.classifier import Classifier, open_classifier
-        from xaitune.models.vgg import imagenet_classifier
+        from xaitune.models.vgg import IMAGENET, imagenet_classifier
 
         if self.line:
             say(self.line)
@@ -63,7 +63,7 @@ class ModelChoice:
                     )
         if self.path is None:
             model, names = imagenet_classifier()
-            return Classifier(model, tuple(names), name="VGG16 (ImageNet)")
+            return Classifier(model, tuple(names), name=IMAGENET)
         if self.path.is_dir() and folder_kind(self.path) == "sweep":
             run = best_run(load_sweep(self.path))
             say(f"Model: {run.path}, the best cell on validation of the sweep {self.path}")

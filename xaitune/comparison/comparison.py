@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xaitune._files import read_json, write_csv, write_json
-from xaitune._progress import Notes, Progress, part_of
+from xaitune._progress import Notes, Progress, part_of, shown_progress
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.factors import check_factors, part_name, parts_of
 from xaitune.comparison.plan import SweepPlan, plan_sweep
@@ -116,7 +116,12 @@ def compare(
     factors = {factor: values} if isinstance(factor, str) else factor or {}
     plan = plan_comparison(data, factors, config, train or TrainConfig(), name=name, runs_dir=runs_dir, notes=notes)
     return run_comparison(
-        plan, data, cache_dir=cache_dir or Path(runs_dir) / "cache", cache_gb=cache_gb, progress=progress, notes=notes
+        plan,
+        data,
+        cache_dir=cache_dir or Path(runs_dir) / "cache",
+        cache_gb=cache_gb,
+        progress=shown_progress(progress, "comparison"),
+        notes=notes,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from xaitune._files import read_json, write_csv, write_json
 from xaitune._machine import now, usable_cores
-from xaitune._progress import SHARES, Notes, PartProgress, Progress, part_of
+from xaitune._progress import SHARES, Notes, PartProgress, Progress, part_of, shown_progress
 from xaitune.comparison.cost import run_cost
 from xaitune.comparison.engines.local import run_local
 from xaitune.comparison.engines.ray import run_ray
@@ -62,7 +62,7 @@ def sweep_freeze(
         data,
         cache_dir=cache_dir or Path(runs_dir) / "cache",
         cache_gb=cache_gb,
-        progress=progress,
+        progress=shown_progress(progress, "sweep"),
         run_progress=run_progress,
         notes=notes,
     )

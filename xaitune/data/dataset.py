@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xaitune._progress import Progress
+from xaitune._progress import Progress, shown_progress
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.checks import DataCheck, check_data, trainability
 from xaitune.data.class_folders import list_folder
@@ -211,7 +211,7 @@ class ImageData:
 
     def check(self, progress: Progress | None = None) -> DataCheck:
         """Check the data for problems before training: see `DataCheck`."""
-        return check_data(self, progress)
+        return check_data(self, shown_progress(progress, "data check"))
 
     def require_trainable(self) -> None:
         """Raise DataError if training would be meaningless.

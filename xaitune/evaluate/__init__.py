@@ -1,8 +1,8 @@
 """Quality of a heatmap: localisation against a mask, faithfulness to the model, concentration, agreement, stability.
 
 The functions below take arrays and callables, never a model; `table` applies them to explanations, `store` writes the
-scores to the explanations' folder, `sanity` tests whether an explanation depends on the model at all, and `detection` scores
-the boxes of `explain.boxes` against those of `true_boxes`.
+scores to the explanations' folder, `sanity` tests whether an explanation depends on the model at all, `reliability` checks
+which maps can be relied on, and `detection` scores the boxes of `explain.boxes` against those of `true_boxes`.
 
 Maps are (..., height, width) at image resolution with any leading axes, such as (images, blocks, height, width). Masks
 broadcast against them: (images, 1, height, width) applies to all blocks. A score has the leading axes, and is a plain

@@ -6,7 +6,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from xaitune.errors import InputError
-from xaitune.evaluate.maps import by_chunk, check_maps, rank_correlation
+from xaitune.evaluate.maps import as_maps, by_chunk, rank_correlation
 
 SSIM_WINDOW = 7  # pixels
 
@@ -59,7 +59,7 @@ def map_agreement(maps_a: Any, maps_b: Any, *, top: float = 0.1) -> Agreement:
         >>> map_agreement([[1.0, 2.0, 3.0, 4.0]], [[1.0, 2.0, 4.0, 3.0]], top=0.5).top_iou.item()
         1.0
     """
-    maps_a, maps_b = check_maps(maps_a, "maps_a"), check_maps(maps_b, "maps_b")
+    maps_a, maps_b = as_maps(maps_a, "maps_a"), as_maps(maps_b, "maps_b")
     if maps_a.shape != maps_b.shape:
         raise InputError(f"Both maps must have the same shape. Received: {maps_a.shape} and {maps_b.shape}.")
     if not 0 < top <= 1:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xaitune.evaluate.maps import by_chunk, check_maps, positive_part
+from xaitune.evaluate.maps import as_maps, by_chunk, positive_part
 
 
 class Concentration(NamedTuple):
@@ -26,7 +26,7 @@ def map_concentration(maps: Any) -> Concentration:
         >>> map_concentration([[0.0, 0.0, 5.0, 0.0]]).gini.item()
         1.0
     """
-    maps = check_maps(maps)
+    maps = as_maps(maps)
     if maps.shape[-1] * maps.shape[-2] == 1:
         undefined = np.full(maps.shape[:-2], np.nan)[()]
         return Concentration(undefined, undefined)

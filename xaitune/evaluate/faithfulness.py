@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from xaitune.errors import InputError
-from xaitune.evaluate.maps import check_maps
+from xaitune.evaluate.maps import as_maps
 
 Predict = Callable[[np.ndarray], Any]
 FILLS = ("mean", "blur")
@@ -41,7 +41,7 @@ class DropIncrease(NamedTuple):
 
 def check_inputs(images: Any, maps: Any, classes: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three as arrays. Raises InputError where they do not fit."""
-    images, maps, classes = np.asarray(images, np.float32), check_maps(maps), np.asarray(classes)
+    images, maps, classes = np.asarray(images, np.float32), as_maps(maps), np.asarray(classes)
     if images.ndim != 4 or images.shape[-1] != 3 or len(images) == 0:
         raise InputError(f"images must be (n, height, width, 3). Received: shape {images.shape}.")
     if maps.ndim < 3 or len(maps) != len(images) or maps.shape[-2:] != images.shape[1:3]:

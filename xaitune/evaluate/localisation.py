@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xaitune.errors import InputError
-from xaitune.evaluate.maps import by_chunk, check_maps, check_masks, positive_part
+from xaitune.evaluate.maps import as_maps, by_chunk, check_masks, positive_part
 
 
 class Localisation(NamedTuple):
@@ -140,7 +140,7 @@ def f1_at_iou(true: Any, predicted: Any, iou: Any, *, threshold: float = 0.5) ->
 
 def _scored(score: Callable[[np.ndarray, np.ndarray], np.ndarray], maps: Any, masks: Any) -> Any:
     """`score` of all maps, NaN where the mask is empty."""
-    maps = check_maps(maps)
+    maps = as_maps(maps)
 
     def nan_where_empty(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
         has_mask = masks.any(-1)

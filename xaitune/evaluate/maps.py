@@ -11,7 +11,7 @@ from xaitune.errors import InputError
 CHUNK = 2**21  # pixels scored at once: 16 MB of float64
 
 
-def check_maps(maps: Any, name: str = "maps") -> np.ndarray:
+def as_maps(maps: Any, name: str = "maps") -> np.ndarray:
     """Maps (..., height, width) as floats. Raises InputError for other shapes and for NaN or infinity."""
     maps = np.asarray(maps)
     maps = maps.astype(np.float64 if maps.dtype.kind in "iub" else np.result_type(maps.dtype, np.float32), copy=False)

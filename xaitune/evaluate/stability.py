@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from xaitune.errors import InputError
-from xaitune.evaluate.maps import by_chunk, check_maps, rank_correlation
+from xaitune.evaluate.maps import as_maps, by_chunk, rank_correlation
 
 NOISE, SHIFT = 5.0, 2  # the small changes of the input: grey values, pixels
 
@@ -18,7 +18,7 @@ def map_stability(maps: Any, changed: Any) -> Any:
     the change shifted the image. NaN where the map itself is constant; a changed map that is constant counts as 0,
     since it keeps nothing of the order. Raises InputError for shapes that do not fit.
     """
-    maps, changed = check_maps(maps), check_maps(changed, "changed")
+    maps, changed = as_maps(maps), as_maps(changed, "changed")
     if changed.shape[1:] != maps.shape:
         raise InputError(f"changed must be (copies, *{maps.shape}). Received: shape {changed.shape}.")
     rows = np.broadcast_to(maps, changed.shape)

@@ -17,9 +17,8 @@ from xaitune._progress import Progress
 from xaitune.data.resize import map_to_image, resize_mask
 from xaitune.errors import InputError
 from xaitune.evaluate.road import fill_linear
-from xaitune.explain.cam import cam_mapper
+from xaitune.explain.api import mapper_of
 from xaitune.explain.classifier import Classifier, open_classifier
-from xaitune.explain.gradcam import BlockMapper, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps, unit_view
 from xaitune.explain.lime.result import Superpixels
 from xaitune.explain.probabilities import Probabilities
@@ -180,9 +179,7 @@ class ModelScores:
         self.predict, self.rng = Probabilities(classifier), np.random.default_rng(0)
         self.mapper: Any = None
         if isinstance(explanation, BlockHeatmaps):  # superpixels would cost thousands of calls per image
-            model, _ = model_for_maps(classifier.model, explanation.precision)
-            cam = explanation.method == "cam"
-            self.mapper = cam_mapper(model) if cam else BlockMapper(model, explanation.blocks, explanation.rule)
+            self.mapper = mapper_of(classifier.model, explanation)
 
     def __call__(self, images: np.ndarray, maps: np.ndarray, classes: np.ndarray) -> tuple[dict[str, np.ndarray], int]:
         areas = evaluate.deletion_insertion(self.predict, images, maps, classes, steps=self.steps, fill=FILL)

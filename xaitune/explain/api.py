@@ -14,7 +14,7 @@ from xaitune.explain.cam import cam_mapper
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.gradcam import BlockMapper, as_heatmaps, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps
-from xaitune.explain.lime.explain import explain_superpixels
+from xaitune.explain.lime.explain import explain_superpixels, sample_bar
 from xaitune.explain.lime.result import Superpixels
 
 CHUNK = 32  # images in memory at once
@@ -104,12 +104,25 @@ class LimeExplainer:
 
     def __call__(self, images: np.ndarray, files: tuple[str, ...]) -> Superpixels:
         def report_samples(number: int, done: int, total: int) -> None:
-            if self.progress:
-                self.progress(Path(files[number]).name, done, total, "samples")
+            assert self.progress
+            self.progress(Path(files[number]).name, done, total, "samples")
 
         class_name, precision = self.options.class_name, self.options.precision
-        superpixels = explain_superpixels(self.classifier, images, self.lime, class_name, precision, report_samples)
+        report = report_samples if self.progress else sample_bar(len(images))
+        superpixels = explain_superpixels(self.classifier, images, self.lime, class_name, precision, report)
         return dataclasses.replace(superpixels, files=files)
+
+
+def mapper_of(model: Any, maps: BlockHeatmaps) -> Any:
+    """What makes further maps like these of a keras.Model: (images, classes) -> (block -> raw maps, logits, ...).
+
+    The method, rule, blocks or layers, and precision are those of `maps`. Raises ModelError.
+    """
+    model, _ = model_for_maps(model, maps.precision)
+    if maps.method == "cam":
+        return cam_mapper(model)
+    layers = [maps.layers[block] for block in maps.blocks] if maps.layers else None
+    return BlockMapper(model, "all" if layers else maps.blocks, maps.rule, layers)
 
 
 def iter_explanations(

@@ -1,6 +1,7 @@
 """A classifier with its class names, and images at its input size, in whatever form a user passes them."""
 
 import dataclasses
+import html
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,13 @@ class Classifier:
     scaled: bool = True
     bit_depth: int | None = None
     segmenter: keras.Model | None = None
+
+    def _repr_html_(self) -> str:
+        height, width = self.image_size
+        names = ", ".join(self.class_names[:20]) + (", ..." if len(self.class_names) > 20 else "")
+        what = "labels" if self.labels else "classes"
+        text = f"images of {height} x {width} pixels, {len(self.class_names)} {what}: {names}"
+        return f"<b>{html.escape(self.name)}</b>: {html.escape(text)}"
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import cv2
@@ -12,6 +12,8 @@ import pandas as pd
 from xaitune.data.images import read_image
 from xaitune.data.resize import map_to_image, resize_image
 from xaitune.errors import ImageError, ModelError
+from xaitune.explain.map_checks import EMPTY, MapChecks
+from xaitune.explain.maps_view import MapsView
 from xaitune.plots import overlays
 from xaitune.plots.pictures import panels
 
@@ -65,7 +67,8 @@ class BlockHeatmaps:
     `images`: (n, h, w, 3) as the model saw them, 0..255. `classes`: the class index explained for each image;
     `probabilities`: (n, classes), a softmax, or a sigmoid of each label. `resize` and `bit_depth`: how files became the
     model's input. `precision`: that of the computation of the maps. `layers`: block -> its layer, where layers were asked for by
-    name. `contributions`: what each block adds to the logit, of a class activation map of the head 'blocks'.
+    name. `contributions`: what each block adds to the logit, of a class activation map of the head 'blocks'. `checks`: what
+    speaks against relying on the maps, where `evaluate.reliability.check_maps` has looked (`with_checks`).
     """
 
     method: str
@@ -81,6 +84,7 @@ class BlockHeatmaps:
     contributions: Contributions | None = None
     layers: dict[int, str] = dataclasses.field(default_factory=dict)
     bit_depth: int | None = None
+    checks: MapChecks | None = None
 
     def __post_init__(self) -> None:
         for array in (*self.raw.values(), self.images, self.classes, self.probabilities):
@@ -110,6 +114,21 @@ class BlockHeatmaps:
             raise ModelError(f"Block {number} was not drawn. Drawn: {', '.join(map(str, self.blocks))}.")
         return dataclasses.replace(self, raw={number: self.raw[number]})
 
+    def with_checks(self, checks: MapChecks) -> "BlockHeatmaps":
+        """The same heatmaps with their checks, which pictures, tables and views then show. Raises ModelError for other maps'."""
+        if checks.files != self.files or not set(self.blocks) <= set(checks.blocks):
+            raise ModelError(
+                f"The checks are of other maps: {len(checks)} images at blocks {', '.join(map(str, checks.blocks))}, not "
+                f"{len(self)} at {', '.join(map(str, self.blocks))}."
+            )
+        return dataclasses.replace(self, checks=checks)
+
+    def doubts(self, image: int, block: int) -> tuple[str, ...]:
+        """What speaks against relying on a map, of `map_checks.DOUBTS`; without checks only whether it is empty."""
+        if self.checks is not None:
+            return self.checks.of_map(image, block)
+        return (EMPTY,) if self.is_zero[image, self.blocks.index(block)] else ()
+
     def upsampled(self, block: int, *, view: bool = True) -> np.ndarray:
         """(n, h, w): the [0, 1] views of a block, or its raw maps, resized bilinearly to the model's input size."""
         maps = (self.view if view else self.raw)[block]
@@ -132,29 +151,36 @@ class BlockHeatmaps:
         `boxes`: block -> (k, 4) x, y, width and height as shares of the image, as `Boxes.of_image` gives them, drawn in light
         blue; `true_boxes` (k, 4), likewise, in green on every picture.
         """
-        picture = own_picture(self.files[image], self.images[image], self.bit_depth)
+        picture = self.own_picture(image)
         true = np.zeros((0, 4)) if true_boxes is None else true_boxes
         shown = [("image", _boxed(picture, (true, overlays.TRUE)))]
-        for block, zero in zip(self.blocks, self.is_zero[image], strict=True):
-            raw = self.raw[block][image : image + 1]
-            view = unit_view(raw if self.contributions is None else _smooth(raw))[0]
-            heat = map_to_image(view, picture.shape, self.images.shape[1:3], self.resize)
+        for block in self.blocks:
+            heat = map_to_image(self.shown_view(block, image), picture.shape, self.images.shape[1:3], self.resize)
             found = np.zeros((0, 4)) if boxes is None else boxes[block]
             drawn = _boxed(overlays.overlay(picture, heat), (true, overlays.TRUE), (found, overlays.FOUND))
-            shown.append((self._title(block, image, bool(zero)), drawn))
+            drawn = overlays.caution(drawn) if self.doubts(image, block) else drawn
+            shown.append((self._title(block, image), drawn))
         return shown
+
+    def own_picture(self, image: int) -> np.ndarray:
+        """An image (h, w, 3) in its file's own geometry, with at most 640 pixels per side."""
+        return own_picture(self.files[image], self.images[image], self.bit_depth)
+
+    def shown_view(self, block: int, image: int) -> np.ndarray:
+        """(h_b, w_b) the [0, 1] view of one map as pictures show it: smoothed where single pixels would not be seen."""
+        raw = self.raw[block][image : image + 1]
+        return unit_view(raw if self.contributions is None else _smooth(raw))[0]
 
     def title(self, block: int) -> str:
         """The name of a block: its layer's, where layers were asked for by name."""
         return self.layers.get(block, f"Block {block}")
 
-    def _title(self, block: int, image: int, zero: bool) -> str:
-        """The title of a block's picture, with its share of the decision if that is known."""
+    def _title(self, block: int, image: int) -> str:
+        """The title of a block's picture, with its share of the decision if that is known, and with what it fails."""
         parts = []
         if self.contributions is not None and block in self.contributions.blocks:
             parts.append(f"{self.contributions.share[image, self.contributions.blocks.index(block)]:+.0%}")
-        if zero:
-            parts.append("no positive evidence")
+        parts += self.doubts(image, block)
         return self.title(block) + (f" ({', '.join(parts)})" if parts else "")
 
     def plot(
@@ -173,8 +199,19 @@ class BlockHeatmaps:
         caption += f"; boxes {', '.join(named)}" if named else ""
         return panels(pictures, titles, caption=caption, ax=ax)
 
+    def show(self, images: Iterable[int] | None = None) -> MapsView:
+        """An interactive view for a notebook: sliders over images and blocks, and the strength of the overlay.
+
+        `images`: their numbers, at most 24, by default the first ones. Without scripts the first image is shown. Raises
+        InputError.
+
+        Examples:
+            >>> gradcam_blocks("runs/first", "images/crack").show()  # doctest: +SKIP
+        """
+        return MapsView(self, images)
+
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per image and block: class explained, its probability, raw maximum and mean, all zero or not."""
+        """One row per image and block: class explained, its probability, raw maximum and mean, all zero or not, checks."""
         rows = []
         for j, block in enumerate(self.blocks):
             flat = self.raw[block].reshape(len(self), -1)
@@ -189,14 +226,17 @@ class BlockHeatmaps:
                 "is_zero": self.is_zero[:, j],
             }
             if self.contributions is not None:
-                j = self.contributions.blocks.index(block)
-                frame |= {"added": self.contributions.total[:, j], "share": self.contributions.share[:, j]}
+                k = self.contributions.blocks.index(block)
+                frame |= {"added": self.contributions.total[:, k], "share": self.contributions.share[:, k]}
+            if self.checks is not None:
+                frame |= self.checks.columns(block)
             rows.append(pd.DataFrame(frame))
         return pd.concat(rows, ignore_index=True)
 
     def _repr_html_(self) -> str:
+        checked = f" {html.escape(self.checks.summary())}" if self.checks is not None else ""
         table = self.to_dataframe().head(20).round(3).to_html(index=False)
-        return f"<b>{html.escape(self.method)}</b>: {len(self)} images{table}"
+        return f"<b>{html.escape(self.method)}</b>: {len(self)} images.{checked}{table}"
 
 
 def own_picture(file: str, shown: np.ndarray, bit_depth: int | None = None, longest: int = 640) -> np.ndarray:

@@ -20,11 +20,13 @@ from xaitune.explain.api import Explanation
 from xaitune.explain.boxes import Boxes, boxes_from_maps, join_boxes
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.explain.lime.fit import STABLE
+from xaitune.explain.map_checks import checks_of_rows
 from xaitune.plots import figures, overlays
 from xaitune.plots.pictures import contact_sheet
 
 UNFINISHED = ".unfinished"  # folder of the batches that are made, until all are
 SHEET_ROWS = 12  # images on a contact sheet
+SIGN = "The sign marks maps that should not be relied on; the single pictures and explain.json say why."
 BOX_FILES = ("boxes.csv", "boxes.json")
 BOX_SCORE_FILES = ("box-scores.csv", "box-scores.json")  # written by `evaluate.detection` to the same folder
 SCORE_FILES = ("scores.csv", "scores.json", "scores.png")  # written by `evaluate.store` to the same folder
@@ -119,6 +121,9 @@ class ExplanationWriter:
                 bright = int(explanation.contributions.leans_on_brightness.sum())
         self.about["precision"] = explanation.precision
         table = explanation.to_dataframe()
+        if isinstance(explanation, BlockHeatmaps):
+            images = range(len(explanation))
+            table["doubts"] = [list(explanation.doubts(i, b)) for b in explanation.blocks for i in images]
         record = {
             "precision": explanation.precision,
             "pictures": [str(path.relative_to(self.folder)) for path in pictures],
@@ -179,6 +184,10 @@ class ExplanationWriter:
         """How many of the maps written so far are all zero."""
         return sum(int(table["is_zero"].sum()) for table in self.tables if "is_zero" in table)
 
+    def doubts(self) -> list[list[str]]:
+        """What speaks against relying on each of the heatmaps written so far (`map_checks.DOUBTS`)."""
+        return [each for table in self.tables if "doubts" in table for each in table["doubts"]]
+
     def unstable(self) -> int:
         """How many of the superpixel explanations written so far another draw of masks would probably not reproduce."""
         tables = [table.drop_duplicates("file") for table in self.tables if "top5_jaccard" in table]
@@ -196,7 +205,8 @@ class ExplanationWriter:
         (self.folder / "contact-sheet.png").unlink(missing_ok=True)
         if len(self.pictures) > 1:
             strips = [overlays.strip(row, height=160) for _, row in self.sheet]
-            sheet = contact_sheet(strips, [label for label, _ in self.sheet], titles=self.titles)
+            caption = SIGN if any(self.doubts()) else ""
+            sheet = contact_sheet(strips, [label for label, _ in self.sheet], titles=self.titles, caption=caption)
             written["contact_sheet"] = str(figures.save(sheet, self.folder / "contact-sheet.png"))
         self._remove_old_pictures()
         for name in (*BOX_FILES, *BOX_SCORE_FILES, *SCORE_FILES):  # of maps that were here before
@@ -271,8 +281,9 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{folder / 'heatmaps.npz'} is missing or damaged ({error}).") from None
     raw = {int(name[5:]): maps for name, maps in arrays.items() if name.startswith("block")}
+    layers = {row["block"]: row["layer"] for row in about["maps"] if "layer" in row}
     files = tuple(row["file"] for row in about["maps"] if row["block"] == min(raw))
-    return BlockHeatmaps(
+    maps = BlockHeatmaps(
         method=about["method"],
         raw=raw,
         images=arrays["images"],
@@ -284,10 +295,14 @@ def load_heatmaps(path: str | Path) -> BlockHeatmaps:
         resize=about.get("resize", "stretch"),
         bit_depth=about.get("bit_depth"),
         precision=about.get("precision", "float32"),
-        layers={row["block"]: row["layer"] for row in about["maps"] if "layer" in row},
+        layers=layers,
         contributions=Contributions(
             arrays["added_by_means"], arrays["added_by_maxima"], arrays["constant"], tuple(sorted(raw))
         )
         if "constant" in arrays
         else None,
     )
+    if "checks" not in about:
+        return maps
+    randomised = about["checks"]["images_randomised"]
+    return maps.with_checks(checks_of_rows(about["maps"], files, maps.blocks, maps.is_zero, randomised, layers))

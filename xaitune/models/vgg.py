@@ -12,6 +12,7 @@ from xaitune.models.blocks import BLOCKS, convolutions
 from xaitune.models.weights import PREPROCESSING, Backbone, download_reason, load_backbone
 
 FC_UNITS = 256
+IMAGENET = "VGG16 (ImageNet)"  # the name of the classifier that `imagenet_classifier` gives
 
 
 def build_vgg16(

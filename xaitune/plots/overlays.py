@@ -18,6 +18,7 @@ POSITIVE, NEGATIVE = (0, 158, 115), (213, 94, 0)
 HEATMAP = "inferno"
 ALPHA = 0.8  # opacity of the strongest value
 PANEL_PIXELS = 240  # height of pictures shown side by side
+SIGN = (240, 228, 66)  # RGB of the sign on maps that should not be relied on (yellow)
 FOUND, TRUE = (86, 180, 233), (80, 220, 100)  # RGB of boxes from a map (light blue) and of true ones (green)
 
 
@@ -110,6 +111,25 @@ def rectangles(image: Any, boxes: Any, colour: Sequence[int]) -> np.ndarray:
             left, upper = np.maximum(start - reach, 0)
             right, lower = np.minimum(stop + reach, size)
             image[upper:lower, left:right] = shade
+    return image
+
+
+def caution(image: Any) -> np.ndarray:
+    """uint8 (H, W, 3): the image with a small warning sign in its upper left corner.
+
+    Small images are first enlarged by a whole factor to a height of about PANEL_PIXELS; the sign is a seventh of the height.
+    """
+    image = np.clip(np.rint(_rgb(image)), 0, 255).astype(np.uint8)
+    factor = max(1, round(PANEL_PIXELS / image.shape[0]))
+    image = np.kron(image, np.ones((factor, factor, 1), np.uint8))
+    side = max(8, min(image.shape[:2]) // 7)
+    left = upper = side // 4
+    middle, base = left + side // 2, upper + side * 7 // 8
+    corners = np.array([(middle, upper), (left + side, base), (left, base)], np.int32)
+    cv2.fillConvexPoly(image, corners, SIGN, cv2.LINE_AA)
+    cv2.polylines(image, [corners], True, (0, 0, 0), max(1, side // 16), cv2.LINE_AA)
+    cv2.line(image, (middle, upper + side * 3 // 10), (middle, upper + side * 9 // 16), (0, 0, 0), max(1, side // 10))
+    cv2.circle(image, (middle, upper + side * 23 // 32), max(1, side // 18), (0, 0, 0), -1, cv2.LINE_AA)
     return image
 
 

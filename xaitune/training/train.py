@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune import _files, _machine
-from xaitune._progress import Notes, Progress
+from xaitune._progress import Notes, Progress, shown_progress
 from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import freeze_blocks
@@ -80,7 +80,7 @@ def train_model(
         overwrite=overwrite,
         cache_dir=cache_dir,
         cache_gb=cache_gb,
-        progress=progress,
+        progress=shown_progress(progress, "training"),
         notes=notes,
     )
     assert run is not None  # nothing pauses it

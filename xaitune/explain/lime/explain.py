@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xaitune._progress import shown_progress
 from xaitune.config.explain_settings import LimeOptions
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.lime.fit import STABLE, Fit, fit_labels, fit_package, fit_pairs, r_squared
@@ -55,8 +56,22 @@ def lime_superpixels(
     options = LimeOptions(num_samples, segmenter, fill, exact, seed)
     classifier = open_classifier(model)
     array, files = classifier.read(images)
-    explanation = explain_superpixels(classifier, array, options, class_name, precision, progress)
+    explanation = explain_superpixels(
+        classifier, array, options, class_name, precision, progress or sample_bar(len(array))
+    )
     return dataclasses.replace(explanation, files=files)
+
+
+def sample_bar(images: int) -> SampleProgress | None:
+    """The bar of so many images' samples in a notebook; None elsewhere."""
+    bar = shown_progress(None, "LIME")
+    if bar is None:
+        return None
+
+    def report_samples(number: int, done: int, total: int) -> None:
+        bar(number * total + done, images * total, f"image {number + 1} of {images}")
+
+    return report_samples
 
 
 def explain_superpixels(
