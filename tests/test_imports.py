@@ -30,6 +30,7 @@ FOLDERS = [
     "advise",
     "report",
     "demo",
+    "studio",
     "cli",
     "__main__",
     "mapscores",
@@ -38,7 +39,7 @@ FOLDERS = [
 LIGHT = [
     *("config", "data", "stats", "plots", "explain.lime.segments", "explain.lime.fit", "explain.lime.emulator"),
     *("evaluate.agreement", "evaluate.faithfulness", "evaluate.localisation", "evaluate.maps", "evaluate.road"),
-    *("comparison.engines", "report.page", "demo.scans", "cli"),
+    *("comparison.engines", "report.page", "demo.scans", "studio", "cli"),
 ]
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

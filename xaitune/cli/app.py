@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from xaitune import __version__
-from xaitune.cli import collect, comparison, data, explain, freeze, report, train  # noqa: F401 - they register their commands
+from xaitune.cli import collect, comparison, data, explain, freeze, report, studio, train  # noqa: F401 - they register
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
 
@@ -27,6 +27,7 @@ COMMANDS = (
     "check-advice",
     "collect",
     "report",
+    "studio",
     "runs",
     "demo",
 )
