@@ -71,8 +71,8 @@ def superpixel_panels(found: "Superpixels", picture: np.ndarray) -> list[Panel]:
     count = len(found.weights[0])
     return [
         _panel("Superpixels", f"{count} of them", overlays.boundaries(picture, laid(found.segments[0]))),
-        _panel("Speak for the class", "the five most positive", positive),
-        _panel("Speak against it", "the five most negative", negative),
+        _panel("Speak for the class", "the most positive, five at most", positive),
+        _panel("Speak against it", "the most negative, five at most", negative),
         _panel("All weights", f"green for, orange against; R² {found.score[0]:.2f}", weights),
     ]
 

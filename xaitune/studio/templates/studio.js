@@ -70,11 +70,9 @@ async function loadRuns() {
 
 async function useRun() {
   const chosen = run();
-  $("about").textContent = chosen ? chosen.about : "";
   for (const id of ["train", "advise"]) $(id).disabled = false;
   if (!chosen) return;
   fill($("class"), [["", "the predicted one"], ...chosen.classes.map((name) => [name, name])], $("class").value);
-  fill($("new-class"), chosen.classes.map((name) => [name, name]), $("new-class").value);
   fill($("filter-class"), [["", "all"], ...chosen.classes.map((name) => [name, name])], $("filter-class").value);
   $("depth-label").hidden = chosen.depth === null;
   if (chosen.depth !== null) $("depth").value = chosen.depth;
@@ -105,9 +103,11 @@ function drawGallery() {
   const wanted = $("filter-class").value;
   const right = { right: true, wrong: false }[$("filter-answer").value];
   const found = state.images.filter((each) => (!wanted || each.true === wanted) && (right === undefined || each.right === right));
+  const focused = $("gallery").contains(document.activeElement);
   $("count").textContent = `${found.length} of ${state.images.length} images`;
   $("gallery").replaceChildren(...found.slice(0, state.shown).map(thumbnailButton));
   $("more").hidden = found.length <= state.shown;
+  if (focused) $("gallery").querySelector("[aria-pressed=true]")?.focus();
 }
 
 function thumbnailButton(each) {
@@ -127,7 +127,6 @@ function thumbnailButton(each) {
 
 async function choose(image) {
   state.image = image;
-  for (const button of $("gallery").children) button.setAttribute("aria-pressed", "false");
   drawGallery();
   drawMarking();
   fitControls();
@@ -155,15 +154,21 @@ async function explain(pressed = false) {
   const lime = $("method").value === "lime";
   if (lime && !pressed) {
     note("LIME asks the model about many masked copies of the image. It takes from seconds to minutes: press Explain.");
+    busy(false);
     return;
   }
+  busy(true);
   note("Explaining … the first image of a run takes a little longer, since its model is loaded.");
-  const boxes = chosenRuns().map((name) => make("article", { className: "result" }, make("h3", { textContent: name })));
+  const boxes = chosenRuns().map((name) => make("article", { className: "result" }, make("h3", { textContent: name }),
+    make("p", { className: "soft small", textContent: named(name).about })));
+  const explained = new Set();
   let begun = false;
   for (const [i, name] of chosenRuns().entries()) {
     let drawn;
     try {
-      drawn = drawResult(lime ? await waitForLime(name, asked) : await ask("api/explain", question(name)));
+      const found = lime ? await waitForLime(name, asked) : await ask("api/explain", question(name));
+      explained.add(found.explained);
+      drawn = drawResult(found);
     } catch (error) {
       drawn = make("p", { className: "message", textContent: error.message });
     }
@@ -171,28 +176,35 @@ async function explain(pressed = false) {
     boxes[i].append(drawn);
     if (!begun) $("results").replaceChildren(...boxes);
     begun = true;
+    showBlocks();
   }
-  showBlocks();
-  note("");
+  note(explained.size > 1 ? "The runs answer differently, so their maps are for different classes. Choose a class to compare the maps for it." : "");
+  busy(false);
 }
+
+const busy = (now) => $("results").setAttribute("aria-busy", String(now));
 
 function note(text, ...more) {
   $("status").replaceChildren(text, ...more);
 }
 
 function drawResult(found) {
-  const image = state.image.upload ? "" : ` (true class: ${state.image.true})`;
+  const right = found.predicted === state.image.true;
+  const truth = state.image.upload ? [] : [right ? ", which is right" : ", but the true class is ", right ? "" : make("strong", { textContent: state.image.true })];
   const picture = { title: "Image", note: `${found.size[0]} × ${found.size[1]} pixels`, picture: found.image };
-  const said = make("p", { className: "said" }, "Predicted: ", make("strong", { textContent: found.predicted }), image,
+  const said = make("p", { className: "said" }, "Predicted: ", make("strong", { textContent: found.predicted }), ...truth,
     `. The maps are for ${found.explained}.`);
+  if (truth.length) said.prepend(make("span", { className: right ? "right" : "wrong", textContent: right ? "✓ " : "✗ " }));
   const panels = [picture, ...found.panels].map((panel) => drawPanel(panel, found));
-  const bars = make("div", { className: "bars" }, ...found.probabilities.flatMap(([name, value]) => bar(name, value, found)));
+  const head = make("span", { className: "head", textContent: found.of[0].toUpperCase() + found.of.slice(1) });
+  const bars = make("div", { className: "bars" }, head, ...found.probabilities.flatMap(([name, value]) => bar(name, value, found)));
   return make("div", {}, said, make("div", { className: "panels" }, ...panels), bars);
 }
 
 function drawPanel(panel, found) {
   const alt = panel.title === "Image" ? found.name : `${panel.title} of ${found.run}: ${found.name} for the class ${found.explained}`;
   const caption = make("figcaption", {}, panel.title, make("span", { textContent: panel.note }));
+  if (panel.block) caption.title = "Each map is drawn up to its own peak, the largest value before scaling. Compare peaks within one run and class.";
   for (const { name, colour } of panel.legend || []) {
     const swatch = make("i", { className: "swatch" });
     swatch.style.background = colour;
@@ -271,7 +283,8 @@ function drawMarking() {
   const segments = named(image.source).segments;
   $("marking-image").textContent = `${image.file} is labelled ${image.true}.`;
   for (const id of ["new-class-label", "relabel"]) $(id).hidden = segments;
-  if (!image.right && !segments) $("new-class").value = image.predicted;
+  const others = named(image.source).classes.filter((name) => name !== image.true).map((name) => [name, name]);
+  fill($("new-class"), others, image.right ? $("new-class").value : image.predicted);
   const mark = markOf(image.file);
   $("undo").hidden = !mark;
   const said = mark ? `Marked: ${ACTIONS[mark.action] || mark.action}${mark.new_class ? `, ${mark.new_class}` : ""}.` : "";
@@ -341,6 +354,11 @@ $("blocks").addEventListener("change", showBlocks);
 for (const id of ["filter-class", "filter-answer"]) {
   $(id).addEventListener("change", () => { state.shown = PAGE; drawGallery(); });
 }
+$("gallery").addEventListener("keydown", (event) => {
+  const focused = document.activeElement;
+  const next = { ArrowRight: focused.nextElementSibling, ArrowLeft: focused.previousElementSibling }[event.key];
+  if (next) next.focus();
+});
 $("more").addEventListener("click", () => { state.shown += PAGE; drawGallery(); });
 $("pick").addEventListener("change", shown(async () => {
   const [file] = $("pick").files;
