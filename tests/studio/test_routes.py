@@ -20,7 +20,8 @@ HOST = "http://127.0.0.1:8601"
 @pytest.fixture(scope="module")
 def images(client):
     """The test images of the run 'first'."""
-    return client.get("/api/images", params={"run": "first"}).json()["images"]
+    found = client.get("/api/images", params={"run": "first"}).json()["images"]
+    return [each for each in found if each["split"] == "test"]
 
 
 @pytest.fixture
@@ -102,6 +103,22 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(run, tmp_path):
     assert [each["name"] for each in shown] == ["good"]
     assert len(problems) == 1
     assert "predictions.csv" in problems[0]
+
+
+def test_runs_of_sweeps_are_found_and_a_removed_run_is_gone(run, tmp_path):
+    import shutil
+
+    from xaitune.studio.catalogue import Catalogue, NotServed
+
+    for name in ("sweep/fold1/cell", "sweep/other", "own"):
+        shutil.copytree(run.path, tmp_path / name)
+    catalogue = Catalogue(tmp_path)
+    assert list(catalogue.paths()) == ["own", "sweep/other", "sweep/fold1/cell"]
+    kept = catalogue.run("sweep/fold1/cell")
+    assert catalogue.run("sweep/fold1/cell") is kept
+    shutil.rmtree(kept.path)
+    with pytest.raises(NotServed):
+        catalogue.run("sweep/fold1/cell")
 
 
 def test_thumbnail(client, images):

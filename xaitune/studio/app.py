@@ -46,7 +46,7 @@ class Studio:
         self.catalogue, self.corrections = Catalogue(runs_dir), Corrections(runs_dir)
         self.explainers, self.uploads, self.jobs = Explainers(), Uploads(), Jobs()
         self.upload_limit, self.token = upload_limit, secrets.token_urlsafe(24)
-        self.page, self.policy = _rendered(self.token, self.catalogue.runs_dir, upload_limit)
+        self.page, self.policy = _rendered(self.token, runs_dir, upload_limit)
 
     def routes(self) -> list[Route]:
         """The routes and what answers them."""
@@ -76,7 +76,7 @@ class Studio:
         return JSONResponse({"runs": runs, "problems": problems})
 
     async def get_images(self, request: Request) -> Response:
-        """The test images of a run."""
+        """The images of a run."""
         found = await run_in_threadpool(self.catalogue.images, request.query_params.get("run"))
         return JSONResponse({"images": found})
 

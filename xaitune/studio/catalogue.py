@@ -1,15 +1,13 @@
 """The runs below a folder and their images, found by name: what a request names is looked up, and never used as a path."""
 
-import contextlib
+import math
 from pathlib import Path
 from typing import Any
 
 from xaitune._names import frozen_name, metric_name
-from xaitune.errors import InputError, RunError, XaituneError
-from xaitune.training.folder import RESULT, find_runs, folder_kind, is_linear
+from xaitune.errors import InputError, XaituneError
+from xaitune.training.folder import RESULT, find_runs, is_linear
 from xaitune.training.run import Run, load_run
-
-SPLIT = "test"  # the images that are shown
 
 
 class NotServed(InputError):
@@ -17,28 +15,28 @@ class NotServed(InputError):
 
 
 class Catalogue:
-    """Finished runs directly below `runs_dir`, and those of its sweeps ('sweep/freeze3-nag-seed0'), newest first."""
+    """Finished runs of `runs_dir`, newest first, then those of its sweeps and comparisons ('sweep/freeze3-nag-seed0')."""
 
     def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir.resolve()
-        self._loaded: dict[str, tuple[int, Run]] = {}
+        self._loaded: dict[str, tuple[float, Run]] = {}
 
     def paths(self) -> dict[str, Path]:
         """Run name -> folder."""
-        found = find_runs(self.runs_dir)
-        for folder in sorted(self.runs_dir.glob("*/")):
-            with contextlib.suppress(RunError):  # a damaged folder holds no runs to show
-                found += find_runs(folder) if folder_kind(folder) == "sweep" else []
+        folders = [self.runs_dir, *sorted(self.runs_dir.glob("*/")), *sorted(self.runs_dir.glob("*/*/"))]
+        found = [path for folder in folders for path in find_runs(folder)]
         return {path.relative_to(self.runs_dir).as_posix(): path for path in found}
 
     def run(self, name: Any) -> Run:
         """The run of that name, kept until it is trained again. Raises NotServed."""
-        path = self.paths().get(name) if isinstance(name, str) else None
+        if not isinstance(name, str):
+            raise NotServed(f"A run must be named. Received: {name!r}.")
+        if name in self._loaded and self._loaded[name][0] == _changed(self._loaded[name][1].path):
+            return self._loaded[name][1]
+        path = self.paths().get(name)
         if path is None:
             raise NotServed(f"There is no finished run {name!r} in {self.runs_dir}.")
-        changed = (path / RESULT).stat().st_mtime_ns
-        if name not in self._loaded or self._loaded[name][0] != changed:
-            self._loaded[name] = (changed, load_run(path))
+        self._loaded[name] = (_changed(path), load_run(path))
         return self._loaded[name][1]
 
     def summaries(self) -> tuple[list[dict[str, Any]], list[str]]:
@@ -52,12 +50,12 @@ class Catalogue:
         return shown, problems
 
     def images(self, name: Any) -> list[dict[str, Any]]:
-        """The test images of a run: file, true and predicted class, whether that is right, and the model's confidence."""
-        run = self.run(name)
-        rows = run.predictions[run.predictions["split"] == SPLIT].to_dict("records")
+        """A run's images: file, split, true and predicted class, whether that is right, and the model's confidence."""
+        rows = self.run(name).predictions.to_dict("records")
         return [
             {
                 "file": row["file"],
+                "split": row["split"],
                 "true": row["true"],
                 "predicted": row["predicted"],
                 "right": row["true"] == row["predicted"],
@@ -88,6 +86,14 @@ def image_folder(run: Run) -> Path:
     """The folder to which the files of a run's predictions are relative."""
     path = Path(run.data_config.path)
     return (path.parent if path.is_file() else path).resolve()
+
+
+def _changed(path: Path) -> float:
+    """When a run was finished; NaN, which equals nothing, where it is gone."""
+    try:
+        return (path / RESULT).stat().st_mtime
+    except FileNotFoundError:
+        return math.nan
 
 
 def _summary(name: str, run: Run) -> dict[str, Any]:

@@ -101,8 +101,9 @@ const markOf = (file) => state.marks.find((mark) => mark.file === file && (!mark
 
 function drawGallery() {
   const wanted = $("filter-class").value;
+  const split = $("filter-split").value;
   const right = { right: true, wrong: false }[$("filter-answer").value];
-  const found = state.images.filter((each) => (!wanted || each.true === wanted) && (right === undefined || each.right === right));
+  const found = state.images.filter((each) => (!split || each.split === split) && (!wanted || each.true === wanted) && (right === undefined || each.right === right));
   const focused = $("gallery").contains(document.activeElement);
   $("count").textContent = `${found.length} of ${state.images.length} images`;
   $("gallery").replaceChildren(...found.slice(0, state.shown).map(thumbnailButton));
@@ -261,7 +262,7 @@ async function loadMarks() {
 
 function takeMarks(found) {
   state.marks = found.marks;
-  $("marks-path").textContent = found.marks.length ? `Kept in ${found.path}` : "None yet. Choose a test image above and say whether its label is right.";
+  $("marks-path").textContent = found.marks.length ? `Kept in ${found.path}` : "None yet. Choose an image of the run above and say whether its label is right.";
   const rows = found.marks.map((mark) => make("tr", {}, ...[mark.file, ACTIONS[mark.action] || mark.action, mark.new_class].map((text) => make("td", { textContent: text }))));
   const heads = make("tr", {}, ...["File", "What you said", "New class"].map((text) => make("th", { textContent: text, scope: "col" })));
   const table = make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("thead", {}, heads), make("tbody", {}, ...rows)));
@@ -351,7 +352,7 @@ $("other").addEventListener("change", shown(() => explain()));
 for (const id of ["method", "rule", "class"]) $(id).addEventListener("change", shown(() => explain()));
 $("explain").addEventListener("click", shown(() => explain(true)));
 $("blocks").addEventListener("change", showBlocks);
-for (const id of ["filter-class", "filter-answer"]) {
+for (const id of ["filter-split", "filter-class", "filter-answer"]) {
   $(id).addEventListener("change", () => { state.shown = PAGE; drawGallery(); });
 }
 $("gallery").addEventListener("keydown", (event) => {
