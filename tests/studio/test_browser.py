@@ -238,6 +238,24 @@ def _port(line):
     return int(re.search(r"http://127\.0\.0\.1:(\d+) ", line).group(1))
 
 
+def test_command_ends_what_was_started_and_says_so(runs_dir):
+    """Over the network as the page does it: the token is in the page, and the training ends with the studio."""
+    import httpx
+
+    process = start(runs_dir, "studio", "--runs-dir", runs_dir, "--port", 18700, "--no-browser")
+    while "http://" not in (line := process.stdout.readline()):
+        assert process.poll() is None
+    address = f"http://127.0.0.1:{_port(line)}"
+    token = re.search(r'studio-token" content="([^"]+)"', httpx.get(address).text).group(1)
+    asked = {"command": "advise", "run": "first"}
+    job = httpx.post(f"{address}/api/jobs", json=asked, headers={"x-studio-token": token}).json()
+    assert job["state"] == "running"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert out.splitlines()[0] == "Advice like first was stopped. The same command goes on with it."
+    assert process.returncode == 0
+
+
 def test_command_names_the_extra_that_is_missing(tmp_path):
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('none', name='uvicorn')", encoding="utf-8")
     import os

@@ -85,7 +85,8 @@ def test_runs_and_images(client, images, run):
     assert first["classes"] == list(run.class_names)
     assert first["methods"] == ["gradcam", "cam", "lime"]
     assert first["depth"] == 3
-    assert f"{run.score():.3f}" in first["about"]
+    assert first["score"] == f"macro F1 {run.score():.3f}"
+    assert first["about"] == "Block 1-3 frozen"
     test = run.predictions.query("split == 'test'")
     assert [each["file"] for each in images] == list(test["file"])
     assert sum(each["right"] for each in images) == (test["true"] == test["predicted"]).sum()

@@ -204,13 +204,13 @@ def _training_options(asked: Fields) -> list[str]:
 
 
 def make_app(runs_dir: Path, port: int, upload_limit: int = UPLOAD_LIMIT) -> Starlette:
-    """The web application, for requests to 127.0.0.1:`port`. Its `state.studio` is the Studio."""
+    """The application, for requests to 127.0.0.1:`port`; `state.studio`: the Studio, `state.ended` what it stopped at the end."""
     studio = Studio(runs_dir, upload_limit)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(studio.jobs.stop_all)
+        made.state.ended = await run_in_threadpool(studio.jobs.stop_all)
 
     made = Starlette(
         routes=studio.routes(),
@@ -218,7 +218,7 @@ def make_app(runs_dir: Path, port: int, upload_limit: int = UPLOAD_LIMIT) -> Sta
         exception_handlers={XaituneError: _as_json},
         lifespan=lifespan,
     )
-    made.state.studio = studio
+    made.state.studio, made.state.ended = studio, []
     return made
 
 

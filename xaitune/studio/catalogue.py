@@ -102,6 +102,7 @@ def _summary(name: str, run: Run) -> dict[str, Any]:
     return {
         "name": name,
         "about": _about(run),
+        "score": f"{metric_name(config.metric)} {run.score():.3f}",
         "classes": list(run.class_names),
         "segments": config.segments,
         "methods": ["gradcam", *(["cam"] if linear_head else []), *([] if config.segments else ["lime"])],
@@ -113,7 +114,7 @@ def _summary(name: str, run: Run) -> dict[str, Any]:
 
 
 def _about(run: Run) -> str:
-    """A run in a few words, with its score."""
+    """A run in a few words."""
     config = run.config
     what = "linear head on frozen features" if is_linear(config) else f"{frozen_name(config.freeze_through)} frozen"
     if config.from_scratch:
@@ -121,4 +122,4 @@ def _about(run: Run) -> str:
     elif config.trained_blocks:
         what = f"only Block {config.trained_blocks} trained"
     kind = ", segmentation" if config.segments else ""
-    return f"{what}{kind}; test {metric_name(config.metric)} {run.score():.3f}"
+    return what + kind

@@ -77,10 +77,11 @@ class Jobs:
         with self._lock:
             if any(job.process and job.state == "running" for job in self._jobs.values()):
                 raise Busy("A training or an advice is running. Wait for it, or stop it.")
+            process = _process(arguments)
             job = self._add_locked(title)
-            job.process = _process(arguments)
+            job.process = process
         job.lines.append(f"$ {shlex.join(['xaitune', *arguments])}")
-        threading.Thread(target=_follow, args=(job, job.process), name=title, daemon=True).start()
+        threading.Thread(target=_follow, args=(job, process), name=title, daemon=True).start()
         return job
 
     def get(self, number: int) -> BackgroundJob:
@@ -175,7 +176,9 @@ def _follow(job: BackgroundJob, process: "subprocess.Popen[str]") -> None:
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """End a process and all that it started."""
+    """End a process and all that it started, unless it has ended."""
+    if process.poll() is not None:
+        return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         try:

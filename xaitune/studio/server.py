@@ -7,6 +7,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -16,6 +17,12 @@ from xaitune.studio.app import make_app
 
 HOST = "127.0.0.1"
 TRIES = 50  # ports that are tried, one after another
+QUIET: dict[str, Any] = {
+    "log_level": "error",
+    "access_log": False,
+    "server_header": False,
+    "timeout_graceful_shutdown": 5,
+}
 
 
 def listen(port: int) -> socket.socket:
@@ -52,13 +59,13 @@ def serve_studio(
             say(f"Port {port} is in use, so this is port {chosen}.")
         url = f"http://{HOST}:{chosen}"
         app = make_app(runs_dir, chosen)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="error", access_log=False, server_header=False, ws="none")
-        )
+        server = uvicorn.Server(uvicorn.Config(app, ws="none", **QUIET))
         say(f"Studio of {runs_dir.resolve()}: {url} (Ctrl-C ends it)")
         ready(url)
         if browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):  # the server ends in good order, then passes Ctrl-C on
             server.run(sockets=[listening])
+        for title in (*app.state.ended, *app.state.studio.jobs.stop_all()):
+            say(f"{title} was stopped. The same command goes on with it.")
     say("The studio has ended.")

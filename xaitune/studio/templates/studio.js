@@ -63,7 +63,7 @@ async function loadRuns() {
   state.runs = found.runs;
   complain(found.problems.join(" "));
   $("no-runs").hidden = state.runs.length > 0;
-  const names = state.runs.map((each) => [each.name, each.name]);
+  const names = state.runs.map((each) => [each.name, `${each.name} (${each.score})`]);
   fill($("run"), names, $("run").value);
   fill($("other"), [["", "(one run only)"], ...names], $("other").value);
 }
@@ -161,7 +161,7 @@ async function explain(pressed = false) {
   busy(true);
   note("Explaining … the first image of a run takes a little longer, since its model is loaded.");
   const boxes = chosenRuns().map((name) => make("article", { className: "result" }, make("h3", { textContent: name }),
-    make("p", { className: "soft small", textContent: named(name).about })));
+    make("p", { className: "soft small", textContent: `${named(name).about}; test ${named(name).score}` })));
   const explained = new Set();
   let begun = false;
   for (const [i, name] of chosenRuns().entries()) {
