@@ -31,6 +31,7 @@ FOLDERS = [
     "report",
     "demo",
     "doctor",
+    "studio",
     "cli",
     "__main__",
     "mapscores",
@@ -39,7 +40,7 @@ FOLDERS = [
 LIGHT = [
     *("config", "data", "stats", "plots", "explain.lime.segments", "explain.lime.fit", "explain.lime.emulator"),
     *("evaluate.agreement", "evaluate.faithfulness", "evaluate.localisation", "evaluate.maps", "evaluate.road"),
-    *("comparison.engines", "report.page", "demo.scans", "doctor", "cli"),
+    *("comparison.engines", "report.page", "demo.scans", "doctor", "studio", "cli"),
 ]
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

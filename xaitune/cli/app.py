@@ -12,7 +12,7 @@ import typer
 from xaitune._machine import half_units
 
 # They register their commands.
-from xaitune.cli import collect, comparison, data, doctor, explain, freeze, predict, report, train  # noqa: F401
+from xaitune.cli import collect, comparison, data, doctor, explain, freeze, predict, report, studio, train  # noqa: F401
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
 from xaitune.doctor import versions
@@ -30,6 +30,7 @@ COMMANDS = (
     "check-advice",
     "collect",
     "report",
+    "studio",
     "runs",
     "doctor",
     "demo",
