@@ -40,40 +40,44 @@ def viewed_images(run: Run, data: ImageData) -> Viewed | None:
     test = run.predictions[run.predictions["split"] == "test"]
     test = test.iloc[choose_viewed(test, run.class_names)]
     number, rows = {name: i for i, name in enumerate(run.class_names)}, {file: i for i, file in enumerate(data.files)}
-    predicted = test["predicted"].map(number).to_numpy(np.int32)
+    true, predicted = (test[column].map(number).to_numpy(np.int32) for column in ("true", "predicted"))
     places = np.array([rows[file] for file in test["file"]], int)
     paths = [Path(path) for path in data.paths(places)]
     classifier = open_classifier(run)
     array = classifier.read_paths(paths)
-    mapper = RulesMapper(model_for_maps(classifier.model)[0])
-    raw, logits = mapper(array, np.full_like(predicted, -1) if run.config.segments else predicted)
-    explained = logits.argmax(axis=1) if run.config.segments else predicted
-    true = test["true"].map(number).to_numpy(np.int32)
-    wrong = np.flatnonzero((true != predicted) & (not run.config.segments))
-    of_true = mapper(array[wrong], true[wrong])[0] if len(wrong) else {}
+    blocks, explained, views = _explained(classifier, array, true, predicted)
     masks, ious, images = _Masks(run, data), image_ious(test), []
     for i, path in enumerate(paths):
         picture = own_picture(str(path), array[i], classifier.bit_depth, LONGEST_PICTURE)
-        views, true_views = _views(raw, i), _views(of_true, *np.flatnonzero(wrong == i))
-        row = test.iloc[i]
-        about: dict[str, Any] = {
-            "true": number[row["true"]],
-            "predicted": number[row["predicted"]],
-            "explained": int(explained[i]),
-        }
         pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-        drawn = _drawn(pixels, (views, true_views), masks(int(places[i])), classifier)
+        row = test.iloc[i]
         shares = None if run.config.segments else row[[f"p({name})" for name in run.class_names]].to_numpy(float)
         iou = float(ious[i]) if np.isfinite(ious[i]) else None
-        images.append(ViewedImage(file=row["file"], shares=_largest(shares), iou=iou, **about, **drawn))
+        about: dict[str, Any] = {"true": int(true[i]), "predicted": int(predicted[i]), "explained": int(explained[i])}
+        about |= _drawn(pixels, views[i], masks(int(places[i])), classifier)
+        images.append(ViewedImage(file=row["file"], shares=_largest(shares), iou=iou, **about))
     tested = int((run.predictions["split"] == "test").sum())
-    return Viewed(run.name, tuple(run.class_names), mapper.blocks, within_budget(images), tested)
+    return Viewed(run.name, tuple(run.class_names), blocks, within_budget(images), tested)
 
 
-def _views(raw: dict[str, BlockMaps], image: int | None = None) -> Views:
-    """The [0, 1] views of one image's maps by rule and block; none for no image."""
-    if image is None:
-        return {}
+def _explained(
+    classifier: Classifier, images: np.ndarray, true: np.ndarray, predicted: np.ndarray
+) -> tuple[tuple[int, ...], np.ndarray, list[tuple[Views, Views]]]:
+    """The blocks, each image's explained class, and its maps of that class and of the true one, where it is another."""
+    mapper = RulesMapper(model_for_maps(classifier.model)[0])
+    if classifier.segmenter is not None:
+        raw, logits = mapper(images, np.full_like(predicted, -1))
+        return mapper.blocks, logits.argmax(axis=1), [(_views(raw, i), {}) for i in range(len(images))]
+    raw, _ = mapper(images, predicted)
+    wrong = np.flatnonzero(true != predicted)
+    of_true = mapper(images[wrong], true[wrong])[0] if len(wrong) else {}
+    place = {image: n for n, image in enumerate(wrong.tolist())}
+    views = [(_views(raw, i), _views(of_true, place[i]) if i in place else {}) for i in range(len(images))]
+    return mapper.blocks, predicted, views
+
+
+def _views(raw: dict[str, BlockMaps], image: int) -> Views:
+    """The [0, 1] views of one image's maps by rule and block."""
     return {rule: {b: unit_view(maps[b][image : image + 1])[0] for b in sorted(maps)} for rule, maps in raw.items()}
 
 
