@@ -81,6 +81,24 @@ def test_a_constant_score_makes_no_map_better_than_elsewhere(images):
     assert found.found[ELSEWHERE].all()
 
 
+def test_of_a_segmentation_the_pixels_of_the_class_are_asked(images):
+    from xaitune.models.backend import keras
+    from xaitune.models.unet import region_classifier
+
+    inputs = keras.Input((24, 24, 3))
+    pixels = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="logits")(inputs))
+    kernel = np.zeros((1, 1, 3, 2), np.float32)
+    kernel[0, 0, 0, 1] = 0.1
+    pixels.set_weights([kernel, np.array([10, 0], np.float32)])  # red above 100 is class 1
+    classifier = Classifier(region_classifier(pixels), ("none", "bright"), segmenter=pixels)
+    true, false = np.zeros((3, 24, 24)), np.zeros((3, 24, 24))
+    true[:, 4:12, 6:14] = 1
+    false[:, 16:24, 16:24] = 1
+    found = checks(classifier, heatmaps(images, true, false), lambda *_: {1: true[:1], 2: false[:1]})
+    assert (found.elsewhere[:, 0] == 1).all()
+    assert (found.elsewhere[:, 1] < 0.5).all()
+
+
 def test_a_map_that_changes_with_noise_is_unstable_and_one_that_does_not_is_not(images):
     smooth = images.mean(-1) + np.arange(24)
     maps, rng = heatmaps(images, smooth, smooth), np.random.default_rng(1)

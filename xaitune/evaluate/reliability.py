@@ -17,6 +17,7 @@ from xaitune.explain.classifier import Classifier, open_classifier
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.map_checks import MOVES, MapChecks
 from xaitune.explain.probabilities import Probabilities
+from xaitune.models.predict import Predictor
 
 HIDDEN = 0.2  # share of an image that is hidden at most: the map's highest values
 RANDOMISED = 8  # images on which the weights are randomised
@@ -41,7 +42,7 @@ def check_maps(
     - *no better than elsewhere*: the HIDDEN share of the pixels with the highest values, as far as they are above 0, get the
       image's mean colour, which lowers the log-odds of the explained class; so do the same pixels moved by thirds of the
       image's sides across its edges, to MOVES other places. A map that marks what counts lowers them more than nearly all of
-      those.
+      those. Of a segmentation it is the mean log-odds over the pixels that are predicted as the class while nothing is hidden.
     - *unstable*: the map changes with a noise of 5 grey values or a shift of 2 pixels (`input_stability`, `seed`).
 
     `maps`: by Grad-CAM or CAM, of the model's input size. `model`: the one that they explain, as in `gradcam_blocks`; it is
@@ -110,7 +111,8 @@ class MapChecker:
         seed: int = 0,
     ) -> None:
         self.classifier, self.randomised, self.images, self.seed = classifier, randomised, images, seed
-        self.logits, self.labels = Probabilities(classifier).logits, classifier.labels
+        pixels = classifier.segmenter
+        self.logits: Any = Probabilities(classifier).logits if pixels is None else Predictor(pixels)
         self.explain = explain or _MapsLike(like, like.precision)
 
     def __call__(self, maps: BlockHeatmaps, progress: Progress | None = None) -> MapChecks:
@@ -140,15 +142,22 @@ class MapChecker:
         """(maps,) share of the other places at which hiding a map's marks lowers the class less than at its own."""
         colour = image.mean(axis=(0, 1))
         places = [np.where(mask[..., None], colour, image) for view in views for mask in _places(marked(view))]
-        odds = self._log_odds(np.stack(places).astype(np.float32), index).reshape(len(views), MOVES + 1)
+        odds = self._log_odds(np.stack(places).astype(np.float32), index)
+        if self.classifier.segmenter is not None:
+            region = self.logits(image[None])[0].argmax(axis=-1) == index  # that of the image with nothing hidden
+            odds = odds[:, region if region.any() else ~region].mean(axis=1)
+        odds = odds.reshape(len(views), MOVES + 1)
         return (odds[:, :1] < odds[:, 1:]).mean(axis=1)
 
     def _log_odds(self, images: np.ndarray, index: int) -> np.ndarray:
-        """(n,) of the class against all others, which do not saturate as probabilities do; a label's logit."""
+        """(n,), or (n, h, w) of pixels: the class against all others, which does not saturate as probabilities do.
+
+        Of a label its logit.
+        """
         logits = self.classifier.require_finite(self.logits(images)).astype(np.float64)
-        if self.labels:
-            return logits[:, index]
-        return logits[:, index] - logsumexp(np.delete(logits, index, axis=1), axis=1)
+        if self.classifier.labels:
+            return logits[..., index]
+        return logits[..., index] - logsumexp(np.delete(logits, index, axis=-1), axis=-1)
 
     def _stability(self, image: np.ndarray, views: np.ndarray, classes: np.ndarray) -> np.ndarray:
         def explain_changed(changed: np.ndarray) -> np.ndarray:
