@@ -112,7 +112,7 @@ def test_upload_and_explain(page):
     upload(page, "part.png", png())
     page.wait_for_selector(".result figure")
     assert explained(page) == [BLOCKS]
-    assert page.locator(".result .bars meter").count() == 8
+    assert page.locator(".result .bars meter").count() == 5
     assert page.is_hidden("#marking")  # an upload has no label
     page.select_option("#rule", "hirescam")
     assert explained(page) == [BLOCKS]

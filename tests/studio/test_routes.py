@@ -151,6 +151,7 @@ def test_another_class_and_another_run_on_the_same_image(client, images, run):
     asked = {"run": "second", "source": "first", "file": images[0]["file"], "class": other}
     answer = client.post("/api/explain", json=asked).json()
     assert answer["explained"] == other
+    assert other in dict(answer["probabilities"])
     assert answer["predicted"] == images[0]["predicted"]
     assert answer["run"] == "second"
 
@@ -200,7 +201,7 @@ def test_segmentation_shows_classes_of_pixels_and_has_no_lime(segmented):
         answer = client.post("/api/explain", json={"run": name, "file": file}).json()
         assert [p["title"] for p in answer["panels"]] == ["Predicted classes", *(f"Block {b}" for b in range(1, 6))]
         assert answer["predicted"] in segmented.class_names
-        assert sum(share for _, share in answer["probabilities"]) == pytest.approx(1)
+        assert sum(share for _, share in answer["probabilities"]) == pytest.approx(1)  # three classes
         assert "use gradcam" in refused(client.post("/api/lime", json={"run": name, "file": file}), 400)
         asked = {"run": name, "file": file, "action": "relabel", "new_class": segmented.class_names[1]}
         assert "learns from masks" in refused(client.post("/api/marks", json=asked), 400)
@@ -352,19 +353,28 @@ def test_paths_outside_are_not_served(client, runs_dir, file):
     assert "no finished run" in refused(client.get("/thumbnail", params={"run": "../first", "file": "a"}), 404)
 
 
-def test_files_that_the_predictions_name_elsewhere_are_not_served(run, tmp_path):
-    """A damaged predictions.csv, or a link in the image folder, opens nothing outside it."""
+def test_links_and_predictions_that_lead_outside_are_not_served(run, tmp_path):
     import shutil
 
     from xaitune.studio.catalogue import Catalogue, NotServed
 
+    secret, (linked, changed, real) = tmp_path / "secret.png", run.predictions["file"][:3]
+    secret.write_bytes(png())
     shutil.copytree(run.path, tmp_path / "first")
-    (tmp_path / "secret.png").write_bytes(png())
-    table = tmp_path / "first" / "predictions.csv"
-    file = run.predictions["file"][0]
-    table.write_text(table.read_text(encoding="utf-8").replace(file, str(tmp_path / "secret.png")), encoding="utf-8")
-    with pytest.raises(NotServed, match="no image"):
-        Catalogue(tmp_path).image_path("first", str(tmp_path / "secret.png"))
+    shutil.copytree(run.data_config.path, tmp_path / "images")
+    (tmp_path / "images" / linked).unlink()
+    (tmp_path / "images" / linked).symlink_to(secret)
+    for name, old, new in (
+        ("config.json", run.data_config.path, str(tmp_path / "images")),
+        ("predictions.csv", changed, str(secret)),
+    ):
+        file = tmp_path / "first" / name
+        file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    catalogue = Catalogue(tmp_path)
+    assert catalogue.image_path("first", real) == (tmp_path / "images" / real).resolve()
+    for file in (linked, str(secret)):
+        with pytest.raises(NotServed, match="There is no image"):
+            catalogue.image_path("first", file)
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"\xff"])

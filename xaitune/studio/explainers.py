@@ -16,7 +16,7 @@ from xaitune.studio.views import data_uri, fit_picture, heatmap_panels, pixel_pa
 from xaitune.training.run import Run
 
 KEPT = 3  # models in memory
-LISTED = 8  # classes whose probabilities are given
+LISTED = 5  # classes whose probabilities are given, besides that of the explained class
 Answer = dict[str, Any]
 SampleProgress = Callable[[int, int], None]  # samples done, their maximum number
 
@@ -60,7 +60,7 @@ class Explainers:
         top = int(shares[1:].argmax()) + 1 if shares[1:].any() else 0
         first = pixel_panel(labels, run.class_names, picture, maps.resize)
         shown = {"panels": [first, *panels], "predicted": run.class_names[top], "of": "share of the pixels"}
-        return answer | shown | {"probabilities": _listed(run, shares)}
+        return answer | shown | {"probabilities": _listed(run, shares, maps.explained(0))}
 
     def superpixels(self, run: Run, pixels: np.ndarray, class_name: str | None, progress: SampleProgress) -> Answer:
         """LIME; `progress` is called after every batch of masks, and may raise to stop it. Raises InputError."""
@@ -125,10 +125,11 @@ def _answer(run: Run, picture: np.ndarray, explained: str, probabilities: np.nda
         "explained": explained,
         "predicted": run.class_names[int(probabilities.argmax())],
         "of": "probability",
-        "probabilities": _listed(run, probabilities),
+        "probabilities": _listed(run, probabilities, explained),
     }
 
 
-def _listed(run: Run, values: np.ndarray) -> list[tuple[str, float]]:
-    """The classes with the highest values."""
-    return [(run.class_names[i], float(values[i])) for i in np.argsort(-values, kind="stable")[:LISTED]]
+def _listed(run: Run, values: np.ndarray, explained: str) -> list[tuple[str, float]]:
+    """The classes with the highest values, and the explained one."""
+    order = [(run.class_names[i], float(values[i])) for i in np.argsort(-values, kind="stable")]
+    return [(name, value) for place, (name, value) in enumerate(order) if place < LISTED or name == explained]
