@@ -105,7 +105,7 @@ def test_images(place, command, name, words):
         (["--model", "text.keras"], ["text.keras is no model file", "Give a finished run's folder"]),
         (["--model", "nowhere"], ["No model at nowhere", "Give a finished run's folder"]),
         (["--model", "empty"], ["empty holds no run", "xaitune runs"]),
-        (["--blok", "3"], ["No such option: --blok", "Did you mean --block?"]),
+        (["--blok", "3"], ["No such option: --blok", "Did you mean --block or --boxes?"]),
     ],
 )
 def test_explain_options(place, arguments, words):
