@@ -10,7 +10,7 @@ from xaitune.stats.metrics import scores_from_confusion
 from xaitune.stats.outcomes import Outcomes
 from xaitune.stats.per_class import per_pixel_class_intervals
 from xaitune.stats.segmentation import (
-    background_counts,
+    background_metrics,
     found_counts,
     metric_counts,
     pixel_counts,
@@ -97,7 +97,7 @@ def test_f1_at_iou_by_hand():
 
 def test_background_everywhere_has_the_background_iou_of_its_share(answers):
     counts = pixel_counts(*answers, 3)
-    metrics = segmentation_metrics(background_counts(counts), 0.0, ["background", "a", "b"])
+    metrics = background_metrics(counts, ["background", "a", "b"])
     assert metrics["per_class"]["background"]["iou"] == pytest.approx((answers[0] == 0).mean())
     assert metrics["per_class"]["a"]["iou"] == 0
     assert metrics["f1_at_iou"] == 0

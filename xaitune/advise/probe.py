@@ -15,6 +15,7 @@ from xaitune.explain.classifier import Classifier, open_classifier
 from xaitune.models import blocks, vgg, weights
 from xaitune.models.backend import keras
 from xaitune.models.precision import resolve_precision
+from xaitune.stats.segmentation import largest_class
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import is_finished
 from xaitune.training.head import set_head, trained_head
@@ -68,8 +69,7 @@ class Probe:
         """The true class numbers (n,) of some images; of a segmentation those of their largest regions, background for none."""
         if self.classifier.segmenter is None:
             return self.data.labels[rows]
-        marked = labels_of_pixels(self.data).counts[rows, 1:]
-        return np.where(marked.any(axis=1), marked.argmax(axis=1) + 1, 0)
+        return largest_class(labels_of_pixels(self.data).counts[rows])
 
     @property
     def channels(self) -> tuple[int, ...]:

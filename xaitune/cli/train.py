@@ -88,20 +88,18 @@ def _say_run(ui: Ui, run: Any) -> None:
 
 def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     """Print the scores of a segmentation beside those of background everywhere, and each class with its interval."""
-    import math
-
     import numpy as np
     import pandas as pd
 
     from xaitune.stats.intervals import outcome_interval
     from xaitune.stats.per_class import per_pixel_class_intervals
-    from xaitune.stats.segmentation import background_counts, segmentation_metrics
+    from xaitune.stats.segmentation import background_metrics
     from xaitune.training.run import outcomes_of, pixel_counts_of
 
     test = run.predictions.query("split == 'test'")
     counts, groups = pixel_counts_of(test, run.class_names), test["group"].to_numpy(str)
     table = run.to_dataframe()
-    baseline = segmentation_metrics(background_counts(counts), math.nan, run.class_names)
+    baseline = background_metrics(counts, run.class_names)
     table.loc["all background"] = {name: baseline[name] for name in table}
     columns = ["iou_mean", "f1_at_iou_0.25", "f1_at_iou_0.5", "f1_at_iou_0.75", "dice_mean", "pixel_accuracy", "loss"]
     ui.table(table[columns].astype(float).rename(columns=metric_name), run.name)

@@ -21,7 +21,7 @@ from xaitune.config.choices import PIXEL_METRICS
 from xaitune.errors import RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import Difference, PairedScores
-from xaitune.stats.segmentation import THRESHOLDS, background_counts, segmentation_metrics
+from xaitune.stats.segmentation import THRESHOLDS, background_metrics
 from xaitune.training.folder import RESULT, folder_kind
 from xaitune.training.run import outcomes_of, pixel_counts_of
 
@@ -119,9 +119,9 @@ class ComparisonTable:
         """The scores of a model that answers background for every pixel of the test images."""
         sweep = next(iter(self.parts.values()))
         test = test_rows(sweep.predictions(_runs_of(sweep, sweep.cells.iloc[0])[0]))
-        counts = background_counts(pixel_counts_of(test, self.class_names))
-        metrics = segmentation_metrics(counts, math.nan, self.class_names)
-        row = {f"IoU {name}": metrics["per_class"][name]["iou"] for name in self.class_names}
+        metrics = background_metrics(pixel_counts_of(test, self.class_names), self.class_names)
+        iou = {name: metrics["per_class"][name]["iou"] for name in self.class_names}
+        row = {f"IoU {name}": math.nan if value is None else value for name, value in iou.items()}
         return row | {name: metrics[name] for name in ("iou_mean", *(f"f1_at_iou_{t:g}" for t in THRESHOLDS))}
 
     def losses(self, split: str = "test") -> pd.DataFrame:

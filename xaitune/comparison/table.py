@@ -17,8 +17,7 @@ from xaitune.config.choices import OPTIMIZERS, PIXEL_METRICS
 from xaitune.errors import DataError, ModelError, RunError
 from xaitune.plots import charts
 from xaitune.stats.comparisons import PairedScores
-from xaitune.stats.metrics import scores_from_confusion
-from xaitune.stats.segmentation import background_counts, metric_counts
+from xaitune.stats.segmentation import background_metrics
 from xaitune.training.folder import CONFIG, RESULT, folder_kind, is_linear
 from xaitune.training.run import Run, load_run, outcomes_of, pixel_counts_of, read_history, read_predictions
 
@@ -116,8 +115,7 @@ class SweepTable:
         if self.metric not in PIXEL_METRICS:
             return None
         test = test_rows(self.predictions(self.runs.loc[self.runs["state"] == "finished", "name"].iloc[0]))
-        counts = background_counts(pixel_counts_of(test, self.class_names))
-        return float(scores_from_confusion(metric_counts(counts, self.metric).sum(0), self.metric))
+        return float(background_metrics(pixel_counts_of(test, self.class_names), self.class_names)[self.metric])
 
     @property
     def enough(self) -> pd.Series | None:

@@ -4,14 +4,12 @@ Every field is checked when the object is made, so a configuration that exists i
 """
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from xaitune.config.choices import (
     ARCHITECTURES,
     AUGMENTATIONS,
-    ENGINES,
     HEAD_BLOCKS,
     HEADS,
     LOSSES,
@@ -19,127 +17,36 @@ from xaitune.config.choices import (
     OPTIMIZERS,
     PIXEL_METRICS,
     PRECISIONS,
-    RESIZE,
     SCHEDULES,
     SCRATCH,
     TASKS,
 )
-from xaitune.config.fields import check_fields, setting, settings_of
+from xaitune.config.data_settings import DataConfig
+from xaitune.config.fields import check_fields, setting
 from xaitune.config.parse import (
     parse_block_rates,
     parse_blocks,
     parse_class_weight,
-    parse_fold,
-    parse_image_size,
-    parse_pixel_classes,
     parse_rate,
-    parse_rates,
-    parse_split,
 )
 from xaitune.config.rules import (
     Choice,
     Depth,
-    Depths,
     Flag,
     Names,
     Number,
     Parsed,
-    SeveralOf,
     Text,
     Whole,
     require,
 )
+from xaitune.config.sweep_settings import SweepConfig
 from xaitune.errors import ConfigError, nearest
 
 T = TypeVar("T")
-# What a network that begins at random weights has in place of the defaults.
 SEGMENT_SETTINGS = {"head": "gap", "head_blocks": "all", "trained_blocks": None}  # what a segmentation must leave alone
+# What a network that begins at random weights has in place of the defaults.
 SCRATCH_SETTINGS = {"weights": "random", "freeze_through": 0, "head_epochs": 0, "head": "gap", "trained_blocks": None}
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the images are and how they are split and resized.
-
-    `path`: class folders, ready-made splits, or a CSV. `masks`: a folder that mirrors the class folders.
-    `groups`: a CSV `file,group`, or a regular expression on the file name whose first group names the thing
-    photographed. `image_size`: (height, width) in pixels. `split`: shares of train, validation and test. `fold`, such as
-    '2/5', divides the images into so many folds instead, of which this one is for testing and the next for validation.
-    `recursive`: read images at any depth below a class folder. `bit_depth`: the bits that are used of 16-bit files.
-    `pixel_classes`: what the values in masks mean, for a segmentation; None marks pixels above half of the range as being of
-    the image's own class.
-    `label_fixes`: a CSV `file,action[,new_class]` that corrects labels without changing files.
-
-    >>> DataConfig("images", image_size="96x128").image_size
-    (96, 128)
-    """
-
-    path: str = setting("", Text(), "Class folders, or a CSV file,label[,split][,group].", panel="Data")
-    masks: str | None = setting(
-        None, Text(optional=True), "Folder with masks: <class>/<stem>.*, white where the defect is.", panel="Data"
-    )
-    groups: str | None = setting(
-        None,
-        Text(optional=True, metavar="CSV|REGEX"),
-        "CSV file,group or a regular expression on the file name: images of one thing stay in one split.",
-        panel="Data",
-    )
-    image_size: tuple[int, int] = setting(
-        (224, 224), Parsed(parse_image_size, "HxW"), "HEIGHTxWIDTH of the model's input, such as 96x96.", panel="Data"
-    )
-    split: tuple[float, ...] = setting(
-        (0.6, 0.2, 0.2), Parsed(parse_split, "A,B,C"), "Shares of train, validation and test.", panel="Data"
-    )
-    split_seed: int = setting(
-        0, Whole(0), "Random seed for the split; all runs of a comparison share it.", panel="Data"
-    )
-    resize: str = setting(
-        "stretch",
-        Choice(RESIZE),
-        "Stretch images to the input size, or pad them to keep their aspect ratio.",
-        panel="Data",
-    )
-    fold: str | None = setting(
-        None,
-        Parsed(parse_fold, "K/N"),
-        "Test on fold K of N, such as 2/5, validate on the next one, and train on the rest.",
-        panel="Data",
-        otherwise="the split",
-    )
-    recursive: bool = setting(
-        False,
-        Flag(),
-        "Read images at any depth below a class folder, not only those directly in it.",
-        panel="Data",
-        since=2,
-    )
-    bit_depth: int | None = setting(
-        None,
-        Whole(9, optional=True, high=16),
-        "Bits in use of 16-bit files, 9 to 16, such as 12; their largest value becomes white.",
-        panel="Data",
-        otherwise="16",
-        since=2,
-    )
-    pixel_classes: str | None = setting(
-        None,
-        Parsed(parse_pixel_classes, "NAME|V=NAME,..."),
-        "Classes of the pixels in masks: one name for all that are marked, or the name of each value or colour, such as "
-        "0=background,1=crack,255=ignore.",
-        panel="Data",
-        otherwise="marked pixels are of the image's class",
-        since=2,
-    )
-    label_fixes: str | None = setting(
-        None,
-        Text(optional=True, metavar="CSV"),
-        "CSV file,action[,new_class] with keep, relabel or drop for images whose label is wrong.",
-        panel="Data",
-        since=2,
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -459,91 +366,6 @@ def _trained_blocks_text(value: Any) -> str | None:
 
 def _block_rates_text(value: Any) -> str | None:
     return ",".join(f"{block}={factor:g}" for block, factor in parse_block_rates(value).items()) or None
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """The grid of a sweep: freeze depths x optimizers x seeds (0..seeds-1), and what runs it.
-
-    `learning_rates`: the first seed of every cell tries them all for a few epochs, and the cell keeps the one that is
-    best on validation. None tries the optimizer's own and three times that, or takes the training's `learning_rate` if
-    it has one; 'own' takes the optimizer's own alone. `workers` processes share the processor's threads; None takes one
-    for every two cores.
-
-    With engine "ray" the runs are Ray tasks on the cluster at `ray_address` (None: RAY_ADDRESS, or this machine), each
-    with `run_cpus` (None: 2, as the local engine's workers have) and `run_gpus` (None: 0); `workers` then limits the
-    runs at one time, None by what the cluster holds.
-
-    >>> SweepConfig(freeze_through="1-3", optimizers="nag").freeze_through
-    (1, 2, 3)
-    """
-
-    freeze_through: tuple[int, ...] = setting(
-        (1, 2, 3, 4, 5), Depths(), "Freeze depths to compare, such as 1-5 or 0,3.", panel="Comparison"
-    )
-    optimizers: tuple[str, ...] = setting(
-        ("sgd", "momentum", "nag"),
-        SeveralOf(tuple(OPTIMIZERS), "at least one optimizer"),
-        f"Optimizers to compare: any of {', '.join(OPTIMIZERS)}.",
-        panel="Comparison",
-    )
-    seeds: int = setting(3, Whole(1), "Random seeds per cell, numbered from 0.", panel="Comparison")
-    engine: str = setting(
-        "local",
-        Choice(ENGINES),
-        "What runs the trainings: this machine (local), or a Ray cluster whose machines share a file system (ray).",
-        panel="Engine",
-    )
-    workers: int | None = setting(
-        None,
-        Whole(1, optional=True),
-        "Worker processes, which share the processor's threads.",
-        panel="Engine",
-        otherwise="one for every two cores",
-    )
-    learning_rates: tuple[float, ...] | str | None = setting(
-        None,
-        Parsed(parse_rates, "X,X|own"),
-        "Learning rates that each cell tries for a few epochs, such as 1e-2,1e-3; own: the optimizer's own alone.",
-        panel="Comparison",
-        otherwise="the optimizer's own and 3 times it; or --learning-rate alone",
-    )
-    ray_address: str | None = setting(
-        None,
-        Text(optional=True, metavar="HOST:PORT"),
-        "Address of the Ray cluster.",
-        panel="Engine",
-        otherwise="RAY_ADDRESS, else this machine",
-        engine="ray",
-    )
-    run_cpus: int | None = setting(
-        None, Whole(1, optional=True), "CPUs per run, with --engine ray.", panel="Engine", otherwise="2", engine="ray"
-    )
-    run_gpus: float | None = setting(
-        None,
-        Number("at least 0, such as 0.5", lambda gpus: gpus >= 0, optional=True),
-        "GPUs per run, with --engine ray; a fraction shares a GPU.",
-        panel="Engine",
-        otherwise="0",
-        engine="ray",
-    )
-
-    folds: int | None = setting(
-        None,
-        Whole(3, optional=True),
-        "Folds of a cross-validation over groups, in which every image is tested once: for data with few groups.",
-        panel="Comparison",
-        otherwise="one test split",
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def require_engine(self, given: Iterable[str]) -> None:
-        """Raise ConfigError where the settings `given` by name belong to another engine; a file's are ignored."""
-        for name in given:
-            own = settings_of(self)[name].engine in ("", self.engine) if name in settings_of(self) else True
-            require(own, name, "left out unless engine is ray", getattr(self, name, None))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from xaitune.explain.arrays import as_arrays
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.models.predict import Predictor
 from xaitune.plots.pictures import label_sheet
+from xaitune.stats.segmentation import largest_class
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ class Segmentation:
         rows = []
         for file, labels in zip(self.files, self.labels, strict=True):
             counts = np.bincount(labels.ravel(), minlength=len(self.class_names))
-            top = counts[1:].argmax() + 1 if counts[1:].any() else 0
+            top = int(largest_class(counts[None])[0])
             shares = {f"share({n})": c / labels.size for n, c in zip(self.class_names, counts, strict=True)}
             rows.append({"file": file, "predicted": self.class_names[top], **shares})
         return pd.DataFrame(rows)

@@ -4,6 +4,7 @@ Pixel class 0 is the background. Everything is computed from the confusion matri
 prediction; counts of pixels), so that intervals resample images or groups of them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,17 @@ def pixel_counts(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> n
     return counts.reshape(count, num_classes, num_classes)
 
 
+def largest_class(pixels: np.ndarray) -> np.ndarray:
+    """(n,) the class with the most pixels but for background, from pixels (n, C) of each class; 0 where none is marked.
+
+    Examples:
+        >>> largest_class(np.array([[9, 1, 3], [9, 0, 0]])).tolist()
+        [2, 0]
+    """
+    marked = pixels[:, 1:]
+    return np.where(marked.any(axis=1), marked.argmax(axis=1) + 1, 0)
+
+
 class Regions(NamedTuple):
     """For each image the class of its region in truth and prediction, (n,), and the IoU (n,) of the true class's region.
 
@@ -53,7 +65,7 @@ def regions(counts: np.ndarray) -> Regions:
         Regions(true=array([1, 0]), predicted=array([1, 1]), iou=array([0.6, nan]))
     """
     truth, predicted = counts.sum(2), counts.sum(1)
-    names = [np.where(n[:, 1:].any(1), n[:, 1:].argmax(1) + 1, 0) for n in (truth, predicted)]
+    names = largest_class(truth), largest_class(predicted)
     rows = np.arange(len(counts))
     hits = counts[rows, names[0], names[0]]
     iou = hits / np.maximum(truth[rows, names[0]] + predicted[rows, names[0]] - hits, 1)
@@ -119,11 +131,11 @@ def segmentation_metrics(counts: np.ndarray, loss: float, class_names: Sequence[
     return metrics
 
 
-def background_counts(counts: np.ndarray) -> np.ndarray:
-    """(n, C, C) the pixel counts of a model that answers background everywhere, on the images with these counts."""
-    out = np.zeros_like(counts)
-    out[:, :, 0] = counts.sum(2)
-    return out
+def background_metrics(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """`segmentation_metrics` of a model that answers background everywhere, on the images with these counts; its loss is NaN."""
+    answers = np.zeros_like(counts)
+    answers[:, :, 0] = counts.sum(2)
+    return segmentation_metrics(answers, math.nan, class_names)
 
 
 def metric_counts(counts: np.ndarray, metric: str) -> np.ndarray:
