@@ -12,7 +12,7 @@ from xaitune.report.cell_details import sweep_details
 from xaitune.report.drawn import viewed_images
 from xaitune.report.embedding import script_json
 from xaitune.report.thresholds import THRESHOLDS, cheapest, threshold_section
-from xaitune.report.viewer import choose_viewed, map_sheet, mask_outline, within_budget
+from xaitune.report.viewer import choose_viewed, map_sheet, mask_outline, viewer_section, within_budget
 from xaitune.stats.intervals import wilson_interval
 
 
@@ -131,7 +131,20 @@ def test_images_of_a_run(run, demo):
 
 def test_images_of_a_segmentation(segmented, marked):
     viewed = viewed_images(segmented, marked)
+    assert all(image.doubts == () for image in viewed.images)
     test = segmented.predictions[segmented.predictions["split"] == "test"]
     assert len(viewed.images) == len(test)
     assert all(image.shares == () and image.outline and not image.true_maps for image in viewed.images)
     assert all(image.iou is None or 0 <= image.iou <= 1 for image in viewed.images)
+
+
+def test_checked_maps_say_what_speaks_against_them(run, demo):
+    viewed = viewed_images(run, demo, checked=True)
+    assert {len(image.doubts) for image in viewed.images} == {5}
+    for image in viewed.images:
+        for block, doubt in zip(viewed.blocks, image.doubts, strict=True):
+            assert (doubt == "no positive evidence") == (block in image.empty["gradcam"])
+    section = viewer_section(viewed)
+    assert section["checked"] == 5 * section["shown"]
+    assert section["doubtful"] == sum(doubt != "" for image in viewed.images for doubt in image.doubts)
+    assert section["data"]["images"][0]["doubts"] == viewed.images[0].doubts

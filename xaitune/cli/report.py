@@ -16,6 +16,10 @@ def report(
     path: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="Folder of a run or a sweep (default: the newest sweep).")
     ] = None,
+    check: Annotated[
+        bool,
+        option("--check", help="Check the maps of the image viewer, and mark those not to rely on; takes minutes."),
+    ] = False,
 ) -> None:
     """Write one self-contained HTML page on a sweep or a run."""
     from xaitune.report.gather import report_on
@@ -23,7 +27,7 @@ def report(
     if path is not None and not (path / "config.json").is_file():
         raise ConfigError(f"{path} holds no run and no sweep. Name one: 'xaitune runs' lists them.")
     with job.ui.progress("report") as progress:
-        written = report_on(path, job.runs_dir, job.ui.say, progress)
+        written = report_on(path, job.runs_dir, job.ui.say, progress, checked=check)
     job.ui.finish([written], "", report=str(written))
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from xaitune._progress import Progress
 from xaitune.config.choices import IGNORED
 from xaitune.data.dataset import ImageData
 from xaitune.data.pixel_labels import PixelLabels
+from xaitune.evaluate.reliability import check_maps
 from xaitune.explain.classifier import Classifier, open_classifier
-from xaitune.explain.gradcam import BlockMaps, RulesMapper, model_for_maps
+from xaitune.explain.gradcam import BlockMapper, BlockMaps, RulesMapper, as_heatmaps, model_for_maps
 from xaitune.explain.heatmaps import own_picture, unit_view
 from xaitune.report.viewer import (
     LONGEST_PICTURE,
@@ -29,11 +31,14 @@ Views = dict[str, dict[int, np.ndarray]]  # rule -> block -> (h, w) in [0, 1]
 MOST_SHARES = 3  # classes whose probability is shown
 
 
-def viewed_images(run: Run, data: ImageData) -> Viewed | None:
+def viewed_images(
+    run: Run, data: ImageData, *, checked: bool = False, progress: Progress | None = None
+) -> Viewed | None:
     """The run's test images that the viewer shows; None for a run without predictions.
 
     Their maps are of the predicted class and, where it is wrong, also of the true one. Of a segmentation they are of the pixels
-    that are predicted as its largest class.
+    that are predicted as its largest class. `checked`: whether the Grad-CAM maps are checked (`evaluate.reliability.check_maps`),
+    which costs about 60 forward passes an image.
     """
     if not len(run.predictions):
         return None
@@ -47,6 +52,7 @@ def viewed_images(run: Run, data: ImageData) -> Viewed | None:
     array = classifier.read_paths(paths)
     blocks, explained, views = _explained(classifier, array, true, predicted)
     masks, ious, images = _Masks(run, data), image_ious(test), []
+    doubts = _doubts(classifier, array, test["file"].tolist(), progress) if checked else [()] * len(array)
     for i, path in enumerate(paths):
         picture = own_picture(str(path), array[i], classifier.bit_depth, LONGEST_PICTURE)
         pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
@@ -55,7 +61,7 @@ def viewed_images(run: Run, data: ImageData) -> Viewed | None:
         iou = float(ious[i]) if np.isfinite(ious[i]) else None
         about: dict[str, Any] = {"true": int(true[i]), "predicted": int(predicted[i]), "explained": int(explained[i])}
         about |= _drawn(pixels, views[i], masks(int(places[i])), classifier)
-        images.append(ViewedImage(file=row["file"], shares=_largest(shares), iou=iou, **about))
+        images.append(ViewedImage(file=row["file"], shares=_largest(shares), iou=iou, doubts=doubts[i], **about))
     tested = int((run.predictions["split"] == "test").sum())
     return Viewed(run.name, tuple(run.class_names), blocks, within_budget(images), tested)
 
@@ -74,6 +80,17 @@ def _explained(
     place = {image: n for n, image in enumerate(wrong.tolist())}
     views = [(_views(raw, i), _views(of_true, place[i]) if i in place else {}) for i in range(len(images))]
     return mapper.blocks, predicted, views
+
+
+def _doubts(
+    classifier: Classifier, images: np.ndarray, files: list[str], progress: Progress | None
+) -> list[tuple[str, ...]]:
+    """For each image and block what speaks against the Grad-CAM map of the predicted class, in words."""
+    model, precision = model_for_maps(classifier.model)
+    raw, logits = BlockMapper(model)(images, np.full(len(images), -1, np.int32))
+    maps = as_heatmaps(classifier, "gradcam", raw, logits, images, tuple(files), -1, precision=precision)
+    checks = check_maps(maps, classifier, progress=progress)
+    return [tuple("; ".join(checks.of_map(i, block)) for block in checks.blocks) for i in range(len(images))]
 
 
 def _views(raw: dict[str, BlockMaps], image: int) -> Views:

@@ -36,10 +36,15 @@ def report_on(
     runs_dir: Path,
     say: Notes = lambda text: None,
     progress: Progress | None = None,
+    *,
+    checked: bool = False,
 ) -> Path:
-    """Write the report on a folder of a sweep, a comparison or a run, by default the newest sweep, else the newest run."""
+    """Write the report on a folder of a sweep, a comparison or a run, by default the newest sweep, else the newest run.
+
+    `checked`: whether the maps of the image viewer are checked, which takes minutes.
+    """
     if path is not None and folder_kind(path) == "comparison":
-        return _report_on_comparison(load_comparison(path), say, progress)
+        return _report_on_comparison(load_comparison(path), say, progress, checked)
     folder = path or find_sweep(runs_dir)
     if folder is None:
         newest = find_runs(runs_dir)
@@ -76,11 +81,11 @@ def report_on(
         data_check=_check(data, run),
         comparisons=find_comparisons(folder.parent, fingerprint),
         segmentation=_segmentation(run, tested),
-        viewed=viewed_images(run, tested) if tested is not None else None,
+        viewed=viewed_images(run, tested, checked=checked) if tested is not None else None,
     )
 
 
-def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress | None) -> Path:
+def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress | None, checked: bool) -> Path:
     """Write the report on a comparison, with the first run of the cell that is best on validation."""
     say(f"Report on {table.path}")
     best = table.best
@@ -96,7 +101,7 @@ def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress
         data_check=_check(data, run),
         comparisons=[table],
         segmentation=_segmentation(run, data),
-        viewed=viewed_images(run, data) if data is not None else None,
+        viewed=viewed_images(run, data, checked=checked) if data is not None else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ class ViewedImage:
     `shares`: class -> probability, the largest first; empty for a segmentation, which has its `iou` instead. `explained`: the
     class of its maps. `picture` and `maps` (rule -> all blocks below one another) are data URIs, `empty` the blocks without
     positive evidence by rule, `outline` polygons around the mask's regions (`mask_outline`), and `size` the picture's (w, h).
-    `true_maps` and `true_empty` are those of the true class, of an image that was classified wrongly.
+    `true_maps` and `true_empty` are those of the true class, of an image that was classified wrongly. `doubts`: of each
+    block what speaks against its Grad-CAM map of `explained`, in words, '' for nothing; () where the maps were not checked.
     """
 
     file: str
@@ -53,6 +55,7 @@ class ViewedImage:
     outline: tuple[tuple[int, ...], ...] = ()
     true_maps: dict[str, str] = dataclasses.field(default_factory=dict)
     true_empty: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @property
     def cost(self) -> int:
@@ -171,6 +174,8 @@ def viewer_section(viewed: Viewed | None) -> dict[str, Any] | None:
         "one_rule": len(rules) == 1,
         "blocks": viewed.blocks,
         "true_maps": any(image.true_maps for image in viewed.images),
+        "doubtful": sum(map(bool, itertools.chain(*(image.doubts for image in viewed.images)))),
+        "checked": sum(len(image.doubts) for image in viewed.images),
         "masks": any(image.outline for image in viewed.images),
         "sure": bool(viewed.images[0].shares),
         "classes": list(enumerate(viewed.class_names)),

@@ -118,7 +118,10 @@ const viewer = report.viewer && (function () {
     byId("v-block-name").textContent = blocks[block()];
     byId("v-block").setAttribute("aria-valuetext", name);
     const empty = (ofTrue(image) ? image.true_empty : image.empty)[rule()].includes(blocks[block()]);
-    byId("v-empty").textContent = empty ? name + " found no positive evidence for " + explained(image) + " here." : "";
+    // Checked are the Grad-CAM maps of the predicted class.
+    const doubts = rule() === "gradcam" && !ofTrue(image) && image.doubts.length ? image.doubts[block()] : "";
+    byId("v-empty").textContent = empty ? name + " found no positive evidence for " + explained(image) + " here."
+      : doubts ? "⚠ Do not rely on this map: " + doubts + "." : "";
     byId("v-place").textContent = shown.indexOf(current) + 1 + " of " + shown.length;
     canvas.setAttribute("aria-label", image.file + ": true class " + classes[image.true] + ", predicted "
       + classes[image.predicted] + sure + ", with the heatmap of " + name + " for " + explained(image));
