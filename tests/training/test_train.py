@@ -89,6 +89,7 @@ def test_what_a_run_holds(run, demo):
         "config.json",
         "history.csv",
         "metadata.json",
+        "model-card.md",
         "model.keras",
         "predictions.csv",
         "result.json",
@@ -416,7 +417,7 @@ def test_balanced_class_weights_are_those_of_scikit_learn(demo, tmp_path):
     from sklearn.utils.class_weight import compute_sample_weight
 
     rows = demo.indices("train")
-    np.testing.assert_allclose(fit.sample_weight[rows], compute_sample_weight("balanced", demo.labels[rows]), rtol=1e-6)
+    np.testing.assert_allclose(fit.targets.weights[rows], compute_sample_weight("balanced", demo.labels[rows]), rtol=1e-6)
 
 
 def test_class_weights_by_share_and_by_name(demo):
@@ -546,7 +547,7 @@ def test_a_large_gradient_is_clipped(demo):
         inputs = np.full((len(demo), 4), size, np.float32)
         fit = Fit(Part(model), inputs, demo, BASE, "fine-tune", "sgd", 0.5)
         before = fit.trained_weights()[0]
-        loss, accuracy, clipped = fit.step(inputs[rows], fit.targets[rows], fit.sample_weight[rows])
+        loss, accuracy, clipped = fit.step(inputs[rows], *fit.targets.batch(rows))
         assert clipped == (size > 1)
         assert np.linalg.norm(fit.trained_weights()[0] - before) == pytest.approx(change, rel=1e-4, abs=1e-5)
         assert loss > 0
@@ -564,7 +565,7 @@ def test_a_block_takes_the_same_step_however_many_others_are_trained(demo):
         fit = Fit(Part(model), demo.load().astype(np.float32), demo, BASE, "fine-tune", "sgd", 1e-3)
         before = head.get_weights()[0]
         rows = np.arange(8)
-        shares.append(fit.step(fit.inputs[rows], fit.targets[rows], fit.sample_weight[rows])[2])
+        shares.append(fit.step(fit.inputs[rows], *fit.targets.batch(rows))[2])
         steps.append(head.get_weights()[0] - before)
     assert shares == [1, 1, 1]
     assert np.linalg.norm(steps[0]) > 1e-4
