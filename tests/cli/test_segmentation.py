@@ -94,7 +94,7 @@ def test_compare_sweep_and_report(project):
     said = xaitune(folder, "report")
     assert said.status == 0, said.err
     page = (folder / "runs/sweep/report.html").read_text()
-    assert "<caption>Pixels of the test images" in page
+    assert "Pixels of the test images" in page
     assert "the predicted classes and the pixels in error" in page
 
 
