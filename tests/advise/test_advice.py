@@ -162,7 +162,7 @@ def test_drawn_maps_without_masks_have_a_known_answer():
 def decided(scores, groups, measure="mean rank"):
     """The advice that `decide` bases on scores (seeds, images, blocks)."""
     data = SimpleNamespace(fingerprint="f", image_size=(32, 32))
-    probe = SimpleNamespace(seeds=tuple(range(scores["score"].shape[0])), weights="w")
+    probe = SimpleNamespace(seeds=tuple(range(scores["score"].shape[0])), weights="w", task="classify")
     return decide(Evidence(scores, groups, 99, measure), data, probe)
 
 
@@ -221,7 +221,7 @@ def test_the_reasons_in_full():
         "The score is each block's mean rank in faithfulness (which counts most), agreement, concentration and "
         "stability, measured on 12 validation images from 12 groups with 2 probe heads. Block 2 scores best (0.900 "
         "[0.900, 0.900]). Block 3 (0.900) is within one standard error of it, and freezing deeper makes training "
-        "cheaper. Beyond Block 3 the heatmaps lose what the classification needs (Block 4: 0.400), so the blocks after "
+        "cheaper. Beyond Block 3 the heatmaps may lose what the classification needs (Block 4: 0.400), so the blocks after "
         "it should be trained on your images. Other measures at Block 3: agreement 0.50, concentration 0.50, stability "
         "0.50. 100% of the resamples (over groups and head seeds) choose the same block."
     )

@@ -289,7 +289,7 @@ def test_the_learning_rate_that_a_cell_kept(tmp_path):
     cells = sweep.cells.assign(learning_rate=0.001, rates=2)
     (sweep.path / "sweep.json").write_text(json.dumps({"grid": {"learning_rates": [0.001, 0.01]}}))
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells), check=make_check())
-    assert page.texts.count("learning rate 0.001, best of 2") == 10
+    assert page.texts.count("learning rate 0.001, chosen of 2 tried") == 10
     assert "Class by class: freeze3-nag-lr0.001-seed1" in page.texts
     assert "--seeds 2 --learning-rates 0.001,0.01" in page.texts
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells))

@@ -417,7 +417,9 @@ def test_balanced_class_weights_are_those_of_scikit_learn(demo, tmp_path):
     from sklearn.utils.class_weight import compute_sample_weight
 
     rows = demo.indices("train")
-    np.testing.assert_allclose(fit.targets.weights[rows], compute_sample_weight("balanced", demo.labels[rows]), rtol=1e-6)
+    np.testing.assert_allclose(
+        fit.targets.weights[rows], compute_sample_weight("balanced", demo.labels[rows]), rtol=1e-6
+    )
 
 
 def test_class_weights_by_share_and_by_name(demo):

@@ -130,7 +130,7 @@ def decide(evidence: Evidence, data: ImageData, probe: Probe) -> FreezeAdvice:
         groups=len(names),
         model_calls=evidence.calls,
         created=_machine.now(),
-        task="segment" if probe.classifier.segmenter is not None else "classify",
+        task=probe.task,
     )
     return dataclasses.replace(advice, reasons=_reasons(advice, len(probe.seeds)))
 
@@ -156,7 +156,7 @@ def _reasons(advice: FreezeAdvice, seeds: int) -> str:
         )
     if chosen < 5:
         text += (
-            f"Beyond Block {chosen} the heatmaps lose what the classification needs "
+            f"Beyond Block {chosen} the heatmaps may lose what the classification needs "
             f"(Block {chosen + 1}: {table.loc[chosen + 1, 'score']:.3f}), "
             "so the blocks after it should be trained on your images. "
         )

@@ -65,6 +65,11 @@ class Probe:
                 )
             self.weights, self.explained = _base_weights(self.classifier), self.classifier.name
 
+    @property
+    def task(self) -> str:
+        """What the explained model does, of config.choices.TASKS."""
+        return "classify" if self.classifier.segmenter is None else "segment"
+
     def true_classes(self, rows: np.ndarray) -> np.ndarray:
         """The true class numbers (n,) of some images; of a segmentation those of their largest regions, background for none."""
         if self.classifier.segmenter is None:

@@ -46,7 +46,8 @@ def build_unet(
 
 def is_unet(model: keras.Model) -> bool:
     """Whether a model gives logits for every pixel."""
-    return isinstance(model.output_shape, tuple) and len(model.output_shape) == 4
+    shape = getattr(model, "output_shape", None)  # a subclassed model may have none
+    return isinstance(shape, tuple) and len(shape) == 4
 
 
 def decoder_multiply_adds(image_size: tuple[int, int], channels: tuple[int, ...], num_classes: int = 2) -> float:

@@ -63,7 +63,8 @@ def viewed_images(
         about |= _drawn(pixels, views[i], masks(int(places[i])), classifier)
         images.append(ViewedImage(file=row["file"], shares=_largest(shares), iou=iou, doubts=doubts[i], **about))
     tested = int((run.predictions["split"] == "test").sum())
-    return Viewed(run.name, tuple(run.class_names), blocks, within_budget(images), tested)
+    seen = f"{data.image_size[0]} x {data.image_size[1]} pixels ({'padded' if data.config.resize == 'pad' else 'stretched'})"
+    return Viewed(run.name, tuple(run.class_names), blocks, within_budget(images), tested, seen)
 
 
 def _explained(

@@ -15,6 +15,7 @@ from xaitune.comparison.table import SweepTable
 from xaitune.errors import InputError
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
+from xaitune.report.cautions import class_sentence, leak_warnings, suspects_section
 from xaitune.report.comparisons import comparison_section
 from xaitune.report.embedding import inline_parts
 from xaitune.report.headline import mismatches, verdict_section
@@ -64,14 +65,20 @@ def write_report(
     thresholds = threshold_section(shown["predictions"], shown["class_names"])
     data_of = {"viewer": viewer, "thresholds": thresholds}
     inline = {name: part and part["data"] for name, part in data_of.items()} | {"counts": shown.get("counts")}
+    verdict = verdict_section(result, sweep, advice, check, shown, own)
+    sentence = class_sentence(shown.get("counts"), shown["class_names"])
+    if sentence and shown.get("score") == "F1":  # of classified images
+        verdict["paragraphs"] = [*verdict["paragraphs"], ("Classes", sentence)]
+    files = getattr(data, "files", None)
     environment = _environment()
     page = environment.get_template("report.html").render(
         **inline_parts(environment, inline | {"sweep": grid and grid["details"]}),
         viewer=viewer,
         title=own.path.name if own else result.path.name,
         created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        verdict=verdict_section(result, sweep, advice, check, shown, own),
-        warnings=mismatches(result, advice, check, data, sweep),
+        verdict=verdict,
+        warnings=[*leak_warnings(data_check), *mismatches(result, advice, check, data, sweep)],
+        suspects=suspects_section(result.path.parent / "data-check" / "labels.csv", files),
         data=data_section(data, data_check, shown),
         heatmaps=[strip for m in maps for strip in heatmap_strips(m)],
         signed=any(isinstance(m, Superpixels) for m in maps),

@@ -15,7 +15,7 @@ from xaitune.errors import XaituneError
 from xaitune.report.texts import SHADES, interval_text, picture, score_text
 from xaitune.stats.intervals import outcome_interval
 from xaitune.stats.metrics import confusion
-from xaitune.stats.per_class import PerClass, per_class_intervals, per_pixel_class_intervals
+from xaitune.stats.per_class import ClassScore, PerClass, per_class_intervals, per_pixel_class_intervals
 from xaitune.stats.resampling import FEW_GROUPS
 from xaitune.training.run import Run, outcomes_of, pixel_counts_of
 
@@ -104,9 +104,15 @@ def per_class_rows(scores: PerClass, names: Sequence[str]) -> list[dict[str, Any
     return [
         {
             "name": str(name),
-            "figures": [(score_text(s.value[c]), interval_text(s.low[c], s.high[c])) for s in columns],
+            "figures": [(score_text(s.value[c]), _interval(s, c)) for s in columns],
             "images": int(scores.images[c]),
             "groups": int(scores.groups[c]),
         }
         for c, name in enumerate(names)
     ]
+
+
+def _interval(score: ClassScore, number: int) -> str:
+    """The interval of a class's score; resamples of a class of which nothing is found tell nothing of how sure 0 is."""
+    low, high = score.low[number], score.high[number]
+    return "(none found)" if low == high == 0 else interval_text(low, high)

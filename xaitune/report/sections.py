@@ -200,7 +200,7 @@ def _table_cell(cell: dict[str, Any], best: pd.Series | None, shade: int) -> dic
         "validation": score_text(cell["validation"]),
         "seeds": int(cell.get("seeds", 1)),
         "seconds": duration_text(cell.get("seconds")),
-        "rate": f"{cell['learning_rate']:g}, best of {cell['rates']}" if cell.get("rates", 1) > 1 else "",
+        "rate": f"{cell['learning_rate']:g}, chosen of {cell['rates']} tried" if cell.get("rates", 1) > 1 else "",
         "difference": f"{score_text(cell.get('difference'))} {interval_text(cell.get('diff_low'), cell.get('diff_high'), '+')}",
         "best": same,
         "equals": finished and bool(cell.get("equals", False)) and not same,

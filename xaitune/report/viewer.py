@@ -65,13 +65,17 @@ class ViewedImage:
 
 @dataclasses.dataclass(frozen=True)
 class Viewed:
-    """The test images of one run that the viewer shows, out of `tested` ones, with maps at `blocks`."""
+    """The test images of one run that the viewer shows, out of `tested` ones, with maps at `blocks`.
+
+    `input`: how the network sees an image, such as '64 x 64 pixels (stretched)'.
+    """
 
     run: str
     class_names: tuple[str, ...]
     blocks: tuple[int, ...]
     images: tuple[ViewedImage, ...]
     tested: int
+    input: str = ""
 
 
 def choose_viewed(test: pd.DataFrame, class_names: Sequence[str], most: int = MOST_IMAGES) -> list[int]:
@@ -168,6 +172,7 @@ def viewer_section(viewed: Viewed | None) -> dict[str, Any] | None:
     return {
         "run": viewed.run,
         "shown": len(viewed.images),
+        "input": viewed.input or "its input size",
         "wrong": wrong,
         "tested": viewed.tested,
         "rules": [(rule, RULE_NAMES.get(rule, rule)) for rule in rules],

@@ -119,9 +119,11 @@ const viewer = report.viewer && (function () {
     byId("v-block").setAttribute("aria-valuetext", name);
     const empty = (ofTrue(image) ? image.true_empty : image.empty)[rule()].includes(blocks[block()]);
     // Checked are the Grad-CAM maps of the predicted class.
-    const doubts = rule() === "gradcam" && !ofTrue(image) && image.doubts.length ? image.doubts[block()] : "";
+    const applies = rule() === "gradcam" && !ofTrue(image);
+    const doubts = applies && image.doubts.length ? image.doubts[block()] : "";
+    const unchecked = image.doubts.length && !applies ? "Not checked: only Grad-CAM maps of the predicted class were." : "";
     byId("v-empty").textContent = empty ? name + " found no positive evidence for " + explained(image) + " here."
-      : doubts ? "⚠ Do not rely on this map: " + doubts + "." : "";
+      : doubts ? "⚠ Do not rely on this map: " + doubts + "." : unchecked;
     byId("v-place").textContent = shown.indexOf(current) + 1 + " of " + shown.length;
     canvas.setAttribute("aria-label", image.file + ": true class " + classes[image.true] + ", predicted "
       + classes[image.predicted] + sure + ", with the heatmap of " + name + " for " + explained(image));
