@@ -37,7 +37,8 @@ import pandas as pd
 from xaitune.demo.scans import make_demo_data
 
 KINDS = ("worker", "parent", "disk")
-FILES = {".lock", "config.json", "history.csv", "metadata.json", "model.keras", "predictions.csv", "result.json"}
+FILES = {".lock", "config.json", "history.csv", "metadata.json", "model-card.md", "model.keras", "predictions.csv"}
+FILES |= {"result.json"}
 TMPFS_MB = 400
 OPTIONS = ["--image-size=32x32", "--weights=slim", "--head-epochs=1", "--precision=float32"]
 

@@ -110,9 +110,8 @@ def test_masks_move_with_their_images(marked, views):
         assert (view.move_labels(positions)[0] == view.move_labels(np.array([3]))[0]).all()
 
 
-@pytest.mark.parametrize("views", [0, 1])
-def test_augmented_training_ends(marked, tmp_path, views):
-    run = train_model(marked, BASE, runs_dir=tmp_path, augmentation="flip,contrast", augmented_views=views, epochs=1)
+def test_augmented_training_ends(marked, tmp_path):
+    run = train_model(marked, BASE, runs_dir=tmp_path, augmentation="flip,contrast", augmented_views=1, epochs=1)
     assert run.state == "finished"
 
 
@@ -145,17 +144,17 @@ def test_settings_of_the_other_task_are_refused(options, message):
         TrainConfig(**{"task": "segment", **options})
 
 
-def test_losses_and_depths_are_compared(marked, tmp_path):
+def test_losses_are_compared(marked, tmp_path):
     table = xt.compare(
         marked,
         dataclasses.replace(BASE, epochs=1),
-        factor={"loss": ["categorical_crossentropy", "dice"], "freeze_through": [4, 5]},
+        factor={"loss": ["categorical_crossentropy", "dice"]},
         seeds=1,
         learning_rates="own",
         workers=1,
         runs_dir=tmp_path,
     )
-    assert len(table.cells) == 4
+    assert len(table.cells) == 2
     assert table.metric == "iou_mean"
     scores = table.scores()
     assert list(scores.index)[-1] == "all background"
