@@ -42,9 +42,7 @@ def test_interrupted_then_completed_then_repeated(tmp_path):
     assert trained.stat().st_mtime_ns == trained_at  # it resumed where it was interrupted
     page = first["report"].read_text(encoding="utf-8")
     assert first["report"].name == "report.html"
-    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "").replace(
-        "https://www.w3.org", ""
-    )
+    assert "://" not in page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")  # needs no network
     assert first["check"].verdict in ("confirmed", "contradicted", "cannot tell")
     assert first["check"].sentence().split(":")[0] in page
     assert first["check"].advice_made_first
