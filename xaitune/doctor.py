@@ -1,6 +1,7 @@
 """What this machine has, and what will be slow on it or is missing."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ EXTRAS = {  # what it is for -> its module
     "fast": ("ncnn", "faster float32 forward passes for LIME, scores and predict"),
     "labels": ("cleanlab", "data-check --labels"),
     "dicom": ("pydicom", "DICOM files"),
+    "studio": ("starlette", "xaitune studio"),
     "ray": ("ray", "sweeps on a Ray cluster"),
     "torch": ("torch", "Keras's torch backend"),
 }
@@ -126,11 +128,8 @@ def _gpu() -> Finding:
 
 
 def _weights() -> Finding:
-    from xaitune.models.backend import keras
-
     name = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    file = Path(keras.config.keras_home()) / "models" / name if hasattr(keras.config, "keras_home") else None
-    file = file or Path.home() / ".keras" / "models" / name
+    file = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models" / name
     if file.is_file():
         return Finding("ImageNet's VGG16", GOOD, str(file))
     advice = (

@@ -337,3 +337,10 @@ def test_save_is_atomic(tmp_path, monkeypatch):
         figures.save(every_plot()["block_evidence"](None), path, dpi=50)
     assert path.read_bytes() == old
     assert [p.name for p in path.parent.iterdir()] == ["d.png"]
+
+
+def test_no_class_has_the_colour_of_an_error():
+    from xaitune.plots.pictures import CLASS_COLOURS, CONFUSED, FALSE_ALARM, MISSED
+
+    assert not {MISSED, FALSE_ALARM, CONFUSED} & set(CLASS_COLOURS)
+    assert len(set(CLASS_COLOURS)) == len(CLASS_COLOURS)

@@ -165,6 +165,8 @@ def explain(
     scored = _say_scores(job.ui, scorer, writer.folder) if scorer else {"wrote": []}
     files += scored.pop("wrote")
     next_command = "" if choice.path is not None and choice.path.is_file() else "xaitune advise"
+    if next_command and classifier.segmenter is not None:
+        next_command += f" --model {classifier.name}"
     job.ui.finish(files, next_command, **wrote, **scored, seconds=seconds, **remarks)
 
 

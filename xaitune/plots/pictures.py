@@ -93,16 +93,8 @@ def contact_sheet(
     return finish(ax)
 
 
-# RGB, told apart also by people who do not see red or green: Okabe and Ito's.
-CLASS_COLOURS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (204, 121, 167),
-    (213, 94, 0),
-    (240, 228, 66),
-    (0, 114, 178),
-)
+# RGB, told apart also by people who do not see red or green: Okabe and Ito's, and two of Tol's. Those of errors are no class's.
+CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (136, 34, 85), (153, 153, 51))
 MISSED, FALSE_ALARM, CONFUSED = (0, 114, 178), (213, 94, 0), (204, 121, 167)
 
 

@@ -7,6 +7,7 @@ from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.table import SweepTable
+from xaitune.config.choices import PIXEL_METRICS
 from xaitune.report.run_figures import best_or_none
 from xaitune.report.texts import duration_text, interval_text, picture, score_text
 from xaitune.training.run import Run
@@ -22,6 +23,12 @@ def head_command(head: Any) -> str:
     """The command that fits a linear head on frozen features."""
     option = "" if len(head["blocks"]) == 5 else " --head-blocks best"
     return f"xaitune train --head blocks --freeze-through 5{option}"
+
+
+def advise_command(result: Run | SweepTable) -> str:
+    """The command that makes advice; on a segmentation it looks at the heatmaps of a trained one."""
+    metric = result.config.metric if isinstance(result, Run) else result.metric
+    return "xaitune advise --model RUN" if metric in PIXEL_METRICS else "xaitune advise"
 
 
 def _cell_command(cell: Any) -> str:
@@ -65,7 +72,7 @@ def verdict_section(
     if sweep is None:
         todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
     elif advice is None:
-        todo.append(("Make the advice that the sweep can check:", "xaitune advise"))
+        todo.append(("Make the advice that the sweep can check:", advise_command(result)))
     else:
         todo.append(("Check the advice against the sweep:", "xaitune check-advice"))
     shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence)], "todo": todo}

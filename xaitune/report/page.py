@@ -18,7 +18,7 @@ from xaitune.explain.lime.result import Superpixels
 from xaitune.report.cautions import class_sentence, leak_warnings, suspects_section
 from xaitune.report.comparisons import comparison_section
 from xaitune.report.embedding import inline_parts
-from xaitune.report.headline import mismatches, verdict_section
+from xaitune.report.headline import advise_command, mismatches, verdict_section
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import advice_section, data_section, heatmap_strips, making_section, sweep_section
 from xaitune.report.texts import duration_text, has_hangul, picture, score_text
@@ -83,6 +83,7 @@ def write_report(
         heatmaps=[strip for m in maps for strip in heatmap_strips(m)],
         signed=any(isinstance(m, Superpixels) for m in maps),
         advice=advice_section(advice),
+        advise=advise_command(result),
         sweep=grid,
         thresholds=thresholds,
         comparisons=[comparison_section(table) for table in comparisons],

@@ -44,16 +44,15 @@ def thumbnail(path: Path, bit_depth: int | None) -> bytes:
 
 def heatmap_panels(maps: "BlockHeatmaps", picture: np.ndarray) -> list[Panel]:
     """The maps of one image over its `picture`, block by block."""
-    shown, view = [], maps.view
+    shown = []
     for column, block in enumerate(maps.blocks):
         raw, notes = maps.raw[block][0], []
-        heat = view[block][0] if maps.contributions is None else _smooth(view[block][0])
         if maps.contributions is not None and block in maps.contributions.blocks:
             share = maps.contributions.share[0, maps.contributions.blocks.index(block)]
             notes.append(f"{share:+.0%} of the decision")
         empty = bool(maps.is_zero[0, column])
         notes.append("empty: nothing here speaks for the class" if empty else f"peak {raw.max():.2g}")
-        laid = map_to_image(heat, picture.shape, maps.images.shape[1:3], maps.resize)
+        laid = map_to_image(maps.shown_view(block, 0), picture.shape, maps.images.shape[1:3], maps.resize)
         over = data_uri(overlays.overlay(picture, laid))
         shown.append({"title": maps.title(block), "note": ", ".join(notes), "picture": over, "block": block})
     return shown
@@ -91,15 +90,6 @@ def pixel_panel(labels: np.ndarray, class_names: tuple[str, ...], picture: np.nd
 
 def _panel(title: str, note: str, picture: np.ndarray) -> Panel:
     return {"title": title, "note": note, "picture": data_uri(picture)}
-
-
-def _smooth(heat: np.ndarray) -> np.ndarray:
-    """A view with a maximum at one pixel made visible: a Gaussian filter over a 30th of the longer side, then 0..1 again."""
-    sigma = max(heat.shape) / 30
-    if sigma < 0.5:
-        return heat
-    blurred = cv2.GaussianBlur(heat, (0, 0), sigma)
-    return blurred / max(float(blurred.max()), 1e-12)
 
 
 def _encoded(picture: np.ndarray, suffix: str) -> bytes:
