@@ -76,12 +76,7 @@ def explain(
     """
     from xaitune.data.images import expand_images
 
-    if (verify is None) == (not images):
-        raise ConfigError(
-            "Missing argument 'IMAGES': give image files or folders. See 'xaitune explain --help'."
-            if verify is None
-            else "--verify repeats the images of its FILE: leave the images out."
-        )
+    _require_one_source(images, verify)
     if verify is not None:
         verify_file(job, verify, model)
         return
@@ -96,14 +91,7 @@ def explain(
     paths = readable_images(job.ui, images, bit_depth)
     wanted, boxing = job.options(ScoreOptions), job.options(BoxOptions)
     boxes = boxes or boxing != BoxOptions() or wanted.true_boxes is not None
-    if boxes and options.method == "lime":
-        raise ConfigError(
-            "Boxes are drawn around regions of heatmaps: use --method gradcam or cam. Received: method=lime."
-        )
-    if check and options.method == "lime":
-        raise ConfigError(
-            "LIME reports its stability itself (explain.json): --check is for --method gradcam or cam. Received: method=lime."
-        )
+    _require_heatmaps(options.method, boxes=boxes, check=check)
     score = score or bool(wanted.images or wanted.steps) or (not boxes and wanted != ScoreOptions())
     truth = _masks_and_groups(job, paths, wanted, choice.pixel_classes) if score or boxes else {}
     true_boxes = true_boxes_of(wanted.true_boxes, paths, truth["masks"], truth["pixel_classes"]) if boxes else None
@@ -118,15 +106,7 @@ def explain(
         _list_layers(job.ui, classifier)
         return
     say_scaling(job.ui, classifier, paths)
-    about = {
-        "preprocess": classifier.preprocess,
-        "labels": classifier.labels,
-        "method": method,
-        "rule": options.rule,
-        "model": classifier.name,
-    }
-    about |= {"class_names": list(classifier.class_names), "resize": classifier.resize}
-    about |= {"bit_depth": classifier.bit_depth} if classifier.bit_depth else {}
+    about = _about(classifier, options)
     about |= {"made_from": made_from(classifier, options, lime, paths, opening.given)}
     size, scorer, start = 1 if method == "lime" else CHUNK, None, time.monotonic()
     folder = out or job.runs_dir / ("explain" if method == "gradcam" else f"explain-{method}")
@@ -182,6 +162,42 @@ def _say_boxes(ui: Ui, writer: Any, options: BoxOptions, true_boxes: Any, groups
         return said | {"wrote": []}
     scores = score_boxes(boxes, true_boxes=true_boxes, groups=groups)
     return said | say_box_scores(ui, scores, writer.folder, boxes.layers)
+
+
+def _require_one_source(images: list[Path] | None, verify: Path | None) -> None:
+    """Refuse neither and both of images and an earlier explanation. Raises ConfigError."""
+    if verify is None and not images:
+        raise ConfigError("Missing argument 'IMAGES': give image files or folders. See 'xaitune explain --help'.")
+    if verify is not None and images:
+        raise ConfigError("--verify repeats the images of its FILE: leave the images out.")
+
+
+def _require_heatmaps(method: str, *, boxes: bool, check: bool) -> None:
+    """Refuse for LIME what needs heatmaps. Raises ConfigError."""
+    if method != "lime":
+        return
+    if boxes:
+        raise ConfigError(
+            "Boxes are drawn around regions of heatmaps: use --method gradcam or cam. Received: method=lime."
+        )
+    if check:
+        raise ConfigError(
+            "LIME reports its stability itself (explain.json): --check is for --method gradcam or cam. Received: method=lime."
+        )
+
+
+def _about(classifier: Any, options: ExplainOptions) -> dict[str, Any]:
+    """What explain.json says of all maps."""
+    about = {
+        "preprocess": classifier.preprocess,
+        "labels": classifier.labels,
+        "method": options.method,
+        "rule": options.rule,
+        "model": classifier.name,
+        "class_names": list(classifier.class_names),
+        "resize": classifier.resize,
+    }
+    return about | ({"bit_depth": classifier.bit_depth} if classifier.bit_depth else {})
 
 
 def _identity(
