@@ -1,12 +1,14 @@
 """The battery that the freeze advice is measured on: for many tasks, how good every freezing depth really is.
 
     python benchmarks/advice.py WORK --data FOLDER --weights vgg16_imagenet_notop.h5 [--minutes 60] [--only NAME]
+    python benchmarks/advice.py WORK --data FOLDER --weights vgg16_imagenet_notop.h5 --optimizers sgd,momentum --only NAME
 
 FOLDER holds magnetic-tile, chest-xray and solar-cells as folders with class folders and groups.csv, and cifar10.zip. A task
 is a set of training images with pretrained weights. Its truth is xaitune's own sweep: depth 0 to 5 with NAG, two learning
 rates (chosen on validation, the other one stopped early) and three seeds, and the linear heads on frozen features, on the
 same test images for all. Every finished task adds its rows to results/advice-truth.csv, so the battery goes on where it was
-stopped, on any machine; WORK keeps the lists of images, the runs and the cached features.
+stopped, on any machine; WORK keeps the lists of images, the runs and the cached features. The second command adds the
+same truth with other optimizers to results/advice-optimizers.csv.
 """
 
 import argparse
@@ -28,15 +30,17 @@ from xaitune.comparison.table import SweepTable
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.demo.scans import make_demo_data
+from xaitune.models.backend import gpus
 from xaitune.models.precision import processor_name, resolve_precision
 from xaitune.stats.intervals import bootstrap_interval
 from xaitune.training.features import FeatureCache
 
-TRUTH = Path(__file__).parent / "results" / "advice-truth.csv"
-SIGNALS = Path(__file__).parent / "results" / "advice-signals.csv"
+RESULTS = Path(__file__).parent / "results"
+TRUTH, SIGNALS, OPTIMIZERS = "advice-truth.csv", "advice-signals.csv", "advice-optimizers.csv"
 DEPTHS, SEEDS = (0, 1, 2, 3, 4, 5), 3
 VALIDATION = 1 / 3  # validation images for each training image
 MOST_TEST = 800
+ALL = 10_000  # more training images than a source has: half of each class is used
 FEW_EPOCHS = 10  # where 20, the usual number, would take too long
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 Change = Callable[[np.ndarray], np.ndarray]
@@ -75,7 +79,8 @@ class Task:
     @property
     def name(self) -> str:
         """The task in one word."""
-        return "-".join(filter(None, (self.source, self.what, self.weights, str(self.images), str(self.side))))
+        images = "all" if self.images == ALL else str(self.images)
+        return "-".join(filter(None, (self.source, self.what, self.weights, images, str(self.side))))
 
 
 ALL_CIFAR = ("airplane", "automobile", "ship", "truck", *ANIMALS)
@@ -107,6 +112,10 @@ TASKS = (
     Task("solar-cells", "imagenet", 400, 48),
     Task("magnetic-tile", "imagenet", 400),
     Task("chest-xray", "imagenet", 400),
+    Task("chest-xray", "imagenet", ALL, 96),
+    Task("solar-cells", "imagenet", ALL, 96),
+    Task("magnetic-tile", "imagenet", ALL, 96),
+    Task("cifar10", "imagenet", 2000, 32),
 )
 
 
@@ -120,30 +129,41 @@ def main() -> None:
     parser.add_argument("--only", help="only tasks whose name contains this text")
     parser.add_argument("--signals", action="store_true", help="compute the signals of the known tasks again")
     parser.add_argument("--cache-gb", type=float, default=8)
+    parser.add_argument("--optimizers", default="", help="the truth with these instead of NAG, without signals")
+    parser.add_argument("--precision", default="auto", help="float32, bfloat16 or auto")
+    parser.add_argument("--workers", type=int, default=2, help="processes that train in parallel")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     args = parser.parse_args()
+    optimizers = tuple(filter(None, args.optimizers.split(",")))
+    truth = args.results / (OPTIMIZERS if optimizers else TRUTH)
     if args.signals:
-        known = pd.read_csv(TRUTH)["task"].tolist()
+        known = pd.read_csv(truth)["task"].tolist()
         rows = [signals_of(t, data_of(t, args.work, args.data), args) for t in TASKS if t.name in known]
-        pd.DataFrame([row for part in rows for row in part]).to_csv(SIGNALS, index=False, float_format="%.5g")
+        table = pd.DataFrame([row for part in rows for row in part])
+        table.to_csv(args.results / SIGNALS, index=False, float_format="%.5g")
         return
     start = time.monotonic()
     for task in TASKS:
-        known = pd.read_csv(TRUTH)["task"].tolist() if TRUTH.is_file() else []
+        known = pd.read_csv(truth)["task"].tolist() if truth.is_file() else []
         if task.name in known or (args.only and args.only not in task.name):
             continue
         if time.monotonic() - start > 60 * args.minutes:
             break
         data = data_of(task, args.work, args.data)
-        signals = signals_of(task, data, args)
-        rows = truth_of(task, data, args)
-        append(SIGNALS, signals)
-        append(TRUTH, rows)
+        if optimizers:
+            rows = truth_of(task, data, args, optimizers)
+        else:
+            signals = signals_of(task, data, args)
+            rows = truth_of(task, data, args)
+            append(args.results / SIGNALS, signals)
+        append(truth, rows)
         shown = pd.DataFrame(rows).groupby("depth")["test"].agg(["mean", "min", "max"]).round(3)
         print(f"{task.name}\n{shown.to_string()}", flush=True)
 
 
 def append(file: Path, rows: list[dict]) -> None:
     """Add rows to a CSV."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     old = pd.read_csv(file) if file.is_file() else pd.DataFrame()
     pd.concat([old, pd.DataFrame(rows)], ignore_index=True).to_csv(file, index=False, float_format="%.5g")
 
@@ -151,26 +171,30 @@ def append(file: Path, rows: list[dict]) -> None:
 def training(task: Task, args: argparse.Namespace) -> TrainConfig:
     """The training that all depths of a task share."""
     weights = args.weights if task.weights == "imagenet" else task.weights
-    return TrainConfig(weights=weights, epochs=FEW_EPOCHS if task.images > 150 else TrainConfig().epochs)
+    return TrainConfig(
+        weights=weights, precision=args.precision, epochs=FEW_EPOCHS if task.images > 150 else TrainConfig().epochs
+    )
 
 
 def signals_of(task: Task, data: ImageData, args: argparse.Namespace) -> list[dict]:
     """What the advice sees of a task, for each candidate, and what advice from heatmaps alone would be."""
     train, folders = training(task, args), {"cache_dir": args.work / "cache", "cache_gb": args.cache_gb}
     cache, runs = FeatureCache(*folders.values()), args.work / task.name
-    table = Evaluation(data, train, SweepConfig(workers=2), runs, cache, COST_WEIGHT).evidence()
+    table = Evaluation(data, train, SweepConfig(workers=args.workers), runs, cache, COST_WEIGHT).evidence()
     heat = advise_freeze(data, train, method="heatmap", runs_dir=runs, **folders)
     table["heatmap"] = table.index.map(heat.evidence["score"].rename(index=str))
     about = {"task": task.name, "heatmap_advice": heat.freeze_through}
     return [about | row for row in table.reset_index().to_dict("records")]
 
 
-def truth_of(task: Task, data: ImageData, args: argparse.Namespace) -> list[dict]:
+def truth_of(
+    task: Task, data: ImageData, args: argparse.Namespace, optimizers: tuple[str, ...] = ("nag",)
+) -> list[dict]:
     """The rows of a task: one for each run of its sweep that was trained to its end, and for each linear head."""
     started = time.monotonic()
     table = sweep_freeze(
         data,
-        SweepConfig(freeze_through=DEPTHS, optimizers=("nag",), seeds=SEEDS, workers=2),
+        SweepConfig(freeze_through=DEPTHS, optimizers=optimizers, seeds=SEEDS, workers=args.workers),
         train=training(task, args),
         runs_dir=args.work / task.name,
         cache_dir=args.work / "cache",
@@ -183,19 +207,20 @@ def truth_of(task: Task, data: ImageData, args: argparse.Namespace) -> list[dict
         "side": task.side,
         "classes": len(data.class_names),
         **{f"{split} images": len(data.indices(split)) for split in ("train", "validation", "test")},
-        "processor": processor_name(),
-        "precision": resolve_precision()[0],
+        "processor": f"{processor_name()}, {gpus()} GPU" if gpus() else processor_name(),
+        "precision": resolve_precision(args.precision)[0],
         "sweep_seconds": time.monotonic() - started,
     }
     names = [
         name
         for cell in table.cells.to_dict("records")
-        for name in table.cell_runs(cell["freeze_through"], "nag")["name"]
+        for name in table.cell_runs(cell["freeze_through"], cell["optimizer"])["name"]
     ]
     runs = table.runs.set_index("name").loc[names].reset_index()
-    rows = [run_row(table, row) for row in runs.to_dict("records")]
-    rows += [run_row(table, row) for row in table.heads.to_dict("records")]
-    return [about | row for row in rows]
+    if optimizers != ("nag",):
+        return [about | {"optimizer": row["optimizer"]} | run_row(table, row) for row in runs.to_dict("records")]
+    rows = [*runs.to_dict("records"), *table.heads.to_dict("records")]
+    return [about | run_row(table, row) for row in rows]
 
 
 def run_row(table: SweepTable, run: dict) -> dict:
