@@ -23,18 +23,26 @@ from scipy.stats import t as student
 
 from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS, candidate_name, training_costs
 from xaitune.advise.decision import COST_WEIGHT, NEAR, DecisionModel, decide, fit_model
+from xaitune.advise.race import SHORT, race_cost
+from xaitune.models.blocks import CHANNELS
+from xaitune.models.weights import load_backbone
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
 PAGE, MODEL = ROOT / "docs" / "advice.md", ROOT / "xaitune" / "advise" / "decision.json"
 SIGNALS = {"features": ("linear",), "race": ("linear", "short")}
 OPINIONS = ("linear", "short", "probe", "logme", "h_score", "transrate", "heatmap")
 RACE_SEED = 0
+SLIM = "slim"
+DEFAULT = "advice: the default (race where it is short)"
 DEPTH_NAMES = tuple(str(depth) for depth in DEPTHS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A task of the battery whose truth is known; `seeds`: (seeds, candidates) test scores; `images`: their source."""
+    """A task of the battery whose truth is known; `images`: their source.
+
+    `seeds`: (seeds, candidates) test scores without those of the race's seed; `with_race`: all rows of the task.
+    """
 
     name: str
     images: str
@@ -43,6 +51,7 @@ class Known:
     evidence: pd.DataFrame
     heatmap: int
     about: dict[str, Any]
+    with_race: pd.DataFrame
 
     @property
     def scores(self) -> dict[str, float]:
@@ -57,6 +66,12 @@ class Known:
             others = np.delete(self.seeds, seed, axis=0).mean(axis=0)[columns]
             losses.append(self.seeds[seed, columns[int(others.argmax())]] - self.seeds[seed, own])
         return float(np.mean(losses))
+
+    @property
+    def race_is_short(self) -> bool:
+        """Whether `xaitune advise` takes the race by default."""
+        side, channels = int(self.about["side"]), load_backbone(SLIM).channels if self.weights == SLIM else CHANNELS
+        return race_cost(int(self.about["train images"]), (side, side), channels) <= SHORT
 
     def training(self) -> dict[str, Any]:
         """What `fit_model` learns from."""
@@ -84,6 +99,7 @@ def load_tasks() -> list[Known]:
                 evidence=evidence.assign(cost=[cost[c] for c in evidence.index]),
                 heatmap=int(evidence["heatmap_advice"].iloc[0]),
                 about=rows.iloc[0].to_dict(),
+                with_race=rows,
             )
         )
     return tasks
@@ -113,6 +129,10 @@ def choices(tasks: list[Known], among: tuple[str, ...]) -> dict[str, list[str]]:
     found["the prior alone"] = [d.advised for d in advised(tasks, (), among)]
     for method, signals in SIGNALS.items():
         found[f"advice: {method}"] = [d.advised for d in advised(tasks, signals, among)]
+    found[DEFAULT] = [
+        race if task.race_is_short else features
+        for task, race, features in zip(tasks, found["advice: race"], found["advice: features"], strict=True)
+    ]
     for signal in SIGNALS["race"]:
         rest = tuple(s for s in SIGNALS["race"] if s != signal)
         found[f"advice: race without {signal}"] = [d.advised for d in advised(tasks, rest, among)]
@@ -199,6 +219,19 @@ def truth_table(tasks: list[Known]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("task")
 
 
+def optimizer_table(tasks: list[Known]) -> pd.DataFrame:
+    """Mean test score of each depth with NAG, and with the optimizers of results/advice-optimizers.csv."""
+    known = pd.read_csv(HERE / "results" / "advice-optimizers.csv", dtype={"depth": str})
+    rows = {}
+    for name, table in known.groupby("task", sort=False):
+        nag = next(task for task in tasks if task.name == name).with_race
+        rows[f"{name}, nag"] = nag.groupby("depth")["test"].mean()
+        for optimizer, part in table.groupby("optimizer", sort=False):
+            rows[f"{name}, {optimizer}"] = part.groupby("depth")["test"].mean()
+    table = pd.DataFrame.from_dict(rows, orient="index")[list(DEPTH_NAMES)]
+    return table.rename(columns=candidate_name)
+
+
 def draw_plane(table: pd.DataFrame, file: Path) -> None:
     """Regret against cost of every method, with the hull of the constants."""
     _, ax = plt.subplots(figsize=(10, 5), constrained_layout=True)
@@ -255,6 +288,7 @@ def main() -> None:
         "truth": markdown(truth_table(tasks), 3),
         "depths": markdown(plane, 2),
         "candidates": markdown(every, 2),
+        "optimizers": markdown(optimizer_table(tasks), 3),
         **{
             f"calibration-{method}": markdown(calibration(tasks, signals, DEPTH_NAMES), 2)
             for method, signals in SIGNALS.items()

@@ -3,6 +3,7 @@
 The trainings are the first epochs of a sweep's own runs, in the sweep's folder: a sweep that follows continues them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,32 @@ import pandas as pd
 from xaitune._progress import Notes, Progress
 from xaitune.advise.candidates import CANDIDATES, DEPTHS, HEADS
 from xaitune.comparison.plan import SweepPlan, plan_sweep
-from xaitune.comparison.rates import chosen_rate, run_folder, trial_epochs, trial_score
+from xaitune.comparison.rates import TRIAL_EPOCHS, chosen_rate, run_folder, trial_epochs, trial_score
 from xaitune.comparison.sweep import train_missing
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError, RunError
+from xaitune.models.blocks import CHANNELS, multiply_adds
 from xaitune.training.folder import run_name
 from xaitune.training.run import load_run, read_history
 
 LAST_EPOCHS = 2  # of a short training, over which its validation score is averaged
+RATES = 2  # learning rates that a sweep tries by default
+SHORT = 1e13  # multiply-adds: about five minutes on two cores with AVX2, one with AMX units
+
+
+def race_cost(
+    images: int, image_size: Sequence[int], channels: Sequence[int] = CHANNELS, architecture: str = "vgg16"
+) -> float:
+    """Multiply-adds of a race on so many training images: three passes per epoch over the trained blocks of every depth.
+
+    Examples:
+        >>> f"{race_cost(150, (32, 32)):.1e}"
+        '2.6e+12'
+    """
+    blocks = multiply_adds(image_size, channels, architecture)
+    trained = sum(cost for depth in DEPTHS for block, cost in blocks.items() if block > depth)
+    return 3.0 * RATES * TRIAL_EPOCHS * trained * images
 
 
 def plan_race(

@@ -10,10 +10,12 @@ from xaitune.advise.advice import FreezeAdvice, load_advice
 from xaitune.advise.decision import COST_WEIGHT
 from xaitune.advise.evaluation import Evaluation
 from xaitune.advise.heatmap import HeatmapEvaluation
+from xaitune.advise.race import SHORT, race_cost
 from xaitune.config.choices import BACKBONES
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
+from xaitune.models.weights import load_backbone
 from xaitune.plots import figures
 from xaitune.training.features import FeatureCache
 from xaitune.training.folder import choose_folder, is_finished, locked, start_folder
@@ -44,9 +46,10 @@ def advise_freeze(
 ) -> FreezeAdvice:
     """Recommend how many blocks to freeze, or to train nothing, before any whole fine-tuning. Never uses test images.
 
-    `method` 'features' (the default) looks at the frozen features of all blocks, after one pass over the images: linear
+    `method` 'features' looks at the frozen features of all blocks, after one pass over the images: linear
     heads on them, and linearised fine-tuning of every depth. 'race' also fine-tunes every depth for a few epochs, as the
-    first part of a `sweep` with these settings (without folds), which then continues them. Both weigh their evidence by a
+    first part of a `sweep` with these settings (without folds), which then continues them; it is the default where these
+    trainings are short (`race.SHORT`), and 'features' elsewhere. Both weigh their evidence by a
     model learnt from many tasks (see `decision.decide`): the advised depth has the least expected loss against the best
     one, plus `cost_weight` (a score) times the share of the multiply-adds that its training takes. The confidence is the
     chance of being within a point of the best.
@@ -76,6 +79,9 @@ def advise_freeze(
     run = given if isinstance(given, Run) and given.fingerprint != data.fingerprint else None
     if method is None and notes and isinstance(given, Run) and run is None:
         notes(f"{given.path} was trained on these images, so there is no drift to test: its heatmaps are looked at.")
+    config = replace_fields(config or TrainConfig(), options)
+    if method is None and model is None and not config.segments and max_calls is None:
+        method = _quick_method(data, config, notes)
     method = method or ("features" if model is None or run is not None else "heatmap")
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
@@ -91,7 +97,6 @@ def advise_freeze(
         raise ConfigError(
             f"max_calls limits the method heatmap alone. Received: max_calls={max_calls}, method={method!r}."
         )
-    config = replace_fields(config or TrainConfig(), options)
     if config.from_scratch:
         raise ConfigError(
             f"The architecture {config.architecture} has no blocks to freeze: it is trained from random weights. "
@@ -126,6 +131,18 @@ def advise_freeze(
         source.draw(folder)
         write_advice(advice, folder)
     return load_advice(folder)
+
+
+def _quick_method(data: ImageData, config: TrainConfig, notes: Notes | None) -> str:
+    """'race' where its trainings are short, else 'features'."""
+    if config.from_scratch or not config.epochs:
+        return "features"
+    channels = load_backbone(config.weights, config.architecture).channels
+    if race_cost(len(data.indices("train")), data.image_size, channels, config.architecture) > SHORT:
+        return "features"
+    if notes:
+        notes("Every depth is also tried for three epochs, since that is short on these images (--method race).")
+    return "race"
 
 
 def write_advice(advice: FreezeAdvice, folder: Path) -> None:

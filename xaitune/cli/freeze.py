@@ -16,7 +16,7 @@ from xaitune.cli.train import CacheGb, Name
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig, replace_fields
 from xaitune.errors import ConfigError, RunError
 
-FEW_IMAGES = 100  # docs/advice.md: with 62 the advice from features lost 25 points, the race 4
+FEW_IMAGES = 100  # docs/advice.md: with 62 the advice from features lost 25 points, the race none
 
 
 @command(
@@ -31,7 +31,7 @@ def advise(
             "--method",
             help="What the advice rests on: frozen features (features), also a few epochs of every depth (race), or "
             "heatmaps alone (heatmap).",
-            default="features; heatmap with a --model that is not trained on other images",
+            default="race where it is short, else features; heatmap with a --model that is not trained on other images",
             metavar="NAME",
         ),
     ] = None,
@@ -70,9 +70,9 @@ def advise(
     """Recommend how many blocks to freeze, or to train nothing.
 
     Looks at what frozen features and the gradients of each block tell about the classes of the training and validation
-    images, and weighs it by what was learnt from many tasks. With --method race every depth is also fine-tuned for a few
-    epochs, which a sweep that follows continues. With --model RUN on other images than the run's own: whether they have
-    drifted, and how deep to train the run again.
+    images, and weighs it by what was learnt from many tasks. With --method race, the default where that is short, every
+    depth is also fine-tuned for three epochs, which a sweep that follows continues. With --model RUN on other images than
+    the run's own: whether they have drifted, and how deep to train the run again.
     """
     if model is not None:
         choose_model(model, job.runs_dir)  # refuse what is no model before the images are read
@@ -172,6 +172,7 @@ def sweep_freeze(
     Makes the advice first where there is none. An advised depth is added to the grid unless --freeze-through is given.
     """
     config, images = load_data(job, data)
+    from xaitune.advise.candidates import DEPTHS
     from xaitune.comparison.cost import plan_cost
     from xaitune.comparison.engines.ray import check_ray
     from xaitune.comparison.plan import plan_sweep
@@ -198,7 +199,10 @@ def sweep_freeze(
             )
     else:
         known = _known_advice(job, images, plan.weights, "classify")
-        advice = known or _advise(job, config, images, cache_gb=cache_gb)
+        # A race is a part of this sweep where its grid has the race's trainings.
+        shared = len(config.sweep.freeze_through) >= len(DEPTHS) - 1 and not config.sweep.folds
+        shared = shared and config.train.optimizer in config.sweep.optimizers and name is None
+        advice = known or _advise(job, config, images, method=None if shared else "features", cache_gb=cache_gb)
     if advice is not None:
         plan = _with_advised(job, config, images, plan, advice, name)
     start = time.monotonic()

@@ -52,7 +52,9 @@ def run_demo(folder: Path, progress: Progress, say: Notes) -> dict[str, Any]:
     say(f"Trained {run.path}: test {TRAIN.metric} {run.score():.3f}")
     _explain(run, data, runs_dir, _StepProgress("explain", progress))
     say(f"Explained test images: {runs_dir / 'explain'}")
-    advice = recommend.advise_freeze(data, TRAIN, runs_dir=runs_dir, progress=_StepProgress("advise", progress))
+    advice = recommend.advise_freeze(
+        data, TRAIN, sweep=SWEEP, runs_dir=runs_dir, progress=_StepProgress("advise", progress)
+    )
     say(f"Advice: {advice.headline}")
     depths = tuple(sorted({*SWEEP.freeze_through, advice.freeze_through}))
     grid = replace_fields(SWEEP, {"freeze_through": depths})  # with the advised depth, which the sweep is to check
