@@ -32,6 +32,7 @@ PAGE, MODEL = ROOT / "docs" / "advice.md", ROOT / "xaitune" / "advise" / "decisi
 SIGNALS = {"features": ("linear",), "race": ("linear", "short")}
 OPINIONS = ("linear", "short", "probe", "logme", "h_score", "transrate", "heatmap")
 RACE_SEED = 0
+COST_WEIGHTS = (0, 0.5, 1, 2, 3)  # points
 SLIM = "slim"
 DEFAULT = "advice: the default (race where it is short)"
 DEPTH_NAMES = tuple(str(depth) for depth in DEPTHS)
@@ -219,6 +220,26 @@ def truth_table(tasks: list[Known]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("task")
 
 
+def cost_weight_table(tasks: list[Known]) -> pd.DataFrame:
+    """What the advice with a race loses and costs at several cost weights, in points."""
+    rows = {}
+    for kind, among in (("depths", DEPTH_NAMES), ("all candidates", CANDIDATES)):
+        constants = [(np.mean([t.evidence.loc[n, "cost"] for t in tasks]), n) for n in among]
+        regrets = np.array([np.mean([100 * t.regret(n, among) for t in tasks]) for _, n in constants])
+        models = [without(tasks, task, SIGNALS["race"]) for task in tasks]
+        for points in COST_WEIGHTS:
+            names = [
+                decide(model, t.evidence, t.weights, among=among, cost_weight=points / 100).advised
+                for model, t in zip(models, tasks, strict=True)
+            ]
+            lost = np.array([100 * t.regret(name, among) for t, name in zip(tasks, names, strict=True)])
+            cost = float(np.mean([t.evidence.loc[name, "cost"] for t, name in zip(tasks, names, strict=True)]))
+            below = hull(np.array([c for c, _ in constants]), regrets, cost) - lost.mean()
+            row = {"regret": lost.mean(), "worst": lost.max(), "cost": cost, "below hull": below}
+            rows[f"{kind}, {points:g} points"] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def optimizer_table(tasks: list[Known]) -> pd.DataFrame:
     """Mean test score of each depth with NAG, and with the optimizers of results/advice-optimizers.csv."""
     known = pd.read_csv(HERE / "results" / "advice-optimizers.csv", dtype={"depth": str})
@@ -288,6 +309,7 @@ def main() -> None:
         "truth": markdown(truth_table(tasks), 3),
         "depths": markdown(plane, 2),
         "candidates": markdown(every, 2),
+        "cost-weights": markdown(cost_weight_table(tasks), 2),
         "optimizers": markdown(optimizer_table(tasks), 3),
         **{
             f"calibration-{method}": markdown(calibration(tasks, signals, DEPTH_NAMES), 2)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-COST_WEIGHT = 0.005  # half a point of the score for the dearest training
+COST_WEIGHT = 0.01  # the dearest training must gain a point, which is the margin of the verdict too
 NEAR = 0.01  # confidence is the chance that the advised candidate is within this of the best
 DRAWS = 8000
 PRIOR_TASKS = 3.0  # the mean over all source weights counts as much as this many tasks with the same ones

@@ -42,7 +42,7 @@ def advise(
             help="Points of the score that the dearest training must gain over the cheapest.",
             metavar="POINTS",
         ),
-    ] = 0.5,
+    ] = 1.0,
     model: Annotated[
         str | None,
         option(
