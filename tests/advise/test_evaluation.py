@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,16 @@ from xaitune.advise import evaluation, race, recommend
 from xaitune.advise.advice import find_advice
 from xaitune.advise.candidates import CANDIDATES, HEADS, training_costs
 from xaitune.advise.check import check_advice
-from xaitune.advise.recommend import advise_freeze
+from xaitune.advise.decision import COST_WEIGHT
+from xaitune.advise.race import race_cost
+from xaitune.advise.recommend import _quick_method, advise_freeze
+from xaitune.cli.freeze import advise
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import find_sweep
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
+from xaitune.models.blocks import multiply_adds
 from xaitune.training.run import read_history
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=4, precision="float32")
@@ -40,7 +45,7 @@ def raced(demo, cache, tmp_path_factory):
 def test_features_give_every_candidate_its_evidence(demo, cache, tmp_path, monkeypatch):
     made, write = [], recommend.write_advice
     monkeypatch.setattr(recommend, "write_advice", lambda advice, folder: made.append(advice) or write(advice, folder))
-    loaded = advise_freeze(demo, BASE, runs_dir=tmp_path, cache_dir=cache)
+    loaded = advise_freeze(demo, BASE, method="features", runs_dir=tmp_path, cache_dir=cache)
     (advice,) = made
     assert advice.method == "features"
     table = advice.evidence
@@ -69,7 +74,9 @@ def test_a_higher_cost_weight_never_advises_a_dearer_training(demo, cache, tmp_p
     costs = training_costs(demo.image_size)
     advised = []
     for weight in (0.0, 0.01, 100.0):
-        advice = advise_freeze(demo, BASE, cost_weight=weight, runs_dir=tmp_path / str(weight), cache_dir=cache)
+        advice = advise_freeze(
+            demo, BASE, method="features", cost_weight=weight, runs_dir=tmp_path / str(weight), cache_dir=cache
+        )
         advised.append(costs[str(advice.freeze_through)])
     assert advised == sorted(advised, reverse=True)
     assert advised[-1] == 0
@@ -87,7 +94,7 @@ def test_no_test_image_is_used(demo, tmp_path):
                 Image.fromarray(noise).save(tmp_path / name / "images" / demo.files[i])
         groups = tmp_path / name / "groups.csv"
         data = ImageData.from_folder(tmp_path / name / "images", groups=groups, image_size=(32, 32))
-        advice.append(advise_freeze(data, BASE, runs_dir=tmp_path / f"runs-{name}"))
+        advice.append(advise_freeze(data, BASE, method="features", runs_dir=tmp_path / f"runs-{name}"))
     pd.testing.assert_frame_equal(advice[0].evidence, advice[1].evidence, rtol=1e-5)
 
 
@@ -155,3 +162,23 @@ def test_costs_of_training():
     assert costs["0"] == 1
     assert costs["3"] == pytest.approx(6.0 / 15.3, abs=0.01)  # Block 4 and 5 of VGG16's 15.3 billion
     assert costs["5"] == costs["frozen-all-blocks"] == 0
+
+
+@pytest.mark.parametrize(("images", "method"), [(150, "race"), (4000, "features")])
+def test_the_race_is_the_default_where_it_is_short(images, method, monkeypatch, demo):
+    rows = {"train": np.arange(images)}
+    monkeypatch.setattr(type(demo), "indices", lambda self, split: rows[split])
+    said = []
+    assert _quick_method(demo, TrainConfig(weights="slim"), said.append) == method
+    assert bool(said) == (method == "race")
+    assert _quick_method(demo, TrainConfig(weights="slim", epochs=0), None) == "features"
+
+
+def test_the_cost_weight_of_the_command_line_is_that_of_python():
+    assert signature(advise).parameters["cost_weight"].default == 100 * COST_WEIGHT
+
+
+def test_the_cost_of_a_race_by_hand():
+    macs = multiply_adds((32, 32))
+    every = sum(macs.values()) + sum(sum(macs[b] for b in range(k, 6)) for k in range(2, 6))  # Block 5 frozen: none
+    assert race_cost(10, (32, 32)) == pytest.approx(10 * every * 3 * 2 * 3)  # passes, rates, epochs

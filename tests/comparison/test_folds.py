@@ -25,7 +25,7 @@ GRID = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1, "workers":
 @pytest.fixture(scope="module")
 def folds(demo, tmp_path_factory):
     runs_dir = tmp_path_factory.mktemp("folds")
-    advise_freeze(demo, TRAIN, runs_dir=runs_dir)
+    advise_freeze(demo, TRAIN, method="features", runs_dir=runs_dir)
     return sweep_freeze(demo, train=TRAIN, runs_dir=runs_dir, **GRID)
 
 

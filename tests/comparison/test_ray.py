@@ -53,7 +53,19 @@ def make_advice(demo, folder):
     Features differ in the last digits with the number of threads, so sweeps that are compared must all begin with it.
     """
     where = [demo.config.path, "--groups", demo.config.groups, "--masks", demo.config.masks, "--image-size", "32x32"]
-    xaitune(folder, "advise", *where, "--weights", "slim", "--precision", "float32", "--runs-dir", folder)
+    xaitune(
+        folder,
+        "advise",
+        "--method",
+        "features",
+        *where,
+        "--weights",
+        "slim",
+        "--precision",
+        "float32",
+        "--runs-dir",
+        folder,
+    )
     return where
 
 

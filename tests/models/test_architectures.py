@@ -201,7 +201,7 @@ def test_an_interrupted_run_with_batch_normalisation_resumes_to_the_same_end(dem
 def test_advice_for_another_backbone_and_none_without_blocks(demo, tmp_path):
     """The evidence of a VGG16 with batch normalisation has every depth; LeNet has nothing to freeze."""
     path = write_weights(tmp_path / "bn.h5", "vgg16-bn")
-    advice = advise_freeze(demo, architecture="vgg16-bn", weights=path, runs_dir=tmp_path)
+    advice = advise_freeze(demo, method="features", architecture="vgg16-bn", weights=path, runs_dir=tmp_path)
     assert set(advice.evidence.index.astype(str)) >= {"0", "1", "2", "3", "4", "5"}
     assert np.isfinite(advice.evidence["linear"].astype(float)).all()
     with pytest.raises(ConfigError, match="lenet5-tanh has no blocks to freeze"):
