@@ -21,9 +21,9 @@ from xaitune.errors import ConfigError, RunError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'xaitune[ray]'")
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=3, patience=9, precision="float32")
-GRID = {"freeze_through": (2, 3, 4, 5), "optimizers": ("sgd", "nag"), "seeds": 1, "learning_rates": "own"}  # 8 runs
+GRID = {"freeze_through": (3, 4, 5), "optimizers": ("sgd", "nag"), "seeds": 1, "learning_rates": "own"}  # 6 runs
 OPTIONS = "--weights slim --head-epochs 1 --epochs 3 --patience 9 --precision float32 --seeds 1"
-OPTIONS += " --freeze-through 2-5 --optimizers sgd,nag --learning-rates own"
+OPTIONS += " --freeze-through 3-5 --optimizers sgd,nag --learning-rates own"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def ray_tasks():
 
 
 def test_a_killed_sweep_on_ray_is_resumed_by_the_local_engine(demo, cluster, undisturbed, tmp_path):
-    """8 runs on two machines: kill -9 ends the command and its tasks midway, and the local engine does the rest."""
+    """6 runs on two machines: kill -9 ends the command and its tasks midway, and the local engine does the rest."""
     command = ["sweep-freeze", *make_advice(demo, tmp_path), *OPTIONS.split(), "--runs-dir", tmp_path]
     process = start(tmp_path, *command, "--engine", "ray", "--ray-address", cluster)
     try:
@@ -98,14 +98,14 @@ def test_a_killed_sweep_on_ray_is_resumed_by_the_local_engine(demo, cluster, und
     finally:
         answer = finish(process)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
-    assert 3 <= len(before) < 10, answer.err
+    assert 3 <= len(before) < 8, answer.err
     assert "Ray: 2 machines, 2 CPUs; 1 CPUs and 0 GPUs per run" in answer.out
     wait_for(lambda: not ray_tasks(), seconds=60)
     workers = str(len(os.sched_getaffinity(0)))
     assert xaitune(tmp_path, *command, "--engine", "local", "--workers", workers).status == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before  # no run was trained again
     table = load_sweep(tmp_path / "sweep")
-    assert len(table.runs) == 8
+    assert len(table.runs) == 6
     assert set(table.runs["state"]) == {"finished"}
     assert results(table.path) == undisturbed  # bit for bit the same with either engine
     assert not list(tmp_path.glob("sweep/*/checkpoint/*"))
@@ -113,7 +113,7 @@ def test_a_killed_sweep_on_ray_is_resumed_by_the_local_engine(demo, cluster, und
 
 def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
     killed, notes = [], []
-    grid = {"freeze_through": (1,), "optimizers": ("nag",), "seeds": 1, "engine": "ray", "ray_address": cluster}
+    grid = {"freeze_through": (3,), "optimizers": ("nag",), "seeds": 1, "engine": "ray", "ray_address": cluster}
     grid |= {"learning_rates": "own"}
     train = dataclasses.replace(BASE, epochs=15, patience=15)  # long enough to be seen while it trains
 

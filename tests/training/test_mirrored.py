@@ -23,7 +23,7 @@ results = []
 for devices in (1, 2):
     steps.gpus, steps._strategy = (lambda: devices), (lambda: strategy)
     assert steps.training_scope().__class__.__name__ == ("nullcontext" if devices == 1 else "_CurrentDistributionContext")
-    options = {"weights": "slim", "head_epochs": 1, "epochs": 3, "precision": "float32", "freeze_through": 3}
+    options = {"weights": "slim", "head_epochs": 1, "epochs": 2, "precision": "float32", "freeze_through": 3}
     # 33 images per batch, so that the two parts always differ
     network.CLIP_NORM = 0.05  # every step is clipped
     run = train_model(data, runs_dir=f"{sys.argv[2]}/clipped{devices}", batch_size=33, **options)
