@@ -169,9 +169,9 @@ def test_the_race_is_the_default_where_it_is_short(images, method, monkeypatch, 
     rows = {"train": np.arange(images)}
     monkeypatch.setattr(type(demo), "indices", lambda self, split: rows[split])
     said = []
-    assert _quick_method(demo, TrainConfig(weights="slim"), said.append) == method
+    assert _quick_method(demo, TrainConfig(weights="random"), said.append) == method
     assert bool(said) == (method == "race")
-    assert _quick_method(demo, TrainConfig(weights="slim", epochs=0), None) == "features"
+    assert _quick_method(demo, TrainConfig(weights="random", epochs=0), None) == "features"
 
 
 def test_the_cost_weight_of_the_command_line_is_that_of_python():
