@@ -155,7 +155,8 @@ class AdviceCheck:
         return pd.DataFrame([row])
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.verdict)}</b><p>{html.escape(self.sentence())}</p>"
+        paragraphs = (f"<p>{f'<b>{h}.</b> ' if h else ''}{html.escape(text)}</p>" for h, text in self.paragraphs)
+        return f"<b>{html.escape(self.verdict)}</b>{''.join(paragraphs)}"
 
 
 def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:

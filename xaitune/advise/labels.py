@@ -10,6 +10,7 @@ import pandas as pd
 
 from xaitune._files import write_csv
 from xaitune._names import plural
+from xaitune._notebook import table_html
 from xaitune._progress import Progress, part_of, shown_progress
 from xaitune.advise.contrast import Contrast
 from xaitune.advise.held_out import HeldOut
@@ -89,7 +90,7 @@ class LabelCheck:
         return [folder / "labels.csv", *([figures.save(self.plot(), sheet)] if self.rows else [])]
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.headline)}</b>{self.table.head(COUNT).round(3).to_html(index=False)}"
+        return f"<b>{html.escape(self.headline)}</b>{table_html(self.table)}"
 
 
 def doubtful_labels(

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from xaitune._files import write_bytes
+from xaitune._names import short_file
 from xaitune.data.resize import map_to_image, resize_image
 from xaitune.errors import InputError
 from xaitune.plots import overlays
@@ -87,7 +88,7 @@ class MapsView:
             for block in maps.blocks
         ]
         probability = maps.probabilities[i, int(maps.classes[i])]
-        name = "/".join(Path(maps.files[i]).parts[-2:])
+        name = short_file(maps.files[i])
         return {
             "caption": f"{name}: {maps.explained(i)} (p = {probability:.2f})",
             "picture": _png(picture),

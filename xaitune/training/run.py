@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json, write_json
+from xaitune._names import metric_name, plural
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.plots import charts
+from xaitune.stats.intervals import outcome_interval, wilson_interval
 from xaitune.stats.outcomes import Outcomes
-from xaitune.stats.segmentation import metric_counts, regions
+from xaitune.stats.segmentation import background_metrics, metric_counts, regions
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import CONFIG, RESULT, is_finished
 
@@ -73,6 +75,28 @@ class Run:
         """One row per class: precision, recall, F1 and support on a split."""
         return pd.DataFrame(self.metrics[split]["per_class"]).T.rename_axis("class")
 
+    def sentence(self) -> str:
+        """The test score with its 95 % interval over groups, and what there is to compare it with, in plain words."""
+        if self.state != "finished":
+            return f"The run is {self.state}: it has no score."
+        test, metric = self.predictions.query("split == 'test'"), self.config.metric
+        groups = test["group"].to_numpy(str)
+        score = outcome_interval(outcomes_of([test], self.class_names, metric), groups, metric)
+        text = f"Test {metric_name(metric)} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}] over "
+        text += plural(score.groups, "group")
+        if self.config.segments:
+            counts = pixel_counts_of(test, self.class_names)
+            text += f"; a model that marks nothing scores {background_metrics(counts, self.class_names)[metric]:.3f}."
+        elif metric != "accuracy":
+            right = int((test["true"] == test["predicted"]).sum())
+            low, high = wilson_interval(right, len(test))
+            text += f", accuracy {right / len(test):.3f} [{low:.3f}, {high:.3f}] over {plural(len(test), 'image')}."
+        else:
+            text += "."
+        if score.few:
+            text += f" There is too little data to rely on the interval of {metric_name(metric)}: only {score.few}."
+        return text
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The learning curves; see `plot_history`."""
         return self.plot_history(ax)
@@ -87,7 +111,8 @@ class Run:
         return charts.confusion_matrix(np.array(self.metrics[split][kind]), self.class_names, ax=ax)
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.name)}</b> ({self.state})" + self.to_dataframe().round(3).to_html()
+        lead = f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.sentence())}</p>"
+        return lead + self.to_dataframe().round(3).to_html(na_rep="-")
 
 
 # Read as text, since a class may be named '007' or 'NA'.
