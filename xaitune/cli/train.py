@@ -68,9 +68,8 @@ def train(
 
 
 def _say_run(ui: Ui, run: Any) -> None:
-    columns = ["accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "loss"]
-    ui.table(run.to_dataframe()[columns], run.name)
-    ui.table(run.per_class().astype({"support": int}), "Test images, per class")
+    ui.table(run.to_dataframe()[run.figures], run.name)
+    ui.table(run.per_class(), "Test images, per class")
     ui.say(run.sentence())
 
 
@@ -88,8 +87,7 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     table = run.to_dataframe()
     baseline = background_metrics(counts, run.class_names)
     table.loc["all background"] = {name: baseline[name] for name in table}
-    columns = ["iou_mean", "f1_at_iou_0.25", "f1_at_iou_0.5", "f1_at_iou_0.75", "dice_mean", "pixel_accuracy", "loss"]
-    ui.table(table[columns].astype(float).rename(columns=metric_name), run.name)
+    ui.table(table[run.figures].astype(float).rename(columns=metric_name), run.name)
     found = per_pixel_class_intervals(counts, groups)
     rows = {
         "IoU": found.iou,

@@ -34,10 +34,9 @@ class RandomisationCheck(NamedTuple):
         lines = "".join(f"<li>Block {block}: {html.escape(verdict)}</li>" for block, verdict in self.verdicts.items())
         stages = self.table["randomised"].unique()
         spearman = self.table.pivot(index="randomised", columns="block", values="spearman").loc[stages]
-        spearman = spearman.rename(columns="Block {}".format).rename_axis(
-            columns="Spearman with the trained model's maps"
-        )
-        return f"<ul>{lines}</ul>{spearman.rename_axis(None).round(2).to_html(na_rep='-')}"
+        spearman = spearman.rename(columns="Block {}".format).rename_axis(index=None, columns="random weights")
+        lead = "<p>Spearman of the maps with those of the trained model:</p>"
+        return f"<ul>{lines}</ul>{lead}{spearman.round(2).to_html(na_rep='-')}"
 
 
 def randomisation_check(

@@ -59,14 +59,14 @@ class MapsView:
         template = Template((resources.files("xaitune.explain") / "maps_view.html").read_text(encoding="utf-8"))
         # '<' would end the script; as an escape it is the same JSON.
         data = json.dumps(self._data, ensure_ascii=False).replace("<", "\\u003c")
-        blocks = html.escape(self.maps.title(self.maps.blocks[0]))
+        deepest = html.escape(self.maps.title(self.maps.blocks[-1]))
         return template.substitute(
             first=self._static(),
             data=data,
             image_count=len(self.images) - 1,
             block_count=len(self.maps.blocks) - 1,
             caption=html.escape(self._data["images"][0]["caption"]),
-            block=blocks,
+            block=deepest,
             note=html.escape(self.note),
         )
 

@@ -69,7 +69,7 @@ class Segmentation:
             self.labels[chosen],
             self.class_names,
             truth=None if truth is None else truth[chosen],
-            names=[short_file(file) for file in self.files[chosen]],
+            names=[short_file(file).replace("/", "/\n") for file in self.files[chosen]],
             ax=ax,
         )
 

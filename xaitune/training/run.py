@@ -19,7 +19,7 @@ from xaitune.errors import RunError
 from xaitune.plots import charts
 from xaitune.stats.intervals import outcome_interval, wilson_interval
 from xaitune.stats.outcomes import Outcomes
-from xaitune.stats.segmentation import background_metrics, metric_counts, regions
+from xaitune.stats.segmentation import THRESHOLDS, background_metrics, metric_counts, regions
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import CONFIG, RESULT, is_finished
 
@@ -71,9 +71,18 @@ class Run:
         }
         return pd.DataFrame(scalars).T.rename_axis("split")
 
+    @property
+    def figures(self) -> list[str]:
+        """The columns of `to_dataframe` to show first; it has more."""
+        if self.config.segments:
+            found = [f"f1_at_iou_{threshold:g}" for threshold in THRESHOLDS]
+            return ["iou_mean", *found, "dice_mean", "pixel_accuracy", "loss"]
+        return ["accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "loss"]
+
     def per_class(self, split: str = "test") -> pd.DataFrame:
         """One row per class: precision, recall, F1 and support on a split."""
-        return pd.DataFrame(self.metrics[split]["per_class"]).T.rename_axis("class")
+        table = pd.DataFrame(self.metrics[split]["per_class"]).T.rename_axis("class")
+        return table.astype({"support": int}) if "support" in table else table
 
     def sentence(self) -> str:
         """The test score with its 95 % interval over groups, and what there is to compare it with, in plain words."""
@@ -112,7 +121,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         lead = f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.sentence())}</p>"
-        return lead + self.to_dataframe().round(3).to_html(na_rep="-")
+        return lead + self.to_dataframe().reindex(columns=self.figures).round(3).to_html(na_rep="-")
 
 
 # Read as text, since a class may be named '007' or 'NA'.
