@@ -321,6 +321,9 @@ def test_sentences_name_blocks_and_metrics_as_everywhere_else():
     one = Difference(0.013, -0.004, 0.03, 15, 30)
     none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, difference=one, metric="accuracy").sentence()
     assert "the advice to freeze nothing (nag): no other depth is more than 1 point of accuracy better" in none
+    over = make_check(rival=0, optimizers={3: "nag", 0: "sgd"}, lower_bounds={0: -0.006}).sentence()
+    assert "(by these figures freezing nothing could be 0.6 points better)" in over
+    assert "above freezing nothing (sgd), the best of the others on validation" in over
     assert "with 1 seed: this is about these trained models, not about other trainings." in none
 
 
