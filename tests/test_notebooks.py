@@ -70,7 +70,7 @@ SHOWN = {
         "chance": ["Between its 2 seeds"],
         "control": [TABLE, "cannot tell"],
         "control-conclusion": ["0 of 2 of these pairs were called different."],
-        "pairs-conclusion": ["0 of 4 pairs are told apart."],
+        "pairs-conclusion": ["0 of 1 pairs are told apart."],
         "curves": [PICTURE],
         "classes": [TABLE, "blowhole", "test_images"],
         "decide": ["The fastest here: "],
