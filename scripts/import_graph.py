@@ -16,7 +16,18 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "xaitune"
-SINGLE_FILES = {"doctor", "errors", "_files", "_machine", "_names", "_progress", "__main__", "mapscores", "__init__"}
+SINGLE_FILES = {
+    "doctor",
+    "errors",
+    "_files",
+    "_machine",
+    "_names",
+    "_notebook",
+    "_progress",
+    "__main__",
+    "mapscores",
+    "__init__",
+}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 
 

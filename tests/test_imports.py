@@ -17,6 +17,7 @@ FOLDERS = [
     "_files",
     "_machine",
     "_names",
+    "_notebook",
     "_progress",
     "config",
     "data",

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 from sklearn.metrics import f1_score
 
+from xaitune._notebook import table_html
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.table import SweepTable
@@ -19,6 +20,7 @@ from xaitune.errors import ModelError
 from xaitune.explain.heatmaps import BlockHeatmaps, unit_view
 from xaitune.explain.lime.result import Superpixels
 from xaitune.stats.comparisons import Difference
+from xaitune.stats.intervals import wilson_interval
 from xaitune.stats.metrics import classification_metrics
 from xaitune.training.run import Run
 
@@ -55,7 +57,14 @@ def run(tmp_path):
         state="finished",
         history=pd.DataFrame({**epochs, **curves}),
         metrics=metrics,
-        predictions=pd.DataFrame({"true": true, "predicted": predicted}),
+        predictions=pd.DataFrame(
+            {
+                "group": [f"g{i // 3}" for i in range(30)],
+                "split": "test",
+                "true": np.array(CLASSES)[true],
+                "predicted": np.array(CLASSES)[predicted],
+            }
+        ),
         metadata={},
     )
     return result
@@ -163,7 +172,31 @@ def test_run(run):
     assert frame.index.tolist() == ["validation", "test"]
     assert frame.loc["test", "accuracy"] == pytest.approx(24 / 30)
     assert run.per_class().loc["균열", "support"] == 10
+    assert run.per_class()["support"].dtype == int
     assert np.isnan(dataclasses.replace(run, metrics={}, state="diverged").score())
+
+
+def test_the_sentence_of_a_run_has_the_score_and_its_intervals(run):
+    sentence = run.sentence()
+    low, high = wilson_interval(24, 30)
+    assert sentence.startswith(f"Test macro F1 {run.score():.3f} [")
+    assert f"over 10 groups, accuracy 0.800 [{low:.3f}, {high:.3f}] over 30 images." in sentence
+    assert "too little data to rely on the interval of macro F1: only" in sentence  # ten groups are few
+    by_accuracy = dataclasses.replace(run, config=TrainConfig(weights="slim", metric="accuracy")).sentence()
+    assert by_accuracy.startswith("Test accuracy 0.800 [")
+    assert by_accuracy.count("accuracy 0.800") == 1
+    assert dataclasses.replace(run, state="diverged").sentence() == "The run is diverged: it has no score."
+
+
+def test_a_table_in_a_notebook_says_what_it_leaves_out():
+    table = pd.DataFrame({"file": [f"/data/<crack>/{i}.png" for i in range(25)], "weight": np.nan})
+    text = table_html(table)
+    assert text.count("<tr") == 21
+    assert "20 of 25 rows" in text
+    assert "&lt;crack&gt;/0.png" in text
+    assert "/data/" not in text
+    assert "<td>-</td>" in text
+    assert "rows;" not in table_html(table.head(20))
 
 
 def test_maps_and_their_views(maps):
@@ -216,6 +249,15 @@ def test_superpixels_table_and_masks(superpixels):
     assert superpixels.signed_map()[0, 15] == -0.2
 
 
+def test_weights_are_drawn_from_the_largest_down_and_filled_where_they_are_clear(superpixels):
+    ax = superpixels.plot_weights(count=3)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "3", "1"]  # 0.4, 0.1 and -0.2; not 0.0
+    assert ax.get_title(loc="left") == "Weights for <b>hole</b>: the 3 largest of 4"
+    marks = [lines[0].get_markerfacecolor() for lines in ax.containers]
+    assert "white" not in marks  # intervals of 0.05 to either side exclude 0
+    assert [lines[0].get_markerfacecolor() for lines in superpixels.plot_weights().containers].count("white") == 1
+
+
 def test_arrays_are_read_only(maps, superpixels):
     arrays = [*maps.raw.values(), maps.images, maps.classes, maps.probabilities]
     arrays += [superpixels.images, superpixels.class_score, superpixels.class_stability, superpixels.samples]
@@ -261,6 +303,7 @@ def test_a_cell_with_one_lucky_seed_is_not_the_best(sweep):
 
 def test_every_plot_returns_its_axes(run, maps, superpixels, advice, sweep):
     drawn = [run.plot, run.plot_history, run.plot_confusion_matrix, maps.plot, superpixels.plot, advice.plot]
+    drawn += [superpixels.plot_weights]
     drawn += [sweep.plot, sweep.plot_histories, make_check().plot]
     for plot in drawn:
         assert isinstance(plot(), Axes)
@@ -278,6 +321,9 @@ def test_sentences_name_blocks_and_metrics_as_everywhere_else():
     one = Difference(0.013, -0.004, 0.03, 15, 30)
     none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, difference=one, metric="accuracy").sentence()
     assert "the advice to freeze nothing (nag): no other depth is more than 1 point of accuracy better" in none
+    over = make_check(rival=0, optimizers={3: "nag", 0: "sgd"}, lower_bounds={0: -0.006}).sentence()
+    assert "(by these figures freezing nothing could be 0.6 points better)" in over
+    assert "above freezing nothing (sgd), the best of the others on validation" in over
     assert "with 1 seed: this is about these trained models, not about other trainings." in none
 
 

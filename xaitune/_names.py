@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 METRIC_NAMES = {
@@ -66,6 +67,16 @@ def gap_text(gap: Any, metric: str, other: str) -> str:
         ends = [f"{abs(end) * 100:.1f} {side(end)}" for end in (gap.low, gap.high)]
         interval = f"95 % interval: {ends[0]} to {ends[1]}"
     return f"{points(abs(gap.difference))} of {metric_name(metric)} {side(gap.difference)} {other} [{interval}]"
+
+
+def short_file(file: Any) -> str:
+    """A file by its folder and its own name, which is as much of a path as a picture or a table has room for.
+
+    Examples:
+        >>> short_file("/data/steel/images/crack/part1.png"), short_file("part1.png")
+        ('crack/part1.png', 'part1.png')
+    """
+    return "/".join(Path(file).parts[-2:])
 
 
 def listed(names: Sequence[str]) -> str:

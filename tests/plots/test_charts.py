@@ -15,6 +15,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+from PIL import Image
 
 from xaitune.errors import InputError, RunError
 from xaitune.plots import block_charts, charts, figures, overlays, pictures
@@ -95,6 +96,9 @@ def every_plot():
         ),
         "block_scores": lambda ax: block_charts.block_scores(block_summary(), ax=ax),
         "shares": lambda ax: charts.shares(pd.Series({KOREAN: 0.7, "$b$": 0.3}), explained=KOREAN, ax=ax),
+        "weight_intervals": lambda ax: charts.weight_intervals(
+            pd.DataFrame({"weight": [0.2, -0.1], "low": [0.1, -0.3], "high": [0.3, 0.1]}, index=[4, 0]), ax=ax
+        ),
         "difference": lambda ax: charts.difference(0.01, -0.02, 0.03, label="cannot tell", ax=ax),
         "panels": lambda ax: pictures.panels([image, image], ["image", "Block 1"], caption=KOREAN, ax=ax),
         "contact_sheet": lambda ax: pictures.contact_sheet([image, image], [KOREAN, "b"], titles=["image"], ax=ax),
@@ -177,7 +181,10 @@ def test_plot_returns_its_axes_and_changes_no_state(name):
         given = figure.add_subplot(1, 2, 1)
         assert draw(given) is given
         figure.savefig(io.BytesIO(), format="png", dpi=50)
-    assert own._repr_png_().startswith(b"\x89PNG")
+    picture, about = own._repr_png_()
+    assert picture.startswith(b"\x89PNG")
+    with Image.open(io.BytesIO(picture)) as opened:
+        assert about == {"width": round(opened.width * 96 / 150)}  # as wide as the figure, not as its pixels
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == []
 

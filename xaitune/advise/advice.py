@@ -119,7 +119,10 @@ class FreezeAdvice:
         return self.evidence
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.text)}</p>" + self.evidence.round(3).to_html()
+        shown = self.evidence[["score", "low", "high", *self.figures]]
+        return f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.text)}</p>" + shown.round(3).to_html(
+            na_rep="-"
+        )
 
 
 def load_advice(path: str | Path) -> FreezeAdvice:

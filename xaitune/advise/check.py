@@ -87,11 +87,11 @@ class AdviceCheck:
     def _answer(self) -> str:
         """The verdict and the difference that it rests on."""
         margin = f"{self.margin * 100:g} point"
-        advised, rival = self._described(self.advised), self._described(self.rival)
-        other = f"{rival}, the best of the others on validation"
+        advised = f"{_names.frozen_name(self.advised)}{self._trained(self.advised)}"
+        other = f"{_as_choice(self.rival)}{self._trained(self.rival)}, the best of the others on validation"
         score = f"It scored {_names.gap_text(self.difference, self.metric, other)}."
         depth, bound = self.lowest
-        possible = f"by these figures {_names.frozen_name(depth)} could be {_names.points(max(-bound, 0))} better"
+        possible = f"by these figures {_as_choice(depth)} could be {_names.points(max(-bound, 0))} better"
         if not math.isfinite(bound):
             possible = "there are too few groups to say how much better one could be"
         if self.verdict == "confirmed":
@@ -132,11 +132,11 @@ class AdviceCheck:
             return f"No trained cell is shown to be within {margin} of all the others, so no cheaper one can be recommended."
         return f"The cheapest cell that is shown to be within {margin} of all the others is {self.enough['name']}."
 
-    def _described(self, depth: int) -> str:
-        """'Block 1-3 (nag)', or 'Block 1-3 (nag at 0.001)' if several learning rates were tried."""
+    def _trained(self, depth: int) -> str:
+        """How a depth was trained, after its name: ' (nag)', or ' (nag at 0.001)' if several learning rates were tried."""
         rate = self.learning_rates.get(depth)
         rate_text = f" at {rate:g}" if rate is not None else ""
-        return f"{_names.frozen_name(depth)} ({self.optimizers[depth]}{rate_text})"
+        return f" ({self.optimizers[depth]}{rate_text})"
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the difference with its interval, against zero and the margin."""
@@ -155,7 +155,13 @@ class AdviceCheck:
         return pd.DataFrame([row])
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.verdict)}</b><p>{html.escape(self.sentence())}</p>"
+        paragraphs = (f"<p>{f'<b>{h}.</b> ' if h else ''}{html.escape(text)}</p>" for h, text in self.paragraphs)
+        return f"<b>{html.escape(self.verdict)}</b>{''.join(paragraphs)}"
+
+
+def _as_choice(depth: int) -> str:
+    """A depth as the subject of a sentence, in which 'nothing' would be misread."""
+    return _names.frozen_name(depth) if depth else "freezing nothing"
 
 
 def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:

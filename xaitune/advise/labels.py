@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from xaitune._files import write_csv
 from xaitune._names import plural
+from xaitune._notebook import table_html
 from xaitune._progress import Progress, part_of, shown_progress
 from xaitune.advise.contrast import Contrast
 from xaitune.advise.held_out import HeldOut
@@ -23,6 +25,16 @@ from xaitune.training.features import FeatureCache
 
 COUNT = 20  # of the images that are drawn
 RANKING = "confidence_weighted_entropy"  # of cleanlab; docs/labels.md compares it with its others
+SHOWN = [
+    "rank",
+    "file",
+    "split",
+    "class",
+    "suggested",
+    "probability",
+    "suggested_probability",
+    "issue",
+]  # in a notebook
 FEATURES_SHARE = 0.6  # of the time
 CAPTION = (
     "One image of each group. Evidence: green for the suggested class, orange for the given one, by the head that has not "
@@ -89,7 +101,7 @@ class LabelCheck:
         return [folder / "labels.csv", *([figures.save(self.plot(), sheet)] if self.rows else [])]
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.headline)}</b>{self.table.head(COUNT).round(3).to_html(index=False)}"
+        return f"<b>{html.escape(self.headline)}</b>{table_html(self.table[SHOWN])}"
 
 
 def doubtful_labels(
@@ -134,7 +146,9 @@ def doubtful_labels(
 def require_cleanlab() -> None:
     """Raise ConfigError where cleanlab is missing."""
     try:
-        import cleanlab  # noqa: F401
+        with warnings.catch_warnings():  # tqdm asks for ipywidgets, which xaitune's own bar does without
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import cleanlab.filter  # noqa: F401
     except ImportError:
         raise ConfigError("Doubtful labels need cleanlab. Install it with: pip install 'xaitune[labels]'.") from None
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from xaitune._files import read_json, write_csv
 from xaitune._names import plural
+from xaitune._notebook import table_html
 from xaitune.data.dataset import ImageData
 from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.errors import ConfigError, InputError
@@ -67,7 +68,7 @@ class MaskCheck:
         return [folder / "labels.csv", *([figures.save(self.plot(), sheet)] if self.drawn is not None else [])]
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.headline)}</b>{self.table.head(COUNT).round(3).to_html(index=False)}"
+        return f"<b>{html.escape(self.headline)}</b>{table_html(self.table)}"
 
 
 def doubtful_masks(run: Run | str | Path, data: ImageData, *, count: int = COUNT) -> MaskCheck:

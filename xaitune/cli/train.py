@@ -68,22 +68,9 @@ def train(
 
 
 def _say_run(ui: Ui, run: Any) -> None:
-    from xaitune.stats.intervals import bootstrap_interval, wilson_interval
-
-    columns = ["accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "loss"]
-    ui.table(run.to_dataframe()[columns], run.name)
-    ui.table(run.per_class().astype({"support": int}), "Test images, per class")
-    test = run.predictions.query("split == 'test'")
-    number = {name: i for i, name in enumerate(run.class_names)}
-    true, predicted = test["true"].map(number).to_numpy(), test["predicted"].map(number).to_numpy()
-    interval = bootstrap_interval(true, predicted, test["group"].to_numpy(str), run.config.metric)
-    low, high = wilson_interval(int((true == predicted).sum()), len(true))
-    ui.say(
-        f"Test {run.config.metric} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over {interval.groups} groups, "
-        f"accuracy {(true == predicted).mean():.3f} [{low:.3f}, {high:.3f}] over {len(true)} images"
-    )
-    if interval.few:
-        ui.say(f"There is too little data to rely on the interval of {run.config.metric}: only {interval.few}.")
+    ui.table(run.to_dataframe()[run.figures], run.name)
+    ui.table(run.per_class(), "Test images, per class")
+    ui.say(run.sentence())
 
 
 def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
@@ -91,18 +78,16 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     import numpy as np
     import pandas as pd
 
-    from xaitune.stats.intervals import outcome_interval
     from xaitune.stats.per_class import per_pixel_class_intervals
     from xaitune.stats.segmentation import background_metrics
-    from xaitune.training.run import outcomes_of, pixel_counts_of
+    from xaitune.training.run import pixel_counts_of
 
     test = run.predictions.query("split == 'test'")
     counts, groups = pixel_counts_of(test, run.class_names), test["group"].to_numpy(str)
     table = run.to_dataframe()
     baseline = background_metrics(counts, run.class_names)
     table.loc["all background"] = {name: baseline[name] for name in table}
-    columns = ["iou_mean", "f1_at_iou_0.25", "f1_at_iou_0.5", "f1_at_iou_0.75", "dice_mean", "pixel_accuracy", "loss"]
-    ui.table(table[columns].astype(float).rename(columns=metric_name), run.name)
+    ui.table(table[run.figures].astype(float).rename(columns=metric_name), run.name)
     found = per_pixel_class_intervals(counts, groups)
     rows = {
         "IoU": found.iou,
@@ -122,13 +107,7 @@ def _say_segmentation(ui: Ui, run: Any, images: Any) -> None:
     ui.table(
         pd.DataFrame(shown | {"images": found.images, "groups": found.groups}, index=index), "Test pixels, per class"
     )
-    interval = outcome_interval(outcomes_of([test], run.class_names, run.config.metric), groups, run.config.metric)
-    ui.say(
-        f"Test {metric_name(run.config.metric)} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}] over "
-        f"{interval.groups} groups"
-    )
+    ui.say(run.sentence())
     for split, metrics in run.metrics.items():
         if metrics["absent"]:
             ui.say(f"No pixel of {', '.join(metrics['absent'])} in the {split} images.")
-    if interval.few:
-        ui.say(f"There is too little data to rely on the interval of {run.config.metric}: only {interval.few}.")

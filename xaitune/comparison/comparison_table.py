@@ -1,6 +1,7 @@
 """The table of a comparison, read from its folder: one row for each combination of values."""
 
 import dataclasses
+import html
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -208,7 +209,7 @@ class ComparisonTable:
         return self.cells
 
     def _repr_html_(self) -> str:
-        return self.table().to_html(index=False)
+        return f"<p>{html.escape(self.sentence())}</p>{self.table().to_html(index=False)}"
 
 
 def load_comparison(path: str | Path) -> ComparisonTable:

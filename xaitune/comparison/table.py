@@ -1,6 +1,7 @@
 """The table of a sweep, read from its folder: its runs, its cells, and the linear heads beside them."""
 
 import dataclasses
+import html
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
-from xaitune._names import duration, gap_text
+from xaitune._names import duration, frozen_name, gap_text, metric_name
 from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name
 from xaitune.comparison.folds import pool_folds, test_rows
 from xaitune.comparison.verdict import MARGIN
@@ -173,7 +174,10 @@ class SweepTable:
         return pd.concat([self.runs, self.heads.reindex(columns=self.runs.columns)]) if len(self.heads) else self.runs
 
     def _repr_html_(self) -> str:
-        return self.table().round(3).to_html()
+        best = f"{metric_name(self.metric)} on the test images; best on validation: {html.escape(self.best['name'])}."
+        table = self.table().rename(index=frozen_name).rename_axis(index="frozen")
+        frozen = f"<p>{html.escape(self.frozen_sentence())}</p>" if len(self.heads) else ""
+        return f"<p>{best}</p>{table.round(3).to_html(na_rep='-')}{frozen}"
 
 
 def load_sweep(path: str | Path) -> SweepTable:

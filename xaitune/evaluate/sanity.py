@@ -32,7 +32,11 @@ class RandomisationCheck(NamedTuple):
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<li>Block {block}: {html.escape(verdict)}</li>" for block, verdict in self.verdicts.items())
-        return f"<ul>{lines}</ul>{self.table.round(3).to_html(index=False)}"
+        stages = self.table["randomised"].unique()
+        spearman = self.table.pivot(index="randomised", columns="block", values="spearman").loc[stages]
+        spearman = spearman.rename(columns="Block {}".format).rename_axis(index=None, columns="random weights")
+        lead = "<p>Spearman of the maps with those of the trained model:</p>"
+        return f"<ul>{lines}</ul>{lead}{spearman.round(2).to_html(na_rep='-')}"
 
 
 def randomisation_check(

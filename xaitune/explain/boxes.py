@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from xaitune._names import plural
+from xaitune._notebook import table_html
 from xaitune.config.explain_settings import BoxOptions
 from xaitune.data.images import image_header
 from xaitune.data.resize import map_to_image
@@ -99,8 +101,8 @@ class Boxes:
         }
 
     def _repr_html_(self) -> str:
-        table = self.to_dataframe().head(20).round(3).to_html(index=False)
-        return f"{len(self)} boxes in {len(self.images)} images{table}"
+        count = f"{plural(len(self), 'box')} in {plural(len(self.images), 'image')}"
+        return f"<p>{count}</p>{table_html(self.to_dataframe())}"
 
 
 def boxes_from_maps(

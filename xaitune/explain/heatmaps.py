@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from xaitune._names import plural
+from xaitune._notebook import table_html
 from xaitune.data.images import read_image
 from xaitune.data.resize import map_to_image, resize_image
 from xaitune.errors import ImageError, ModelError
@@ -235,8 +237,8 @@ class BlockHeatmaps:
 
     def _repr_html_(self) -> str:
         checked = f" {html.escape(self.checks.summary())}" if self.checks is not None else ""
-        table = self.to_dataframe().head(20).round(3).to_html(index=False)
-        return f"<b>{html.escape(self.method)}</b>: {len(self)} images.{checked}{table}"
+        named = f"<b>{html.escape(self.method)}</b>: {plural(len(self), 'image')}."
+        return f"<p>{named}{checked}</p>{table_html(self.to_dataframe())}"
 
 
 def own_picture(file: str, shown: np.ndarray, bit_depth: int | None = None, longest: int = 640) -> np.ndarray:

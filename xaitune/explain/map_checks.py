@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune._names import plural
+from xaitune._notebook import table_html
 
 # Why these values: docs/method.md, 'Checks of a map'.
 UNCHANGED = 0.9  # mean Spearman of a block's maps with those of random weights, from which on they ignore the model
@@ -95,7 +96,7 @@ class MapChecks:
     def _repr_html_(self) -> str:
         table = self.to_dataframe()
         shown = table.assign(doubtful=table["doubts"] != "").sort_values("doubtful", ascending=False, kind="stable")
-        rows = shown.drop(columns="doubtful").head(20).round(2).to_html(index=False)
+        rows = table_html(shown.drop(columns="doubtful"), digits=2)
         return f"<p>{html.escape(self.summary())}</p>{rows}"
 
 

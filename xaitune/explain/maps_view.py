@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from xaitune._files import write_bytes
+from xaitune._names import short_file
 from xaitune.data.resize import map_to_image, resize_image
 from xaitune.errors import InputError
 from xaitune.plots import overlays
@@ -58,14 +59,14 @@ class MapsView:
         template = Template((resources.files("xaitune.explain") / "maps_view.html").read_text(encoding="utf-8"))
         # '<' would end the script; as an escape it is the same JSON.
         data = json.dumps(self._data, ensure_ascii=False).replace("<", "\\u003c")
-        blocks = html.escape(self.maps.title(self.maps.blocks[0]))
+        deepest = html.escape(self.maps.title(self.maps.blocks[-1]))
         return template.substitute(
             first=self._static(),
             data=data,
             image_count=len(self.images) - 1,
             block_count=len(self.maps.blocks) - 1,
             caption=html.escape(self._data["images"][0]["caption"]),
-            block=blocks,
+            block=deepest,
             note=html.escape(self.note),
         )
 
@@ -87,7 +88,7 @@ class MapsView:
             for block in maps.blocks
         ]
         probability = maps.probabilities[i, int(maps.classes[i])]
-        name = "/".join(Path(maps.files[i]).parts[-2:])
+        name = short_file(maps.files[i])
         return {
             "caption": f"{name}: {maps.explained(i)} (p = {probability:.2f})",
             "picture": _png(picture),

@@ -1,7 +1,6 @@
 """The segmentation of images: the class that a model predicts for every pixel."""
 
 import dataclasses
-import html
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from xaitune._files import writing
+from xaitune._names import plural, short_file
+from xaitune._notebook import table_html
 from xaitune._progress import Progress
 from xaitune.data.dataset import ImageData
 from xaitune.data.images import expand_images, read_image
@@ -68,12 +69,12 @@ class Segmentation:
             self.labels[chosen],
             self.class_names,
             truth=None if truth is None else truth[chosen],
-            names=["/".join(Path(file).parts[-2:]) for file in self.files[chosen]],
+            names=[short_file(file).replace("/", "/\n") for file in self.files[chosen]],
             ax=ax,
         )
 
     def _repr_html_(self) -> str:
-        return html.escape(f"{len(self)} images") + self.to_dataframe().round(4).to_html()
+        return f"<p>{plural(len(self), 'image')}</p>{table_html(self.to_dataframe())}"
 
 
 def segment_images(model: Any, images: Images) -> Segmentation:

@@ -208,6 +208,26 @@ def shares(values: pd.Series, *, explained: str = "", ax: Axes | None = None) ->
     return finish(ax)
 
 
+def weight_intervals(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Weights by name (the index) with their intervals, the first row on top; filled where the interval excludes 0.
+
+    `table`: weight, low, high. Positive weights are green, negative ones vermilion, as in the pictures of superpixels.
+    """
+    ax = ax if ax is not None else own_axes(6.0, 1.2 + 0.26 * len(table))
+    for row, (_, part) in enumerate(table.iterrows()):
+        colour = GREEN if part["weight"] > 0 else VERMILION
+        fill = colour if part["low"] > 0 or part["high"] < 0 else "white"
+        bars = interval_bars([part["weight"]], [part["low"]], [part["high"]])
+        ax.errorbar(part["weight"], row, xerr=bars, color=colour, fmt="o", markerfacecolor=fill, capsize=3)
+    ax.axvline(0, color=BLACK, linewidth=0.8)
+    ax.set_yticks(range(len(table)), [str(name) for name in table.index])
+    ax.set_ylim(len(table) - 0.4, -0.6)
+    ax.set_ylabel("superpixel")
+    ax.set_xlabel("weight, 95 % interval; filled: the interval excludes 0")
+    tidy(ax, title, grid="x")
+    return finish(ax)
+
+
 def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | None = None) -> Axes:
     """The test score of every cell with its 95 % interval, by frozen blocks (x) and optimizer (colour, marker).
 

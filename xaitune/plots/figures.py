@@ -14,10 +14,12 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from xaitune._files import write_bytes
 from xaitune.errors import InputError
 
+DPI, SCREEN_DPI = 150, 96  # of a file, and of what a screen calls an inch
 # Fonts with Hangul and other East Asian characters that common systems have, best first.
 EAST_ASIAN_FONTS = (
     *("NanumGothic", "Nanum Gothic", "Noto Sans CJK KR", "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo"),
@@ -27,10 +29,12 @@ EAST_ASIAN_FONTS = (
 
 
 class ShownAxes(Axes):
-    """Axes that a notebook shows as its figure's picture."""
+    """Axes that a notebook shows as its figure's picture, in the figure's size, sharp on dense screens too."""
 
-    def _repr_png_(self) -> bytes:
-        return png_bytes(self)
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        picture = png_bytes(self)
+        with Image.open(io.BytesIO(picture)) as opened:
+            return picture, {"width": round(opened.width * SCREEN_DPI / DPI)}
 
 
 def own_axes(width: float, height: float) -> Axes:
@@ -88,7 +92,7 @@ def wrap(text: str, inches: float, points: float) -> str:
     return "\n".join(textwrap.fill(line, columns) for line in text.split("\n"))
 
 
-def png_bytes(drawn: Axes | Figure, dpi: int = 150) -> bytes:
+def png_bytes(drawn: Axes | Figure, dpi: int = DPI) -> bytes:
     """The picture as the bytes of a PNG, cropped to what is drawn."""
     buffer = io.BytesIO()
     figure_of(drawn).savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
@@ -103,7 +107,7 @@ def figure_of(drawn: Axes | Figure) -> Figure:
     return figure
 
 
-def save(drawn: Axes | Figure, path: str | Path, dpi: int = 150) -> Path:
+def save(drawn: Axes | Figure, path: str | Path, dpi: int = DPI) -> Path:
     """Write a picture as PNG, atomically: a reader of `path` never sees a partial picture.
 
     Makes the folder. Raises RunError if it cannot be written.

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json, write_json
+from xaitune._names import metric_name, plural
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.plots import charts
+from xaitune.stats.intervals import outcome_interval, wilson_interval
 from xaitune.stats.outcomes import Outcomes
-from xaitune.stats.segmentation import metric_counts, regions
+from xaitune.stats.segmentation import THRESHOLDS, background_metrics, metric_counts, regions
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import CONFIG, RESULT, is_finished
 
@@ -69,9 +71,40 @@ class Run:
         }
         return pd.DataFrame(scalars).T.rename_axis("split")
 
+    @property
+    def figures(self) -> list[str]:
+        """The columns of `to_dataframe` to show first; it has more."""
+        if self.config.segments:
+            found = [f"f1_at_iou_{threshold:g}" for threshold in THRESHOLDS]
+            return ["iou_mean", *found, "dice_mean", "pixel_accuracy", "loss"]
+        return ["accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "loss"]
+
     def per_class(self, split: str = "test") -> pd.DataFrame:
         """One row per class: precision, recall, F1 and support on a split."""
-        return pd.DataFrame(self.metrics[split]["per_class"]).T.rename_axis("class")
+        table = pd.DataFrame(self.metrics[split]["per_class"]).T.rename_axis("class")
+        return table.astype({"support": int}) if "support" in table else table
+
+    def sentence(self) -> str:
+        """The test score with its 95 % interval over groups, and what there is to compare it with, in plain words."""
+        if self.state != "finished":
+            return f"The run is {self.state}: it has no score."
+        test, metric = self.predictions.query("split == 'test'"), self.config.metric
+        groups = test["group"].to_numpy(str)
+        score = outcome_interval(outcomes_of([test], self.class_names, metric), groups, metric)
+        text = f"Test {metric_name(metric)} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}] over "
+        text += plural(score.groups, "group")
+        if self.config.segments:
+            counts = pixel_counts_of(test, self.class_names)
+            text += f"; a model that marks nothing scores {background_metrics(counts, self.class_names)[metric]:.3f}."
+        elif metric != "accuracy":
+            right = int((test["true"] == test["predicted"]).sum())
+            low, high = wilson_interval(right, len(test))
+            text += f", accuracy {right / len(test):.3f} [{low:.3f}, {high:.3f}] over {plural(len(test), 'image')}."
+        else:
+            text += "."
+        if score.few:
+            text += f" There is too little data to rely on the interval of {metric_name(metric)}: only {score.few}."
+        return text
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The learning curves; see `plot_history`."""
@@ -87,7 +120,8 @@ class Run:
         return charts.confusion_matrix(np.array(self.metrics[split][kind]), self.class_names, ax=ax)
 
     def _repr_html_(self) -> str:
-        return f"<b>{html.escape(self.name)}</b> ({self.state})" + self.to_dataframe().round(3).to_html()
+        lead = f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.sentence())}</p>"
+        return lead + self.to_dataframe().reindex(columns=self.figures).round(3).to_html(na_rep="-")
 
 
 # Read as text, since a class may be named '007' or 'NA'.

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from xaitune._names import plural
+from xaitune._notebook import table_html
 from xaitune.data.resize import map_to_image
 from xaitune.errors import unknown_class
 from xaitune.explain.heatmaps import own_picture, read_only
@@ -147,6 +149,17 @@ class Superpixels:
         """Each class's share of the positive superpixel weight, as bars."""
         return charts.shares(self.share(image), explained=self.explained(image), ax=ax)
 
+    def plot_weights(self, ax: "Axes | None" = None, *, image: int = 0, count: int = 20) -> "Axes":
+        """The `count` largest weights of an image, of either sign, with their 95 % intervals.
+
+        The numbers are those in the column `superpixel` of `to_dataframe`. Filled: the interval excludes 0.
+        """
+        table = self.to_dataframe()
+        part = table[table["file"] == self.files[image]].set_index("superpixel")
+        largest = part.loc[part["weight"].abs().nlargest(count).index].sort_values("weight", ascending=False)
+        title = f"Weights for {self.explained(image)}: the {len(largest)} largest of {len(part)}"
+        return charts.weight_intervals(largest, title=title, ax=ax)
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per superpixel: file, class, its id, weight, interval and share of the pixels.
 
@@ -173,4 +186,4 @@ class Superpixels:
         return pd.concat(rows, ignore_index=True)
 
     def _repr_html_(self) -> str:
-        return f"<b>lime</b>: {len(self)} images" + self.to_dataframe().head(20).round(4).to_html(index=False)
+        return f"<p><b>lime</b>: {plural(len(self), 'image')}.</p>{table_html(self.to_dataframe())}"
