@@ -23,6 +23,7 @@ FOLDERS = [
     "stats",
     "plots",
     "models",
+    "tracking",
     "training",
     "explain",
     "evaluate",

@@ -13,7 +13,7 @@ from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
-from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig, replace_fields
+from xaitune.config.settings import DataConfig, SweepConfig, TrackingConfig, TrainConfig, replace_fields
 from xaitune.errors import ConfigError, RunError
 
 FEW_IMAGES = 100  # docs/advice.md: with 62 the advice from features lost 25 points, the race 4
@@ -157,7 +157,11 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
     return advice
 
 
-@command("sweep-freeze", DataConfig, TrainConfig, SweepConfig, skip=("seed", "optimizer", "trained_blocks"))
+@command(
+    "sweep-freeze",
+    *(DataConfig, TrainConfig, SweepConfig, TrackingConfig),
+    skip=("seed", "optimizer", "trained_blocks"),
+)
 def sweep_freeze(
     job: Job,
     data: DataPath = None,
@@ -176,6 +180,8 @@ def sweep_freeze(
     from xaitune.comparison.engines.ray import check_ray
     from xaitune.comparison.plan import plan_sweep
     from xaitune.comparison.sweep import run_sweep
+    from xaitune.comparison.tracked import close_group
+    from xaitune.tracking.follow import require_packages
 
     config.sweep.require_engine(job.given.get(SweepConfig, {}))
     if config.sweep.engine == "ray":
@@ -186,6 +192,8 @@ def sweep_freeze(
         f"{plan.total - plan.done} of {plan.total} runs to do, about {duration(seconds)} and "
         f"{disk_size(disk_bytes)} of disk in {plan.folder}"
     )
+    tracking = config.tracking.located(job.runs_dir)
+    require_packages(tracking)
     if dry_run:
         counts = {"folder": str(plan.folder), "runs": plan.total, "missing": plan.total - plan.done}
         job.ui.finish([], "the same command without --dry-run", **counts, seconds=seconds, disk_bytes=disk_bytes)
@@ -211,12 +219,14 @@ def sweep_freeze(
             progress=report,
             run_progress=report.part,
             notes=job.ui.say,
+            tracking=tracking,
         )
     say_sweep(job.ui, table)
     job.ui.say(f"The sweep took {duration(time.monotonic() - start)}")
     wrote, verdict = [table.path / "sweep.csv"], {"verdict": None, "sentence": ""}
     if advice is not None:
         wrote, verdict = _say_verdict(job.ui, advice, table)
+        close_group(table.path, tracking, job.ui.say)  # once more, with the verdict
     failed = table.runs[table.runs["state"].str.startswith("failed")]["name"].tolist()
     records = {"cells": table.cells.to_dict("records"), "heads": table.heads.to_dict("records")}
     job.ui.finish(wrote, "xaitune report", **records, failed=failed, **verdict)
