@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._names import disk_size, duration, frozen_name
+from xaitune.cli.completion import complete_run
 from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.model_choice import choose_model
@@ -52,6 +53,7 @@ def advise(
             panel="Model",
             default="a new model",
             metavar="PATH",
+            autocompletion=complete_run,
         ),
     ] = None,
     name: Name = None,
@@ -343,7 +345,8 @@ def say_sweep(ui: Ui, table: Any) -> None:
 def check_again(
     job: Job,
     sweep: Annotated[
-        Path | None, typer.Argument(metavar="SWEEP", help="A sweep's folder (default: the newest).")
+        Path | None,
+        typer.Argument(metavar="SWEEP", help="A sweep's folder (default: the newest).", autocompletion=complete_run),
     ] = None,
 ) -> None:
     """Check the advice against the sweep again."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from xaitune.cli.completion import complete_run
 from xaitune.cli.freeze import say_sweep
 from xaitune.cli.options import Job, command, option
 from xaitune.errors import ConfigError
@@ -14,7 +15,10 @@ from xaitune.errors import ConfigError
 def report(
     job: Job,
     path: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="Folder of a run or a sweep (default: the newest sweep).")
+        Path | None,
+        typer.Argument(
+            metavar="RUN", help="Folder of a run or a sweep (default: the newest sweep).", autocompletion=complete_run
+        ),
     ] = None,
     check: Annotated[
         bool,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from xaitune.cli.completion import complete_run
 from xaitune.cli.options import Job, command
 from xaitune.config.settings import TrackingConfig, replace_fields
 from xaitune.errors import ConfigError, XaituneError
@@ -15,7 +16,11 @@ def track(
     job: Job,
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", help="Folders of runs, sweeps or comparisons (default: all in --runs-dir)."),
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of runs, sweeps or comparisons (default: all in --runs-dir).",
+            autocompletion=complete_run,
+        ),
     ] = None,
 ) -> None:
     """Send runs to MLflow, or write their TensorBoard files.
