@@ -54,6 +54,9 @@ def demo(
     folder: Annotated[
         Path, option("--folder", help="Folder for everything the demo makes.", default="xaitune-demo")
     ] = Path("xaitune-demo"),
+    quick: Annotated[
+        bool, option("--quick", help="Check the installation: few small images, trainings of an epoch, 2 depths.")
+    ] = False,
 ) -> None:
     """Do everything once on generated images, in minutes.
 
@@ -62,7 +65,7 @@ def demo(
     from xaitune.demo.run import run_demo
 
     with job.ui.progress("demo") as progress:
-        summary = run_demo(folder, progress, job.ui.say)
+        summary = run_demo(folder, progress, job.ui.say, quick=quick)
     say_sweep(job.ui, summary["sweep"])
     job.ui.say(summary["check"].sentence())
     job.ui.finish(

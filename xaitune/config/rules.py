@@ -57,8 +57,8 @@ class Whole(Rule):
     def __call__(self, name: str, value: Any) -> int | None:
         if value is None and self.optional:
             return None
-        ok = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= self.low
-        ok = ok and (self.high is None or value <= self.high)
+        ok = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        ok = ok and int(value) >= self.low and (self.high is None or int(value) <= self.high)
         most = "" if self.high is None else f" and at most {self.high}"
         require(bool(ok), name, f"a whole number of at least {self.low}{most}", value)
         return int(value)
