@@ -58,7 +58,7 @@ def run_demo(folder: Path, progress: Progress, say: Notes, *, quick: bool = Fals
             part.write_text(config_text(Config(relative, train, compared)), encoding="utf-8")
     run = train_model(data, train, runs_dir=runs_dir, progress=_StepProgress("train", progress))
     say(f"Trained {run.path}: test {train.metric} {run.score():.3f}")
-    _explain(run, data, runs_dir, _StepProgress("explain", progress))
+    _explain(run, data, runs_dir, _StepProgress("explain", progress), samples=100 if quick else 500)
     say(f"Explained test images: {runs_dir / 'explain'}")
     advice = recommend.advise_freeze(data, train, runs_dir=runs_dir, progress=_StepProgress("advise", progress))
     say(f"Advice: {advice.headline}")
@@ -71,8 +71,8 @@ def run_demo(folder: Path, progress: Progress, say: Notes, *, quick: bool = Fals
     return {"sweep": table, "check": check, "report": page, "seconds": time.monotonic() - start}
 
 
-def _explain(run: Any, data: Any, runs_dir: Path, progress: Progress) -> None:
-    """Explain some test images by Grad-CAM and one by LIME."""
+def _explain(run: Any, data: Any, runs_dir: Path, progress: Progress, samples: int) -> None:
+    """Explain some test images by Grad-CAM and one by LIME with that many samples."""
     for step, (method, count) in enumerate((("gradcam", 8), ("lime", 1))):
         out = runs_dir / ("explain" if method == "gradcam" else "explain-lime")
         if (out / "explain.json").is_file():
@@ -80,7 +80,7 @@ def _explain(run: Any, data: Any, runs_dir: Path, progress: Progress) -> None:
         progress(step, 2, method)
         test = data.indices("test")
         paths = data.paths(test[:: max(len(test) // count, 1)][:count])
-        explanations = explain_images(run, paths, method=method, num_samples=500)
+        explanations = explain_images(run, paths, method=method, num_samples=samples)
         about = {"method": method, "rule": "gradcam", "model": str(run.path), "class_names": list(data.class_names)}
         with ExplanationWriter(out, about) as writer:
             writer.add(explanations)

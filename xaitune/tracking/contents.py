@@ -19,6 +19,7 @@ FILES = (  # sent from a folder that has them
     *("sweep.json", "sweep.csv", "check.json", "comparison.json", "comparison.csv", "report.html"),
 )
 STATUS = {"finished": "FINISHED", "diverged": "FAILED", "stopped": "KILLED"}  # a run's state -> MLflow's status
+ELSEWHERE = ("fingerprint", "weights", "pixels", "image_size", "resize")  # parts of an identity that other fields show
 NOTE_LENGTH = 4900  # characters; MLflow allows 5000 for a tag
 
 
@@ -75,7 +76,7 @@ def read_contents(folder: Path, summary: Summary = NOTHING) -> Contents:
     metadata = read_json(folder / "metadata.json") if (folder / "metadata.json").is_file() else {}
     identity, data = config["identity"], config.get("data", {})
     if "train" not in config or config.get("kind", "run") != "run" or "started" in config:
-        params = {name: value for name, value in identity.items() if name not in ("fingerprint", "weights", "pixels")}
+        params = {name: value for name, value in identity.items() if name not in ELSEWHERE}
     else:
         params = config["train"] | {"learning_rate": identity.get("learning_rate")}
     params |= {f"data.{name}": value for name, value in data.items()}
