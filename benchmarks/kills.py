@@ -38,7 +38,7 @@ from xaitune.demo.scans import make_demo_data
 
 KINDS = ("worker", "parent", "disk")
 FILES = {".lock", "config.json", "history.csv", "metadata.json", "model-card.md", "model.keras", "predictions.csv"}
-FILES |= {"result.json"}
+FILES |= {"result.json", "mlflow.json"}  # the last one only with --mlflow
 TMPFS_MB = 400
 OPTIONS = ["--image-size=32x32", "--weights=slim", "--head-epochs=1", "--precision=float32"]
 

@@ -17,13 +17,14 @@ INTRODUCTION = """# Settings
 Written by `python scripts/settings_page.py` from the fields in `xaitune/config`: change them there.
 
 A key of `xaitune.toml` and an option of the command line have the same name (`freeze_through`, `--freeze-through`). An
-option overrides the file, the file overrides the default. In Python they are fields of `DataConfig`, `TrainConfig` and
-`SweepConfig`, which every function that takes such a configuration also accepts by name.
+option overrides the file, the file overrides the default. In Python they are fields of `DataConfig`, `TrainConfig`,
+`SweepConfig` and `TrackingConfig`; those of the first three every function that takes such a configuration also accepts by name.
 """
 HEADINGS = {
     "data": "`[data]`, DataConfig",
     "train": "`[train]`, TrainConfig",
     "sweep": "`[sweep]`, SweepConfig",
+    "tracking": "`[tracking]`, TrackingConfig",
 }
 EXPLAIN = """## `xaitune explain`
 

@@ -1,5 +1,8 @@
 """What doctor finds on a machine, and says about one that lacks things."""
 
+import configparser
+from pathlib import Path
+
 from driving import xaitune
 
 from xaitune import _machine, doctor
@@ -16,12 +19,25 @@ def test_every_finding_says_what_to_do_about_it(tmp_path):
         "GPU",
         "ImageNet's VGG16",
         "browser",
+        "a training",
+        "tensorboard",
+        "mlflow",
     }
     for finding in findings:
         assert finding.state in (GOOD, SLOW, MISSING)
         assert finding.found
         assert finding.advice or finding.state != MISSING
     assert str(tmp_path) in next(f.found for f in findings if f.what == "disk")
+
+
+def test_every_extra_that_is_named_exists():
+    with (Path(__file__).parents[1] / "setup.cfg").open(encoding="utf-8") as file:
+        setup = configparser.ConfigParser()
+        setup.read_file(file)
+    extras = setup["options.extras_require"]
+    assert set(doctor.EXTRAS) <= set(extras)
+    everything = extras["all"].strip().removeprefix("xaitune[").removesuffix("]").split(",")
+    assert set(everything) == set(extras) - {"all", "test"}
 
 
 def test_a_poor_machine_is_told_why_it_is_slow(tmp_path, monkeypatch):
@@ -32,6 +48,7 @@ def test_a_poor_machine_is_told_why_it_is_slow(tmp_path, monkeypatch):
     found = {f.what: f for f in examine(tmp_path)}
     assert found["precision"].state == found["memory"].state == found["processor"].state == SLOW
     assert found["browser"].state == MISSING
+    assert "a training" in found
     assert "--image-size" in found["precision"].advice
     assert "precision" in summary(list(found.values()))
     assert summary([]) == "Nothing here will be slow."

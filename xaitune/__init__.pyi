@@ -8,7 +8,7 @@ from .comparison.comparison import compare
 from .comparison.comparison_table import ComparisonTable, load_comparison
 from .comparison.sweep import sweep_freeze
 from .comparison.table import SweepTable, load_sweep
-from .config.settings import Config, DataConfig, SweepConfig, TrainConfig
+from .config.settings import Config, DataConfig, SweepConfig, TrackingConfig, TrainConfig
 from .config.toml import load_config
 from .data.dataset import ImageData
 from .demo.scans import make_demo_data
@@ -71,6 +71,7 @@ __all__ = [
     "Superpixels",
     "SweepConfig",
     "SweepTable",
+    "TrackingConfig",
     "TrainConfig",
     "Verification",
     "WeightsError",

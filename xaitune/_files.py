@@ -7,11 +7,12 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from xaitune.errors import RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextlib.contextmanager
@@ -60,7 +61,7 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def write_csv(path: Path, frame: pd.DataFrame, encoding: str = "utf-8") -> None:
+def write_csv(path: Path, frame: "pd.DataFrame", encoding: str = "utf-8") -> None:
     """Write a CSV without its index, atomically."""
     with writing(path) as part:
         frame.to_csv(part, index=False, encoding=encoding)

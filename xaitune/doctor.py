@@ -9,11 +9,13 @@ from importlib import metadata
 from pathlib import Path
 
 from xaitune import _machine
-from xaitune._names import disk_size, plural
+from xaitune._names import disk_size, duration, plural
 
 GOOD, SLOW, MISSING = "good", "slow", "missing"
 LEAST_MEMORY, LEAST_DISK = 4e9, 10e9  # bytes
 VGG16 = 15.3e9  # multiply-adds of a forward pass at 224 x 224
+TYPICAL = 1000  # training images of the training whose time is estimated
+LONG = 1800  # seconds that such a training may take
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
 EXTRAS = {  # what it is for -> its module
     "fast": ("ncnn", "faster float32 forward passes for LIME, scores and predict"),
@@ -22,6 +24,8 @@ EXTRAS = {  # what it is for -> its module
     "studio": ("starlette", "xaitune studio"),
     "ray": ("ray", "sweeps on a Ray cluster"),
     "torch": ("torch", "Keras's torch backend"),
+    "tensorboard": ("tensorboard", "train --tensorboard"),
+    "mlflow": ("mlflow", "train --mlflow"),
 }
 
 
@@ -38,9 +42,19 @@ class Finding:
 def examine(runs_dir: Path) -> list[Finding]:
     """Look at the machine: processor, memory, disk, GPU, weights, fonts, browser and optional packages.
 
-    It multiplies matrices for a third of a second and starts TensorFlow to ask for GPUs; it writes nothing.
+    It multiplies matrices for two thirds of a second and starts TensorFlow to ask for GPUs; it writes nothing.
     """
-    return [*_processor(), _memory(), _disk(runs_dir), _gpu(), _weights(), _fonts(), _browser(), *_extras()]
+    return [
+        *_processor(),
+        _training(),
+        _memory(),
+        _disk(runs_dir),
+        _gpu(),
+        _weights(),
+        _fonts(),
+        _browser(),
+        *_extras(),
+    ]
 
 
 def versions() -> dict[str, str]:
@@ -77,16 +91,34 @@ def _processor() -> list[Finding]:
     found.append(
         Finding("precision", GOOD if units else SLOW, f"{half}{' (' + ', '.join(units) + ')' if units else ''}", advice)
     )
-    rate = matrix_rate()
+    rate, load = matrix_rate(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     seconds = VGG16 / rate
     found.append(
         Finding(
             "speed",
             GOOD if seconds < 0.1 else SLOW,
             f"{rate / 1e9:,.0f} billion multiply-adds a second in float32: about {seconds * 1000:,.0f} ms for VGG16 at 224x224",
+            f"Measured while other programs keep it busy (load {load:.0f}): an idle machine is faster."
+            if load > cores
+            else "",
         )
     )
     return found
+
+
+def _training() -> Finding:
+    """How long a typical training would take on the processor."""
+    from xaitune.comparison.cost import run_cost, training_rate
+    from xaitune.config.settings import TrainConfig
+
+    took = run_cost(TrainConfig(), TYPICAL, (224, 224)) / training_rate("auto")
+    long = took > LONG
+    return Finding(
+        "a training",
+        SLOW if long else GOOD,
+        f"without a GPU about {duration(took)} for {TYPICAL:,} images at 224x224, Block 1-3 frozen, {TrainConfig.epochs} epochs",
+        "A sweep has dozens of them: half the --image-size takes a quarter of the time." if long else "",
+    )
 
 
 def _memory() -> Finding:
@@ -152,7 +184,7 @@ def _browser() -> Finding:
     found = next((name for name in BROWSERS if shutil.which(name)), None)
     if found:
         return Finding("browser", GOOD, found)
-    return Finding("browser", MISSING, "none found by name", "Only to look at report.html here; any machine's will do.")
+    return Finding("browser", MISSING, "none found by name", "Only to look at report.html and the studio here.")
 
 
 def _extras() -> list[Finding]:

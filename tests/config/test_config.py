@@ -290,7 +290,10 @@ def test_a_folder_with_the_name_of_weights_does_not_take_their_place(tmp_path, w
     ("content", "says"),
     [
         ("[train]\nepoch = 3\n", "[train]: Unknown option 'epoch' for TrainConfig. Did you mean 'epochs'?"),
-        ("[trian]\nepochs = 3\n", "unknown table or key 'trian'. Did you mean 'train'? Tables: data, train, sweep."),
+        (
+            "[trian]\nepochs = 3\n",
+            "unknown table or key 'trian'. Did you mean 'train'? Tables: data, train, sweep, tracking.",
+        ),
         ("epochs = 3\n", "unknown table or key 'epochs'."),
         ("train = 3\n", "unknown table or key 'train'."),
         ("[train]\nepochs = -3\n", "[train]: epochs must be a whole number of at least 0. Received: epochs=-3."),

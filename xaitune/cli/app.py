@@ -12,7 +12,7 @@ import typer
 from xaitune._machine import half_units
 
 # They register their commands.
-from xaitune.cli import collect, comparison, data, doctor, explain, freeze, predict, report, studio, train  # noqa: F401
+from xaitune.cli import collect, comparison, data, doctor, explain, freeze, predict, report, studio, track, train  # noqa: F401
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
 from xaitune.doctor import versions
@@ -32,6 +32,7 @@ COMMANDS = (
     "report",
     "studio",
     "runs",
+    "track",
     "doctor",
     "demo",
 )

@@ -1,17 +1,17 @@
 """What `xaitune explain --boxes` reads and prints: true boxes, and how well those from the maps find them."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pandas as pd
 
 from xaitune._names import plural
 from xaitune.cli.console import Ui
 from xaitune.config.explain_settings import BoxOptions
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xaitune.evaluate.detection import BoxScores
     from xaitune.evaluate.true_boxes import TrueBoxes
 
@@ -77,13 +77,14 @@ def say_box_scores(ui: Ui, scores: "BoxScores", folder: Path, layers: dict[int, 
     return {"box_scores": records(scores.table), "wrote": wrote}
 
 
-def printable(table: pd.DataFrame, layers: dict[int, str]) -> pd.DataFrame:
+def printable(table: "pd.DataFrame", layers: dict[int, str]) -> "pd.DataFrame":
     """Blocks and IoUs x scores as text, 'value [low, high]', with the numbers that they are made from."""
+    import pandas as pd
 
     def cell(value: float, low: float, high: float) -> str:
-        if not np.isfinite(value):
+        if not math.isfinite(value):
             return ""
-        return f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}"
+        return f"{value:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{value:.2f}"
 
     columns = {
         name: [cell(*row) for row in table[[score, f"{score}_low", f"{score}_high"]].to_numpy()]

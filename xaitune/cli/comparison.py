@@ -9,13 +9,13 @@ from xaitune.cli.data import DataPath, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
 from xaitune.config.choices import PRESETS
-from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import DataConfig, SweepConfig, TrackingConfig, TrainConfig
 from xaitune.errors import ConfigError
 
 SHOWN_PAIRS = 15
 
 
-@command("compare", DataConfig, SweepConfig, TrainConfig, skip=("seed", "optimizers", "folds"))
+@command("compare", DataConfig, SweepConfig, TrainConfig, TrackingConfig, skip=("seed", "optimizers", "folds"))
 def compare(
     job: Job,
     data: DataPath = None,
@@ -67,7 +67,13 @@ def compare(
     start = time.monotonic()
     with job.ui.progress("comparing") as report:
         table = run_comparison(
-            plan, images, cache_dir=job.runs_dir / "cache", cache_gb=cache_gb, progress=report, notes=job.ui.say
+            plan,
+            images,
+            cache_dir=job.runs_dir / "cache",
+            cache_gb=cache_gb,
+            progress=report,
+            notes=job.ui.say,
+            tracking=config.tracking.located(job.runs_dir),
         )
     _say_comparison(job.ui, table)
     job.ui.say(f"The comparison took {duration(time.monotonic() - start)}")

@@ -4,15 +4,14 @@ import contextlib
 import errno
 import json
 import math
+import numbers
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -20,6 +19,9 @@ from rich.table import Column, Table
 from xaitune._files import disk_error
 from xaitune._names import duration
 from xaitune.errors import XaituneError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLAIN_WIDTH = 120  # characters, where there is no terminal to ask
 PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
@@ -45,7 +47,7 @@ class Ui:
         """One line that should not be missed."""
         self.errors.print(text, style="yellow", markup=False)
 
-    def table(self, frame: pd.DataFrame, title: str = "", digits: int = 3) -> None:
+    def table(self, frame: "pd.DataFrame", title: str = "", digits: int = 3) -> None:
         """A DataFrame with its index."""
         table = Table(title=title or None, title_justify="left", header_style="bold")
         table.add_column(str(frame.index.name or ""), overflow="fold")
@@ -158,8 +160,8 @@ def _counted(done: int, total: int, unit: str, text: str = "") -> str:
 
 
 def _cell(value: Any, digits: int) -> str:
-    if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.{digits}f}"
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return "" if math.isnan(value) else f"{value:.{digits}f}"
     return str(value)
 
 
@@ -169,7 +171,7 @@ def _strict(value: Any) -> Any:
         return {str(k): _strict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_strict(v) for v in value]
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # an array or a scalar of NumPy
         return _strict(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None

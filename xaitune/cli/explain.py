@@ -9,6 +9,7 @@ import typer
 
 from xaitune._names import duration, plural
 from xaitune.cli.boxes import digest_of, say_box_scores, say_boxes, true_boxes_of
+from xaitune.cli.completion import complete_run
 from xaitune.cli.console import Ui
 from xaitune.cli.inputs import readable_images, say_scaling
 from xaitune.cli.model_choice import choose_model
@@ -26,6 +27,7 @@ ModelPath = Annotated[
         panel="Model",
         default="the newest run",
         metavar="PATH",
+        autocompletion=complete_run,
     ),
 ]
 

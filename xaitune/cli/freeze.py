@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._names import disk_size, duration, frozen_name
+from xaitune.cli.completion import complete_run
 from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
-from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig, replace_fields
+from xaitune.config.settings import DataConfig, SweepConfig, TrackingConfig, TrainConfig, replace_fields
 from xaitune.errors import ConfigError, RunError
 
 FEW_IMAGES = 100  # docs/advice.md: with 62 the advice from features lost 25 points, the race none
@@ -52,6 +53,7 @@ def advise(
             panel="Model",
             default="a new model",
             metavar="PATH",
+            autocompletion=complete_run,
         ),
     ] = None,
     name: Name = None,
@@ -157,7 +159,11 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
     return advice
 
 
-@command("sweep-freeze", DataConfig, TrainConfig, SweepConfig, skip=("seed", "optimizer", "trained_blocks"))
+@command(
+    "sweep-freeze",
+    *(DataConfig, TrainConfig, SweepConfig, TrackingConfig),
+    skip=("seed", "optimizer", "trained_blocks"),
+)
 def sweep_freeze(
     job: Job,
     data: DataPath = None,
@@ -177,6 +183,8 @@ def sweep_freeze(
     from xaitune.comparison.engines.ray import check_ray
     from xaitune.comparison.plan import plan_sweep
     from xaitune.comparison.sweep import run_sweep
+    from xaitune.comparison.tracked import close_group
+    from xaitune.tracking.follow import require_packages
 
     config.sweep.require_engine(job.given.get(SweepConfig, {}))
     if config.sweep.engine == "ray":
@@ -187,6 +195,8 @@ def sweep_freeze(
         f"{plan.total - plan.done} of {plan.total} runs to do, about {duration(seconds)} and "
         f"{disk_size(disk_bytes)} of disk in {plan.folder}"
     )
+    tracking = config.tracking.located(job.runs_dir)
+    require_packages(tracking)
     if dry_run:
         counts = {"folder": str(plan.folder), "runs": plan.total, "missing": plan.total - plan.done}
         job.ui.finish([], "the same command without --dry-run", **counts, seconds=seconds, disk_bytes=disk_bytes)
@@ -215,12 +225,14 @@ def sweep_freeze(
             progress=report,
             run_progress=report.part,
             notes=job.ui.say,
+            tracking=tracking,
         )
     say_sweep(job.ui, table)
     job.ui.say(f"The sweep took {duration(time.monotonic() - start)}")
     wrote, verdict = [table.path / "sweep.csv"], {"verdict": None, "sentence": ""}
     if advice is not None:
         wrote, verdict = _say_verdict(job.ui, advice, table)
+        close_group(table.path, tracking, job.ui.say)  # once more, with the verdict
     failed = table.runs[table.runs["state"].str.startswith("failed")]["name"].tolist()
     records = {"cells": table.cells.to_dict("records"), "heads": table.heads.to_dict("records")}
     job.ui.finish(wrote, "xaitune report", **records, failed=failed, **verdict)
@@ -337,7 +349,8 @@ def say_sweep(ui: Ui, table: Any) -> None:
 def check_again(
     job: Job,
     sweep: Annotated[
-        Path | None, typer.Argument(metavar="SWEEP", help="A sweep's folder (default: the newest).")
+        Path | None,
+        typer.Argument(metavar="SWEEP", help="A sweep's folder (default: the newest).", autocompletion=complete_run),
     ] = None,
 ) -> None:
     """Check the advice against the sweep again."""

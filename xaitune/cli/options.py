@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from xaitune.cli.completion import complete_path, names_completion
 from xaitune.cli.console import Ui, error_report
 from xaitune.config.choices import SCRATCH
 from xaitune.config.fields import PANELS, Setting, settings_of
@@ -26,7 +27,6 @@ app = typer.Typer(
     name="xaitune",
     help="Look inside VGG16, decide how many of its blocks to freeze, and check the decision.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -197,6 +197,17 @@ def _flag(name: str, about: Setting) -> str:
     return about.flag or f"--{name.replace('_', '-')}"
 
 
+def _completion(about: Setting) -> Any:
+    """What a shell offers for the value of a field: its names, paths, or nothing."""
+    rule = about.rule
+    several = getattr(rule, "known", ()) or (() if rule.choices else getattr(rule, "names", ()))
+    if several:
+        return names_completion(several, several=True)
+    if rule.choices:
+        return names_completion(rule.choices)
+    return complete_path if any(word in rule.metavar for word in ("PATH", "CSV", "JSON")) else None
+
+
 def _option(key: str, table: type, name: str) -> inspect.Parameter:
     """The option of one field of a configuration."""
     about, default = settings_of(table)[name], getattr(table(), name)
@@ -208,7 +219,10 @@ def _option(key: str, table: type, name: str) -> inspect.Parameter:
     elif choices:
         metavar = "|".join(choices)
     shown = about.shown_default(default)
-    made = option(_flag(name, about), help=text, panel=about.panel, default=shown, metavar=metavar)
+    offer = _completion(about)
+    made = option(
+        _flag(name, about), help=text, panel=about.panel, default=shown, metavar=metavar, autocompletion=offer
+    )
     return _parameter(key, about.rule.kind | None, None, made)
 
 

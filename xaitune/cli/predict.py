@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._files import make_folder, write_csv
+from xaitune.cli.completion import complete_run
 from xaitune.cli.console import Ui
 from xaitune.cli.inputs import readable_images, say_scaling
 from xaitune.cli.model_choice import choose_model
@@ -20,7 +21,12 @@ ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image 
 @command("predict", ModelOptions)
 def predict(
     job: Job,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder, or a .keras or .h5 file.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A finished run's folder, or a .keras or .h5 file.", autocompletion=complete_run
+        ),
+    ],
     images: ImageFiles,
     csv: Annotated[Path | None, option("--csv", help="Write the predictions to this file.", metavar="FILE")] = None,
     out: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from xaitune.cli.completion import complete_run
 from xaitune.cli.freeze import say_sweep
 from xaitune.cli.options import Job, command, option
 from xaitune.errors import ConfigError
@@ -14,7 +15,10 @@ from xaitune.errors import ConfigError
 def report(
     job: Job,
     path: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="Folder of a run or a sweep (default: the newest sweep).")
+        Path | None,
+        typer.Argument(
+            metavar="RUN", help="Folder of a run or a sweep (default: the newest sweep).", autocompletion=complete_run
+        ),
     ] = None,
     check: Annotated[
         bool,
@@ -50,6 +54,9 @@ def demo(
     folder: Annotated[
         Path, option("--folder", help="Folder for everything the demo makes.", default="xaitune-demo")
     ] = Path("xaitune-demo"),
+    quick: Annotated[
+        bool, option("--quick", help="Check the installation: few small images, trainings of an epoch, 2 depths.")
+    ] = False,
 ) -> None:
     """Do everything once on generated images, in minutes.
 
@@ -58,7 +65,7 @@ def demo(
     from xaitune.demo.run import run_demo
 
     with job.ui.progress("demo") as progress:
-        summary = run_demo(folder, progress, job.ui.say)
+        summary = run_demo(folder, progress, job.ui.say, quick=quick)
     say_sweep(job.ui, summary["sweep"])
     job.ui.say(summary["check"].sentence())
     job.ui.finish(

@@ -6,7 +6,7 @@ from xaitune._names import frozen_name, metric_name
 from xaitune.cli.console import Ui
 from xaitune.cli.data import DataPath, Overwrite, load_data
 from xaitune.cli.options import Job, command, option
-from xaitune.config.settings import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrackingConfig, TrainConfig
 from xaitune.errors import XaituneError
 
 Name = Annotated[
@@ -20,7 +20,7 @@ CacheGb = Annotated[
 ]
 
 
-@command("train", DataConfig, TrainConfig)
+@command("train", DataConfig, TrainConfig, TrackingConfig)
 def train(
     job: Job, data: DataPath = None, name: Name = None, overwrite: Overwrite = False, cache_gb: CacheGb = 20.0
 ) -> None:
@@ -44,6 +44,7 @@ def train(
             cache_gb=cache_gb,
             progress=report,
             notes=job.ui.say,
+            tracking=config.tracking,
         )
     if run.state == "diverged":
         raise XaituneError(f"{run.path}: the loss became NaN. Try a lower --learning-rate than {run.config.rate:g}.")
@@ -52,8 +53,10 @@ def train(
         _say_segmentation(job.ui, run, images)
         from xaitune.explain.pixels import sample_sheet
         from xaitune.plots import figures
+        from xaitune.tracking.follow import send_again
 
         wrote.append(figures.save(sample_sheet(run, images), run.path / "segmentation.png"))
+        send_again(run.path, config.tracking.located(job.runs_dir), job.ui.say)
     else:
         _say_run(job.ui, run)
     job.ui.finish(

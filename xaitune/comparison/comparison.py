@@ -11,11 +11,13 @@ from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_com
 from xaitune.comparison.factors import check_factors, part_name, parts_of
 from xaitune.comparison.plan import SweepPlan, plan_sweep
 from xaitune.comparison.sweep import train_missing
-from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
+from xaitune.comparison.tracked import close_group, open_group
+from xaitune.config.settings import SweepConfig, TrackingConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError, RunError
 from xaitune.models.weights import load_backbone
 from xaitune.plots import figures
+from xaitune.tracking.follow import require_packages
 from xaitune.training.folder import choose_folder, locked, run_identity, start_folder
 from xaitune.training.targets import pixel_digest
 
@@ -92,6 +94,7 @@ def compare(
     cache_gb: float = 20.0,
     progress: Progress | None = None,
     notes: Notes | None = None,
+    tracking: TrackingConfig | None = None,
     **options: Any,
 ) -> ComparisonTable:
     """Train what differs in any settings, with the same seeds on the same images, and compare all of it.
@@ -99,9 +102,10 @@ def compare(
     `factor`: a field of TrainConfig, whose `values` are compared; or field -> values of several, which make a grid; None repeats
     the training `train` alone. The values of architecture may also be names of config.choices.PRESETS.
     `config` and `options`, fields of SweepConfig, say how many seeds, which learning rates every cell tries, and what
-    runs them. The folder `runs_dir`/comparison holds a sweep for each combination of values (depths and optimizers vary
-    within one), comparison.csv, comparison.png and curves.png. The same call resumes, and other values join those that are there.
-    Raises InputError before anything is trained, and RunError if no run finished.
+    runs them; `tracking` logs the runs to TensorBoard or MLflow too. The folder `runs_dir`/comparison holds a sweep for each
+    combination of values (depths and optimizers vary within one), comparison.csv, comparison.png and curves.png. The same
+    call resumes, and other values join those that are there. Raises InputError before anything is trained, and RunError
+    if no run finished.
 
     Examples:
         >>> data = ImageData.from_folder("images", image_size=(96, 96))  # doctest: +SKIP
@@ -122,6 +126,7 @@ def compare(
         cache_gb=cache_gb,
         progress=shown_progress(progress, "comparison"),
         notes=notes,
+        tracking=tracking and tracking.located(runs_dir),
     )
 
 
@@ -133,10 +138,13 @@ def run_comparison(
     cache_gb: float = 20.0,
     progress: Progress | None = None,
     notes: Notes | None = None,
+    tracking: TrackingConfig | None = None,
 ) -> ComparisonTable:
     """Train the runs that a plan lacks, and return the table of all; see `compare`. Raises RunError."""
+    require_packages(tracking)
     with locked(plan.folder):
         start_folder(plan.folder, "comparison", {"identity": plan.identity}, overwrite=False)
+        open_group(plan.folder, tracking, notes)
         file = plan.folder / PARTS
         known = read_json(file)["parts"] if file.is_file() else {}
         known |= {part_name(values): values for values, _ in plan.parts}
@@ -145,7 +153,13 @@ def run_comparison(
         for number, (values, part) in enumerate(plan.parts):
             count = len(plan.parts)
             report = part_of(progress, number / count, (number + 1) / count, f"{part_name(values)}: ")
-            errors = train_missing(part, data, cache_dir=cache_dir, cache_gb=cache_gb, progress=report, notes=notes)
+            shared: dict[str, Any] = {
+                "cache_dir": cache_dir,
+                "cache_gb": cache_gb,
+                "notes": notes,
+                "tracking": tracking,
+            }
+            errors = train_missing(part, data, progress=report, **shared)
             failures |= {f"{part_name(values)}/{run}": error for run, error in errors.items()}
         if failures and not plan.done:
             first, error = next(iter(failures.items()))
@@ -154,4 +168,5 @@ def run_comparison(
         write_csv(plan.folder / "comparison.csv", table.cells.drop(columns=["scores", "runs"]))
         figures.save(table.plot(), plan.folder / "comparison.png")
         figures.save(table.plot_histories(), plan.folder / "curves.png")
+        close_group(plan.folder, tracking, notes)
         return table

@@ -15,10 +15,12 @@ from xaitune.comparison.engines.task import End, Step, Task
 from xaitune.comparison.plan import SweepPlan, plan_sweep
 from xaitune.comparison.rates import has_ended, runs_to_do, stop_others, trial_epochs, trials_to_do
 from xaitune.comparison.table import SweepTable, load_sweep
-from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
+from xaitune.comparison.tracked import close_group, open_group
+from xaitune.config.settings import SweepConfig, TrackingConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.blocks import multiply_adds
+from xaitune.tracking.follow import require_packages
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.folder import CONFIG, RESULT, locked, start_folder
 
@@ -38,6 +40,7 @@ def sweep_freeze(
     progress: Progress | None = None,
     run_progress: PartProgress | None = None,
     notes: Notes | None = None,
+    tracking: TrackingConfig | None = None,
     **options: Any,
 ) -> SweepTable:
     """Train every cell of the grid that is not finished yet, and return the table of all cells.
@@ -48,6 +51,7 @@ def sweep_freeze(
     grid it fits two linear heads on frozen features, which trains no block (`grid.frozen_runs`). A run that
     fails is recorded and the others continue. `progress(done, total, what)` counts shares of the work;
     `run_progress(name, done, total, what)` counts the epochs of each active run, and done is total when the run ends.
+    `tracking` logs the runs to TensorBoard or MLflow too.
     Raises InputError, and RunError if no run finished.
 
     Examples:
@@ -65,6 +69,7 @@ def sweep_freeze(
         progress=shown_progress(progress, "sweep"),
         run_progress=run_progress,
         notes=notes,
+        tracking=tracking and tracking.located(runs_dir),
     )
 
 
@@ -77,6 +82,7 @@ def run_sweep(
     progress: Progress | None = None,
     run_progress: PartProgress | None = None,
     notes: Notes | None = None,
+    tracking: TrackingConfig | None = None,
 ) -> SweepTable:
     """Train the runs that a plan lacks, and return the table of all runs; see `sweep_freeze`. Raises RunError."""
     failures = train_missing(
@@ -87,6 +93,7 @@ def run_sweep(
         progress=progress,
         run_progress=run_progress,
         notes=notes,
+        tracking=tracking,
     )
     folder = plan.folder
     ended = [file for file in folder.glob(f"*/{RESULT}") if not file.parent.name.startswith("frozen-")]
@@ -104,6 +111,7 @@ def run_sweep(
             "Start a new sweep with another --name to compare like with like."
         )
     write_csv(folder / "sweep.csv", table.to_dataframe())
+    close_group(folder, tracking, notes)
     return table
 
 
@@ -116,8 +124,10 @@ def train_missing(
     progress: Progress | None = None,
     run_progress: PartProgress | None = None,
     notes: Notes | None = None,
+    tracking: TrackingConfig | None = None,
 ) -> dict[str, str]:
     """Train the runs that a plan lacks; returns the errors of those that failed, by name."""
+    require_packages(tracking)
     folder = plan.folder
     with locked(folder):
         contents = {
@@ -129,16 +139,18 @@ def train_missing(
         start_folder(folder, "sweep", contents, overwrite=False)
         if not plan.only_trials:
             _note_start(folder)
+        open_group(folder, tracking, notes)
         for file in folder.glob(f"*/{RESULT}"):
             Checkpoint(file.parent).remove()  # left by a run that was killed as it finished
         if notes and plan.done:
             notes(f"{plan.done} of {plan.total} runs are already finished.")
         if plan.folds:
-            options = {"cache_dir": cache_dir, "cache_gb": cache_gb, "run_progress": run_progress, "notes": notes}
+            options: dict[str, Any] = {"cache_dir": cache_dir, "cache_gb": cache_gb, "run_progress": run_progress}
+            options |= {"notes": notes, "tracking": tracking}
             failures = _run_folds(plan, progress, **options)
         else:
             monitor = _Monitor(plan, data, progress, run_progress)
-            queue = _Queue(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor)
+            queue = _Queue(plan, data, str(Path(cache_dir).absolute()), cache_gb, monitor, tracking)
             if plan.expected:
                 _run_tasks(queue, notes)
                 monitor.finish()
@@ -182,11 +194,20 @@ def _run_tasks(queue: "_Queue", notes: Notes | None) -> None:
 class _Queue:
     """The tasks of a sweep: first the frozen features, then all runs that can be trained, then those they make possible."""
 
-    def __init__(self, plan: SweepPlan, data: ImageData, cache_dir: str, cache_gb: float, monitor: "_Monitor") -> None:
+    def __init__(
+        self,
+        plan: SweepPlan,
+        data: ImageData,
+        cache_dir: str,
+        cache_gb: float,
+        monitor: "_Monitor",
+        tracking: TrackingConfig | None,
+    ) -> None:
         self.plan, self.monitor = plan, monitor
         depths = tuple(sorted({cell[0].freeze_through for cell in plan.cells} | {5}))
         folders = (str(plan.folder.absolute()), cache_dir, cache_gb)
-        self.features = Task(FEATURES, data.config, data.fingerprint, plan.base, *folders, depths=depths)
+        base = Task(FEATURES, data.config, data.fingerprint, plan.base, *folders, depths=depths)
+        self.features = dataclasses.replace(base, tracking=tracking) if tracking else base
         self.started: set[tuple[str, int | None]] = set()  # names and pauses of the tasks handed out
 
     def on_end(self, task: Task, end: End) -> list[Task]:

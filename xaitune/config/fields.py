@@ -11,7 +11,7 @@ from typing import Any
 from xaitune.config.rules import Rule
 
 PANELS = (
-    *("Data", "Model", "Training", "Augmentation", "Comparison", "Engine"),
+    *("Data", "Model", "Training", "Augmentation", "Comparison", "Engine", "Tracking"),
     *("Explanation", "LIME", "Boxes", "Scores"),
 )
 STAGES = ("head", "fine-tune")

@@ -1,11 +1,10 @@
 """Rules that check a setting: one class for each kind of value."""
 
+import numbers
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from xaitune.config.parse import parse_blocks
 from xaitune.errors import ConfigError, nearest
@@ -58,8 +57,8 @@ class Whole(Rule):
     def __call__(self, name: str, value: Any) -> int | None:
         if value is None and self.optional:
             return None
-        ok = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= self.low
-        ok = ok and (self.high is None or value <= self.high)
+        ok = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        ok = ok and int(value) >= self.low and (self.high is None or int(value) <= self.high)
         most = "" if self.high is None else f" and at most {self.high}"
         require(bool(ok), name, f"a whole number of at least {self.low}{most}", value)
         return int(value)
@@ -122,7 +121,8 @@ class Flag(Rule):
     kind = bool
 
     def __call__(self, name: str, value: Any) -> bool:
-        require(isinstance(value, bool | np.bool_), name, "True or False", value)
+        is_bool = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")  # NumPy's, before 2 and since
+        require(is_bool, name, "True or False", value)
         return bool(value)
 
 

@@ -41,6 +41,7 @@ from xaitune.config.rules import (
     require,
 )
 from xaitune.config.sweep_settings import SweepConfig
+from xaitune.config.tracking_settings import TrackingConfig
 from xaitune.errors import ConfigError, nearest
 
 T = TypeVar("T")
@@ -370,11 +371,12 @@ def _block_rates_text(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Config:
-    """The three tables of xaitune.toml."""
+    """The four tables of xaitune.toml."""
 
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 def replace_fields(config: T, options: dict[str, Any]) -> T:

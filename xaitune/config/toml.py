@@ -7,15 +7,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from xaitune.config.choices import NAMED_WEIGHTS
-from xaitune.config.settings import Config, DataConfig, SweepConfig, TrainConfig, replace_fields
+from xaitune.config.settings import Config, DataConfig, SweepConfig, TrackingConfig, TrainConfig, replace_fields
 from xaitune.errors import ConfigError, nearest
 
-TABLES = MappingProxyType({"data": DataConfig, "train": TrainConfig, "sweep": SweepConfig})
+TABLES = MappingProxyType({"data": DataConfig, "train": TrainConfig, "sweep": SweepConfig, "tracking": TrackingConfig})
 CONFIG_FILE = "xaitune.toml"
 
 
 def load_config(path: str | Path = CONFIG_FILE) -> Config:
-    """The configuration in a TOML file with tables [data], [train], [sweep].
+    """The configuration in a TOML file with tables [data], [train], [sweep], [tracking].
 
     Paths in the file are relative to it. Raises ConfigError for a missing or unreadable file, an unknown table or
     key (with the nearest name), or a bad value.
@@ -37,7 +37,7 @@ def load_config(path: str | Path = CONFIG_FILE) -> Config:
     for table, values in raw.items():
         if table not in TABLES or not isinstance(values, dict):
             raise ConfigError(
-                f"{path}: unknown table or key {table!r}.{nearest(table, TABLES)} Tables: data, train, sweep."
+                f"{path}: unknown table or key {table!r}.{nearest(table, TABLES)} Tables: {', '.join(TABLES)}."
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         try:

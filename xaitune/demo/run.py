@@ -19,6 +19,10 @@ from xaitune.training.train import train_model
 
 TRAIN = TrainConfig(weights="slim", epochs=15)
 SWEEP = SweepConfig(seeds=1)
+# Of --quick: a fifth of the images at half the size, and trainings of an epoch.
+QUICK: dict[str, Any] = {"scale": 0.01, "image_size": (32, 32)}
+QUICK_TRAIN = replace_fields(TRAIN, {"head_epochs": 1, "epochs": 1})
+QUICK_SWEEP = SweepConfig(freeze_through=(4, 5), optimizers=("nag",), seeds=1, learning_rates="own")
 # Percentage of the demo's run time that each step takes, in order, for one progress bar over all steps.
 STEPS = {"train": 6, "explain": 4, "advise": 12, "sweep": 74, "report": 4}
 
@@ -37,36 +41,45 @@ class _StepProgress:
         self.progress(int(10 * percent), 10 * sum(STEPS.values()), f"{self.step}: {text}")
 
 
-def run_demo(folder: Path, progress: Progress, say: Notes) -> dict[str, Any]:
-    """Make the images, train, explain, advise, sweep, check and report in `folder`; returns the last results."""
+def run_demo(folder: Path, progress: Progress, say: Notes, *, quick: bool = False) -> dict[str, Any]:
+    """Make the images, train, explain, advise, sweep, check and report in `folder`; returns the last results.
+
+    `quick` makes every step so small that it only shows whether it works.
+    """
     start, runs_dir = time.monotonic(), folder / "runs"
-    data = make_demo_data(folder / "data")
+    train, compared = (QUICK_TRAIN, QUICK_SWEEP) if quick else (TRAIN, SWEEP)
+    data = make_demo_data(folder / "data", **(QUICK if quick else {}))
     say(
         f"Images: {len(data)} scans of {len(set(data.groups))} parts in {folder / 'data'}, {len(data.class_names)} classes"
     )
     relative = DataConfig("data/images", "data/masks", "data/groups.csv", data.image_size)
     if not (folder / "xaitune.toml").is_file():
         with _files.writing(folder / "xaitune.toml") as part:
-            part.write_text(config_text(Config(relative, TRAIN, SWEEP)), encoding="utf-8")
-    run = train_model(data, TRAIN, runs_dir=runs_dir, progress=_StepProgress("train", progress))
-    say(f"Trained {run.path}: test {TRAIN.metric} {run.score():.3f}")
-    _explain(run, data, runs_dir, _StepProgress("explain", progress))
+            part.write_text(config_text(Config(relative, train, compared)), encoding="utf-8")
+    run = train_model(data, train, runs_dir=runs_dir, progress=_StepProgress("train", progress))
+    say(f"Trained {run.path}: test {train.metric} {run.score():.3f}")
+    _explain(run, data, runs_dir, _StepProgress("explain", progress), samples=100 if quick else 500)
     say(f"Explained test images: {runs_dir / 'explain'}")
     advice = recommend.advise_freeze(
-        data, TRAIN, sweep=SWEEP, runs_dir=runs_dir, progress=_StepProgress("advise", progress)
+        data,
+        train,
+        method="features" if quick else None,
+        sweep=compared,
+        runs_dir=runs_dir,
+        progress=_StepProgress("advise", progress),
     )
     say(f"Advice: {advice.headline}")
-    depths = tuple(sorted({*SWEEP.freeze_through, advice.freeze_through}))
-    grid = replace_fields(SWEEP, {"freeze_through": depths})  # with the advised depth, which the sweep is to check
-    table = sweep.sweep_freeze(data, grid, train=TRAIN, runs_dir=runs_dir, progress=_StepProgress("sweep", progress))
+    depths = tuple(sorted({*compared.freeze_through, advice.freeze_through}))
+    grid = replace_fields(compared, {"freeze_through": depths})  # with the advised depth, which the sweep is to check
+    table = sweep.sweep_freeze(data, grid, train=train, runs_dir=runs_dir, progress=_StepProgress("sweep", progress))
     check = check_advice(advice, table)
     save_check(check, table.path)
     page = pages.report_on(table.path, runs_dir, progress=_StepProgress("report", progress))
     return {"sweep": table, "check": check, "report": page, "seconds": time.monotonic() - start}
 
 
-def _explain(run: Any, data: Any, runs_dir: Path, progress: Progress) -> None:
-    """Explain some test images by Grad-CAM and one by LIME."""
+def _explain(run: Any, data: Any, runs_dir: Path, progress: Progress, samples: int) -> None:
+    """Explain some test images by Grad-CAM and one by LIME with that many samples."""
     for step, (method, count) in enumerate((("gradcam", 8), ("lime", 1))):
         out = runs_dir / ("explain" if method == "gradcam" else "explain-lime")
         if (out / "explain.json").is_file():
@@ -74,7 +87,7 @@ def _explain(run: Any, data: Any, runs_dir: Path, progress: Progress) -> None:
         progress(step, 2, method)
         test = data.indices("test")
         paths = data.paths(test[:: max(len(test) // count, 1)][:count])
-        explanations = explain_images(run, paths, method=method, num_samples=500)
+        explanations = explain_images(run, paths, method=method, num_samples=samples)
         about = {"method": method, "rule": "gradcam", "model": str(run.path), "class_names": list(data.class_names)}
         with ExplanationWriter(out, about) as writer:
             writer.add(explanations)

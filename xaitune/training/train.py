@@ -11,13 +11,14 @@ import pandas as pd
 
 from xaitune import _files, _machine
 from xaitune._progress import Notes, Progress, shown_progress
-from xaitune.config.settings import TrainConfig, replace_fields
+from xaitune.config.settings import TrackingConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import freeze_blocks
 from xaitune.models.precision import describe, resolve_precision
 from xaitune.models.predict import Predictor
 from xaitune.models.steps import training_scope
 from xaitune.models.weights import Backbone, load_backbone
+from xaitune.tracking.follow import Follower, require_packages
 from xaitune.training.augment import Augmenter, View
 from xaitune.training.card import CARD, card_text
 from xaitune.training.checkpoint import Checkpoint
@@ -58,14 +59,16 @@ def train_model(
     cache_gb: float = 20.0,
     progress: Progress | None = None,
     notes: Notes | None = None,
+    tracking: TrackingConfig | None = None,
     **options: Any,
 ) -> Run:
     """Train one model and write its run folder; the same call again returns the finished run, or resumes an unfinished one.
 
     `options` are fields of TrainConfig. Frozen features are cached in `cache_dir` (default `runs_dir`/cache), up to
-    `cache_gb`. `progress(done, total, what)` counts epochs; `notes` receives lines for the user. If the loss becomes
-    NaN, the run ends as 'diverged', which is recorded and returned. Raises InputError for a call or input that must be
-    fixed, and RunError for a locked folder, a full disk, or a `name` that another configuration has.
+    `cache_gb`. `progress(done, total, what)` counts epochs; `notes` receives lines for the user. `tracking`
+    logs the run to TensorBoard or MLflow too. If the loss becomes NaN, the run ends as 'diverged', which is recorded and
+    returned. Raises InputError for a call or input that must be fixed, and RunError for a locked folder, a full disk, or a
+    `name` that another configuration has.
 
     Examples:
         >>> data = ImageData.from_folder("images")  # doctest: +SKIP
@@ -82,6 +85,7 @@ def train_model(
         cache_gb=cache_gb,
         progress=shown_progress(progress, "training"),
         notes=notes,
+        tracking=tracking,
     )
     assert run is not None  # nothing pauses it
     return run
@@ -100,6 +104,7 @@ def train_until(
     progress: Progress | None = None,
     notes: Notes | None = None,
     networks: Networks | None = None,
+    tracking: TrackingConfig | None = None,
 ) -> Run | None:
     """`train_model`, which pauses after `pause` epochs of fine-tuning and then returns None.
 
@@ -107,6 +112,7 @@ def train_until(
     built and traced for the next call.
     """
     require_trainable(data, config)
+    require_packages(tracking)
     backbone = load_backbone(config.weights, config.architecture)
     identity = run_identity(config, data.config, data.fingerprint, backbone.digest, pixel_digest(data, config))
     folder, note = choose_folder(Path(runs_dir), run_name(config), name, identity, overwrite=overwrite)
@@ -122,14 +128,18 @@ def train_until(
         start_folder(folder, "run", contents, overwrite=overwrite)
         if is_stopped(folder):  # it was not chosen then; now it is
             (folder / RESULT).unlink()
+        follower = Follower(folder, tracking and tracking.located(runs_dir), notes)
         if is_finished(folder):
             if notes:
                 notes(f"{folder} is finished already; it is not trained again.")
+            follower.catch_up()
             return load_run(folder)
         cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
         precision = resolve_precision(config.precision)[0]
         network = network_for(data, config, backbone, precision, {} if networks is None else networks)
-        _Training(data, config, backbone, network, folder, cache, progress, pause).run()
+        follower.start()
+        _Training(data, config, backbone, network, folder, cache, follower, progress, pause).run()
+        follower.end()
         return load_run(folder) if is_finished(folder) else None
 
 
@@ -169,10 +179,12 @@ class _Training:
         network: Network,
         folder: Path,
         cache: FeatureCache,
+        follower: Follower,
         progress: Progress | None,
         pause: int | None,
     ) -> None:
         self.data, self.config, self.folder, self.cache, self.progress = data, config, folder, cache, progress
+        self.follower = follower
         self.pause = pause  # the number of epochs of fine-tuning after which training pauses
         self.backbone, self.network = backbone, network
         self.head_inputs: np.ndarray | None = None  # of a linear head on the features of one block
@@ -217,6 +229,7 @@ class _Training:
             self.network = Network(build_for(self.data, self.config, self.backbone, (block,)), self.network.precision)
         set_head(self.network.model, head)
         self.history += head["history"]
+        self.follower.epochs(self.history)
         if self.history:  # the head alone is a candidate like any epoch after it
             self.score = self.history[-1][f"val_{self.config.metric}"]
 
@@ -320,6 +333,7 @@ class _Training:
         """Train the next epoch and save the checkpoint. False if a loss is not finite."""
         row = fit.epoch(state.epoch, state.cuts)
         self.history.append(row)
+        self.follower.epochs(self.history)
         if not np.isfinite(row["train_loss"]) or not np.isfinite(row["val_loss"]):
             return False
         score = row[f"val_{self.config.metric}"]

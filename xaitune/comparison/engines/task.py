@@ -5,10 +5,10 @@ All three cross process boundaries as plain JSON values.
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from xaitune.config.settings import DataConfig, TrainConfig
+from xaitune.config.settings import DataConfig, TrackingConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Task:
 
     `fingerprint`: that of the images when the sweep began. `runs_dir`: the sweep's folder. `pause`: the number of epochs
     of fine-tuning after which the run pauses, to be continued by another task; None trains it to its end.
+    `tracking`: where the run is logged besides its folder.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Task:
     cache_gb: float
     depths: tuple[int, ...] = ()
     pause: int | None = None
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def is_run(self) -> bool:
@@ -42,6 +44,7 @@ class Task:
     def from_json(cls, values: dict[str, Any]) -> "Task":
         """The task from the values of `to_json`."""
         configs = {"data": DataConfig(**values["data"]), "train": TrainConfig(**values["train"])}
+        configs |= {"tracking": TrackingConfig(**values["tracking"])}
         return cls(**{**values, **configs, "depths": tuple(values["depths"])})
 
 

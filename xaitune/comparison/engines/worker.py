@@ -112,6 +112,7 @@ def _train_or_cache(task: Task, kept: Kept, progress: Progress) -> End:
         cache_gb=task.cache_gb,
         progress=progress,
         networks=kept.networks,
+        tracking=task.tracking,
     )
     return End(run.state if run else "paused")
 

@@ -1,0 +1,138 @@
+"""Logs a training while it runs. What goes wrong with MLflow is said once and never stops the training."""
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xaitune._progress import Notes
+from xaitune.config.tracking_settings import TrackingConfig
+from xaitune.errors import ConfigError
+from xaitune.tracking.contents import STATUS, end_times, metrics_of, read_contents, read_rows, run_pictures
+from xaitune.tracking.event_files import PATTERN, EventFiles
+from xaitune.tracking.mlflow_server import reason_of
+from xaitune.tracking.run_log import RunLog, is_sent, send_run
+
+SHARE = 0.1  # sending takes at most this share of a training's time: a slow server gets several epochs at once
+AWAY_SECONDS = 60.0  # without another try, after a server has failed to answer
+AWAY: dict[str, float] = {}  # address of a server whose last call failed -> the time before which no other is made
+
+
+def require_packages(config: TrackingConfig | None) -> None:
+    """Raise ConfigError if a package that the tracking needs is not installed."""
+    if config is None:
+        return
+    needed = {"tensorboard": ["tensorboard"] if config.tensorboard else []}
+    needed["mlflow"] = ["mlflow"] if config.mlflow else []
+    if (config.mlflow or "").startswith(("sqlite", "local")):
+        needed["mlflow"] += ["sqlalchemy", "alembic"]
+    for extra, modules in needed.items():
+        for module in modules:
+            if importlib.util.find_spec(module) is None:
+                raise ConfigError(f"--{extra} needs the package {module}. Install it: pip install 'xaitune[{extra}]'.")
+
+
+def try_mlflow(uri: str, work: Callable[[], object], notes: Notes | None, kept: Path) -> bool:
+    """Do some work with MLflow, and return whether it succeeded.
+
+    After a failure nothing is tried for a minute, and until a call succeeds no other failure is noted. `kept`: the folder
+    that holds the results.
+    """
+    if AWAY.get(uri, 0.0) > time.monotonic():
+        return False
+    try:
+        work()
+    except Exception as error:  # whatever it is, a training must not end by it
+        if notes and uri not in AWAY:
+            notes(
+                f"MLflow at {uri} cannot be used ({reason_of(error)}). Everything is kept in {kept}; "
+                f"send it later with: xaitune track {kept}"
+            )
+        AWAY[uri] = time.monotonic() + AWAY_SECONDS
+        return False
+    AWAY.pop(uri, None)
+    return True
+
+
+class Follower:
+    """Logs one training: `start` when its folder is there, `epochs` after each of them, `end` when it pauses or has ended."""
+
+    def __init__(self, folder: Path, config: TrackingConfig | None, notes: Notes | None) -> None:
+        self.folder, self.config, self.notes = folder, config or TrackingConfig(), notes
+        self.events: EventFiles | None = None
+        self.written = 0  # epochs in the event file
+        self.log: RunLog | None = None
+        self.next = 0.0  # the time from which MLflow may be asked again
+
+    def start(self) -> None:
+        """Begin to log, or continue what an earlier process has begun."""
+        if self.config.tensorboard:
+            self.events = EventFiles(self.folder)
+            params = read_contents(self.folder).params
+            rows = "\n".join(f"| {name} | {value} |" for name, value in params.items())
+            self.events.text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
+        self._mlflow(self._open)
+
+    def epochs(self, rows: list[dict[str, Any]]) -> None:
+        """Log the epochs of a history that have not been logged."""
+        self._write_events(rows)
+        if time.monotonic() >= self.next:  # never again after a failure, until the end
+            self._mlflow(lambda: self._open().log_rows(rows), paced=True)
+
+    def end(self) -> None:
+        """Log what the folder holds now, of a run that has ended or pauses."""
+        rows = read_rows(self.folder)
+        self._write_events(rows)
+        contents = read_contents(self.folder)
+        if self.events:
+            if contents.state == "finished":
+                self.events.scalars(contents.scores, len(rows), time.time())
+                for name, png in run_pictures(self.folder).items():
+                    self.events.picture(Path(name).stem, png, len(rows))
+            self.events.close()
+            self.events = None
+        if contents.state is None:
+            self._mlflow(lambda: self._open().log_rows(rows))
+        else:
+            drawn = run_pictures(self.folder) if self.config.mlflow else {}
+            self._mlflow(lambda: self._open().finish(contents, drawn, STATUS[str(contents.state)]))
+
+    def catch_up(self) -> None:
+        """Log a run that had ended before, unless that has been done."""
+        if self.config.tensorboard and not list(self.folder.glob(PATTERN)):
+            self.start()
+            self.end()
+        elif self.config.mlflow and not is_sent(self.folder, self.config):
+            self.end()
+
+    def _write_events(self, rows: list[dict[str, Any]]) -> None:
+        if self.events is None:
+            return
+        times = end_times(rows, time.time())
+        for step in range(self.written, len(rows)):
+            self.events.scalars(metrics_of(rows[step]), step + 1, times[step])
+        self.written = max(self.written, len(rows))
+        self.events.flush()
+
+    def _open(self) -> RunLog:
+        if self.log is None:
+            assert self.config.mlflow is not None
+            self.log = RunLog(self.folder, self.config, read_contents(self.folder))
+        return self.log
+
+    def _mlflow(self, work: Callable[[], object], *, paced: bool = False) -> None:
+        if self.config.mlflow is None:
+            return
+        begun = time.monotonic()
+        done = try_mlflow(self.config.mlflow, work, self.notes, self.folder)
+        now = time.monotonic()
+        wait = (now - begun) * (1 - SHARE) / SHARE if paced else 0.0
+        self.next = now + wait if done else math.inf
+
+
+def send_again(folder: Path, config: TrackingConfig, notes: Notes | None) -> None:
+    """Send a finished run once more, since its folder has another file."""
+    if config.mlflow is not None:
+        try_mlflow(config.mlflow, lambda: send_run(folder, config), notes, folder)
