@@ -82,9 +82,9 @@ def worst_class(
     name, others = class_names[worst], matrix[worst].copy()
     others[worst] = 0
     order = [int(c) for c in np.argsort(-others, kind="stable") if others[c]][:WORST]
-    found = f"{hits[worst]} of its" if hits[worst] else "none of its"
+    found = f"{hits[worst] or 'none'} of its {plural(int(support[worst]), 'test image')}"
     said = [
-        f"The class that is recognised worst is {name} (F1 {score[worst]:.3f}): {found} {plural(int(support[worst]), 'test image')} "
+        f"The class that is recognised worst is {name} (F1 {score[worst]:.3f}): {found} "
         f"{'are' if hits[worst] > 1 else 'is'} found"
     ]
     taken = [f"{others[c]} {'is' if others[c] == 1 else 'are'} taken for {class_names[c]}" for c in order[:1]]
@@ -94,12 +94,15 @@ def worst_class(
     false[worst] = 0
     if false.any():
         sources = [f"{false[c]} of {class_names[c]}" for c in np.argsort(-false, kind="stable")[:WORST] if false[c]]
-        said.append(f"{plural(int(false.sum()), 'other image')} {'is' if false.sum() == 1 else 'are'} taken for {name}: {listed(sources)}.")
+        count = int(false.sum())
+        taken_for = f"{'is' if count == 1 else 'are'} taken for {name}: {listed(sources)}."
+        said.append(f"{plural(count, 'other image')} {taken_for}")
     if len(images):
         few = images[worst] < FEW * float(np.median(images)) or images[worst] == min(images)
         said.append(
             f"There {'are only' if few else 'are'} {plural(int(images[worst]), 'image')} of {name}, in "
-            f"{plural(int(groups[worst]), 'group')}; {class_names[int(np.argmax(images))]}, the commonest class, has {max(images):,}."
+            f"{plural(int(groups[worst]), 'group')}; {class_names[int(np.argmax(images))]}, the commonest class, has "
+            f"{max(images):,}."
         )
     doubtful = sum(pair["count"] for pair in suspects["pairs"] if pair["given"] == name) if suspects else 0
     if doubtful:

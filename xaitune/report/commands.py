@@ -9,7 +9,14 @@ from xaitune.config.toml import CONFIG_FILE, load_config
 from xaitune.errors import XaituneError
 from xaitune.training.folder import CONFIG
 
-NEED_DATA = ("train", "advise", "sweep-freeze", "compare", "collect", "data-check")  # commands that read images and settings
+NEED_DATA = (
+    "train",
+    "advise",
+    "sweep-freeze",
+    "compare",
+    "collect",
+    "data-check",
+)  # commands that read images and settings
 
 
 class CommandLine:

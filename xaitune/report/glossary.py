@@ -33,7 +33,7 @@ TERMS = {
     ),
     "nag": (
         "SGD, momentum, NAG",
-        r"\bnag\b|\bNAG\b|\bsgd\b",
+        r"(?<![\w-])(?:nag|NAG|sgd)(?![\w-])",
         "Optimizers, ways to change the weights in training: stochastic gradient descent; the same with momentum, which keeps "
         "part of the last step; and Nesterov's accelerated gradient, which also looks ahead.",
     ),
@@ -78,7 +78,22 @@ TERMS = {
         "Precision: which share of the images that are taken for the class belong to it.",
     ),
 }
-LEFT_ALONE = {"a", "button", "code", "h1", "h2", "h3", "label", "option", "output", "select", "summary", "svg", "td", "th"}
+LEFT_ALONE = {
+    "a",
+    "button",
+    "code",
+    "h1",
+    "h2",
+    "h3",
+    "label",
+    "option",
+    "output",
+    "select",
+    "summary",
+    "svg",
+    "td",
+    "th",
+}
 _PATTERN = re.compile("|".join(f"(?P<{key}>{pattern})" for key, (_, pattern, _) in TERMS.items()))
 _PART = re.compile(r"(<[^>]*>)")
 _TAG = re.compile(r"<(/?)(\w+)")

@@ -55,7 +55,12 @@ def verdict_section(
     todo: list[tuple[str, str]] = []
     if comparison is not None:
         headline, *rest = comparison.lines()
-        todo.append(("Compare other values, which join these; NAME is a setting, V a value:", "xaitune compare --factor NAME --values V,V"))
+        todo.append(
+            (
+                "Compare other values, which join these; NAME is a setting, V a value:",
+                "xaitune compare --factor NAME --values V,V",
+            )
+        )
         shown = {"tone": "open", "headline": headline, "paragraphs": [("", line) for line in rest], "todo": todo}
         return shown | {"picture": None, "mcnemar": None}
     if sweep is not None and best_or_none(sweep) is None:

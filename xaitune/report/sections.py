@@ -43,6 +43,13 @@ CONFIDENCE = {  # the lowest confidence -> how it is said
     0.5: "Not very: another depth may well be better",
     0.0: "Hardly: it is more likely wrong than right",
 }
+MEASURES = {  # a column of the evidence -> what it is
+    "regret": "the regret expected",
+    "near": "the chance of being within 1 point of the best",
+    "linear": "held-out score of a linear stand-in for fine-tuning",
+    "short": "validation score after a few epochs of training",
+    "cost": "of training, as a share of training all blocks",
+}
 MOST_LINES = 50  # of skipped files and of problems
 SPAN = 0.1  # of scores that takes all shades of the sweep's table: smaller differences must not look large
 
@@ -120,6 +127,7 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
         "reasons": [spaced_percent(p) for p in advice.text.split("\n") if p.strip()],
         "measures": [str(m).replace("_", " ") for m in measures],
         "measure": advice.measure,
+        "meanings": "; ".join(f"{m}: {MEASURES[m]}" for m in measures if m in MEASURES),
         "rows": rows,
         "picture": picture(advice.plot(), alt),
         "basis": f"{plural(advice.images, kind)} in {plural(advice.groups, 'group')}; no test image. "
@@ -148,7 +156,8 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     best, runs = best_or_none(sweep), _all_runs(sweep)
     optimizers = list(dict.fromkeys(runs["optimizer"]))
     cells = {
-        (int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best, shade) | {"improving": _improving_text(sweep, c)}
+        (int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best, shade)
+        | {"improving": _improving_text(sweep, c)}
         for c, shade in zip(sweep.cells.to_dict("records"), _shades(sweep.cells["test"]), strict=True)
     }
     rows: list[tuple[str, list[dict[str, Any]]]] = []
