@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from reporting import (
     CLASSES,
     OPTIMIZERS,
@@ -24,9 +25,11 @@ from reporting import (
 )
 
 from xaitune.errors import InputError, RunError
-from xaitune.report.headline import checked_section
+from xaitune.report.glossary import TERMS, mark_terms
+from xaitune.report.headline import checked_section, unfinished_training
 from xaitune.report.page import write_report
 from xaitune.report.run_figures import per_class_rows
+from xaitune.report.sections import confidence_sentence
 from xaitune.stats import intervals as stats
 from xaitune.stats.per_class import per_class_intervals
 
@@ -129,11 +132,36 @@ def test_the_confusion_matrix_is_a_table(full):
     page, text, _ = full
     test = predictions().query("split == 'test'")
     table = text[text.index('id="confusion"') :].split("</table>")[0]
-    cells = re.findall(r"<td[^>]*><span[^>]*>(.*?)</span></td>", table)
+    cells = re.findall(r"<td[^>]*><span[^>]*>(.*?)</span>", table)
     expected = [((test["true"] == t) & (test["predicted"] == p)).sum() for t in CLASSES for p in CLASSES]
     assert [0 if cell == "·" else int(cell) for cell in cells] == expected
     assert "60 of the" not in page.texts
     assert "12 of the 30 test images of freeze3-nag-seed1 , 3 of them wrong" in page.texts
+
+
+def test_cells_lead_to_doubtful_labels(full):
+    page, _, _ = full
+    links = {a["href"]: a["aria-label"] for a in page.all("a") if a.get("class") == "flagged"}
+    assert links == {
+        "#pair-1-2": "2 doubtful labels: 균열, perhaps no defect",
+        "#pair-2-0": "1 doubtful labels: no defect, perhaps <b>hole</b>",
+    }
+    assert [row["id"] for row in page.all("tr") if row.get("id")] == ["pair-1-2", "pair-2-0"]
+    assert "Look at the 3 doubtful labels below" in page.texts
+
+
+def test_words_are_explained_where_a_section_uses_them_first(full):
+    page, text, _ = full
+    targets = {button["popovertarget"] for button in page.all("button") if button.get("class") == "term"}
+    assert {"term-f1", "term-interval", "term-group", "term-head", "term-frozen", "term-validation"} <= targets
+    assert {div["id"] for div in page.all("div") if "popover" in div} == {f"term-{key}" for key in TERMS}
+    for section in re.findall(r"<section.*?</section>", text, re.S):
+        in_section = re.findall(r'popovertarget="([\w-]+)"', section)
+        assert len(in_section) == len(set(in_section))
+    marked = mark_terms(Markup('<p title="NAG">a &lt;group&gt; <code>nag</code> freeze3-nag, nag and nag</p>'))
+    assert re.findall(r">([^<]+)</button>", marked) == ["group", "nag"]
+    assert 'title="NAG"' in marked
+    assert marked.endswith(" and nag</p>")
 
 
 def test_every_picture_has_a_text_and_every_id_is_there(full):
@@ -221,6 +249,34 @@ def test_figures_of_each_class(full):
         hit = ((test["true"] == name) & (test["predicted"] == name)).sum()
         assert f"{hit / (test['true'] == name).sum():.3f} [" in page.texts
         assert f"{hit / (test['predicted'] == name).sum():.3f} [" in page.texts
+
+
+def test_how_sure_the_advice_is():
+    said = confidence_sentence(make_advice())
+    assert said == (
+        "How sure is the advice? Not very: another depth may well be better: 62 % of the resamples of the validation images choose "
+        "this block; with 5 blocks to choose from, chance alone would be 20 %."
+    )
+    said = confidence_sentence(dataclasses.replace(make_advice(), method="features", confidence=0.93))
+    assert said == (
+        "How sure is the advice? Very: the chance that this depth is within 1 point of the best one is estimated at 93 %."
+    )
+
+
+def test_a_training_that_was_still_improving_is_said(tmp_path):
+    sweep = make_sweep(tmp_path / "s")
+    page, _ = page_of(sweep)
+    assert "freeze3-nag, was still improving at the last epoch in 2 of its 2 trainings" in page.texts
+    assert "xaitune train --freeze-through 3 --optimizer nag --epochs 40" in page.texts
+    for seed in range(2):
+        worse = history().assign(val_f1_macro=lambda table: table["val_f1_macro"].to_numpy()[::-1])
+        worse.to_csv(sweep.path / f"freeze3-nag-seed{seed}" / "history.csv", index=False)
+    page, _ = page_of(sweep)
+    assert "Train it for longer" not in page.texts
+    run = make_run(tmp_path / "r")
+    assert unfinished_training(run, None)[1][1].endswith("--freeze-through 3 --optimizer nag --epochs N")
+    object.__setattr__(run, "history", run.history[::-1])
+    assert unfinished_training(run, 20) is None
 
 
 def test_class_intervals_never_claim_certainty():

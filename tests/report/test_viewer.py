@@ -89,6 +89,21 @@ def test_misses_and_false_alarms_by_hand():
     assert cheapest([3, 1, 0], [0, 1, 9], ratio=0.1) == 0
 
 
+def test_the_worst_classes_have_thresholds_and_the_rest_are_named():
+    names = [f"c{i}" for i in range(23)]
+    true = np.repeat(names, 2)
+    table = pd.DataFrame({"true": true, "predicted": true, "group": range(46), "split": "test"})
+    table = pd.concat([table, pd.DataFrame(1 / 23, range(46), [f"p({name})" for name in names])], axis=1)
+    f1 = [0.9] * 23
+    f1[4], f1[7] = 0.1, np.nan
+    section = threshold_section(table, names, f1)
+    assert section["data"]["classes"][section["data"]["first"]]["class"] == 4
+    assert len(section["rows"]) == 20
+    assert section["left_out"] == ["c21", "c22", "c7"]
+    assert section["unknown"] == []
+    assert threshold_section(table[table["true"] != "c3"], names, f1)["unknown"] == ["c3"]
+
+
 def test_details_of_a_cell(tmp_path):
     sweep = make_sweep(tmp_path / "s")
     details = sweep_details(sweep, "freeze3-nag")
