@@ -10,6 +10,7 @@ import jinja2
 from xaitune._files import write_bytes
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck, can_check, check_advice
+from xaitune.advise.leak import load_leak
 from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.table import SweepTable
 from xaitune.errors import InputError
@@ -71,7 +72,8 @@ def write_report(
     train, data_settings = result_settings(result, shown)
     own = next((table for table in comparisons if table.path in result.path.parents), None)
     maps = [heatmaps] if isinstance(heatmaps, BlockHeatmaps | Superpixels) else list(heatmaps or ())
-    suspects = suspects_section(result.path.parent / "data-check" / "labels.csv", data, shown["class_names"])
+    checks = result.path.parent / "data-check"
+    suspects = suspects_section(checks / "labels.csv", data, shown["class_names"])
     viewer, grid = viewer_section(viewed, suspects and suspects["files"]), sweep_section(sweep)
     thresholds = threshold_section(shown["predictions"], shown["class_names"], shown.get("f1"))
     data_of = {"viewer": viewer, "thresholds": thresholds}
@@ -96,6 +98,7 @@ def write_report(
         classes=classes,
         suspects=suspects,
         data=about_data,
+        leak=load_leak(checks, result.fingerprint),
         heatmaps=[strip for m in maps for strip in heatmap_strips(m)],
         signed=any(isinstance(m, Superpixels) for m in maps),
         advice=advice_section(advice),
