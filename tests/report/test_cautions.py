@@ -39,12 +39,16 @@ def test_the_worst_class_and_why():
     counts = [[90, 0, 2], [9, 0, 3], [1, 1, 6]]
     suspects = {"pairs": [{"given": "crack", "count": 4}, {"given": "free", "count": 9}]}
     worst = worst_class(counts, ["free", "crack", "hole"], [500, 40, 60], [100, 5, 9], suspects)
-    assert (worst["number"], worst["pair"]) == (1, (1, 0))
+    assert (worst["number"], worst["name"]) == (1, "crack")
     assert worst["text"] == (
         "The class that is recognised worst is crack (F1 0.000): none of its 12 test images is found; 9 are taken for free and 3 "
         "for hole. 1 other image is taken for crack: 1 of hole. There are only 40 images of crack, in 5 groups; free, the "
         "commonest class, has 500. 4 labels of crack are doubtful: look at these first."
     )
+    text = worst_class([[4, 0], [4, 4]], ["burst", "flake"], (), (), None)[
+        "text"
+    ]  # of equal F1 the one that is found less
+    assert text.endswith("flake (F1 0.667): 4 of its 8 test images are found; 4 are taken for burst.")
     assert worst_class([[3, 0], [0, 2]], ["a", "b"], (), (), None) is None
     assert worst_class(None, ["a", "b"], (), (), None) is None
 

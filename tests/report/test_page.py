@@ -254,12 +254,12 @@ def test_figures_of_each_class(full):
 def test_how_sure_the_advice_is():
     said = confidence_sentence(make_advice())
     assert said == (
-        "How sure is the advice? Not very: another depth may well be better: 62 % of the resamples of the validation images choose "
-        "this block; with 5 blocks to choose from, chance alone would be 20 %."
+        "How sure is the advice? Not very; another depth may well be better. 62 % of the resamples of the validation images "
+        "choose this depth; with 5 depths to choose from, chance alone would be 20 %."
     )
     said = confidence_sentence(dataclasses.replace(make_advice(), method="features", confidence=0.93))
     assert said == (
-        "How sure is the advice? Very: the chance that this depth is within 1 point of the best one is estimated at 93 %."
+        "How sure is the advice? Very. The chance that this depth is within 1 point of the best one is estimated at 93 %."
     )
 
 
@@ -344,7 +344,7 @@ def test_cells_that_did_not_end_are_said(tmp_path):
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells))
     assert "validation 0.700, 4.2 min ↗ still improving in 2 of 2 failed Block 1-2" in page.texts
     assert "≈ not told apart ↗ still improving in 2 of 2 diverged Block 1-3" in page.texts
-    assert "validation 0.710, 100 s ↗ still improving in 1 of 1 1 of 2 seeds not finished" in page.texts
+    assert "validation 0.710, 100 s ↗ still improving 1 of 2 seeds not finished" in page.texts
     assert "freeze4-nag-seed1 1 failed: out of memory" in page.texts
     assert "--freeze-through 1,2,3,4,5 --optimizers nag,sgd --seeds 2" in page.texts
 

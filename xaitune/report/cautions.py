@@ -76,27 +76,13 @@ def worst_class(
         return None
     hits, support, claimed = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     score = np.where(support > 0, 2 * hits / np.maximum(support + claimed, 1), np.inf)
-    worst = int(score.argmin())
+    worst = int(np.lexsort((hits / np.maximum(support, 1), score))[0])  # of equal ones that of which less is found
     if score[worst] == 1:
         return None
-    name, others = class_names[worst], matrix[worst].copy()
-    others[worst] = 0
-    order = [int(c) for c in np.argsort(-others, kind="stable") if others[c]][:WORST]
-    found = f"{hits[worst] or 'none'} of its {plural(int(support[worst]), 'test image')}"
+    name = class_names[worst]
     said = [
-        f"The class that is recognised worst is {name} (F1 {score[worst]:.3f}): {found} "
-        f"{'are' if hits[worst] > 1 else 'is'} found"
+        f"The class that is recognised worst is {name} (F1 {score[worst]:.3f}): {_found(matrix, worst, class_names)}"
     ]
-    taken = [f"{others[c]} {'is' if others[c] == 1 else 'are'} taken for {class_names[c]}" for c in order[:1]]
-    taken += [f"{others[c]} for {class_names[c]}" for c in order[1:]]
-    said[0] += f"; {listed(taken)}." if taken else "."
-    false = matrix[:, worst].copy()
-    false[worst] = 0
-    if false.any():
-        sources = [f"{false[c]} of {class_names[c]}" for c in np.argsort(-false, kind="stable")[:WORST] if false[c]]
-        count = int(false.sum())
-        taken_for = f"{'is' if count == 1 else 'are'} taken for {name}: {listed(sources)}."
-        said.append(f"{plural(count, 'other image')} {taken_for}")
     if len(images):
         few = images[worst] < FEW * float(np.median(images)) or images[worst] == min(images)
         said.append(
@@ -109,8 +95,34 @@ def worst_class(
         said.append(
             f"{plural(doubtful, 'label')} of {name} {'is' if doubtful == 1 else 'are'} doubtful: look at these first."
         )
-    pair = (worst, order[0]) if order else None
-    return {"number": worst, "name": name, "text": " ".join(said), "pair": pair}
+    return {"number": worst, "name": name, "text": " ".join(said)}
+
+
+def _found(matrix: np.ndarray, number: int, class_names: Sequence[str]) -> str:
+    """How many test images of a class are found, what the others are taken for, and what is taken for the class."""
+    hits, support = int(matrix[number, number]), int(matrix[number].sum())
+    many = "all" if hits == support > 1 else hits or "none"
+    text = f"{many} of its {plural(support, 'test image')} {'are' if hits > 1 else 'is'} found"
+    lost, taken = matrix[number].copy(), matrix[:, number].copy()
+    lost[number] = taken[number] = 0
+    if order := _largest(lost):
+        first, *rest = order
+        verb = "is" if lost[first] == 1 else "are"
+        others = [f"{lost[c]} for {class_names[c]}" for c in rest]
+        text += f"; {listed([f'{lost[first]} {verb} taken for {class_names[first]}', *others])}"
+    text += "."
+    if sources := _largest(taken):
+        count = int(taken.sum())
+        named = listed([f"{taken[c]} of {class_names[c]}" for c in sources])
+        text += (
+            f" {plural(count, 'other image')} {'is' if count == 1 else 'are'} taken for {class_names[number]}: {named}."
+        )
+    return text
+
+
+def _largest(counts: np.ndarray) -> list[int]:
+    """The classes with the largest counts above 0, WORST at most."""
+    return [int(c) for c in np.argsort(-counts, kind="stable") if counts[c]][:WORST]
 
 
 def suspects_section(file: Path, data: Any, class_names: Sequence[str]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from xaitune.config.toml import CONFIG_FILE, load_config
 from xaitune.errors import XaituneError
 from xaitune.training.folder import CONFIG
 
+GENERAL = ("images", "imgs", "img", "data", "train", "dataset")  # names of folders that say nothing of what is in them
 NEED_DATA = (
     "train",
     "advise",
@@ -55,15 +56,18 @@ def is_complete(command: str) -> bool:
 
 
 def data_name(path: str) -> str:
-    """What a data set is called: its folder, or the one above where that is only called images.
+    """What a data set is called: its folder, or the one above where that is only called images or data.
 
     Examples:
         >>> data_name("/data/magnetic-tile/images"), data_name("tiles.csv")
         ('magnetic-tile', 'tiles')
     """
     place = Path(os.path.abspath(path))
-    general = place.name.lower() in ("images", "imgs", "img", "data", "train", "dataset")
-    return place.parent.name if general and place.parent.name else place.stem
+    name = place.stem if place.suffix.lower() == ".csv" else place.name
+    while name.lower() in GENERAL and place.parent.name:
+        place = place.parent
+        name = place.name
+    return name
 
 
 def _is_configured(config: Path) -> bool:

@@ -38,10 +38,10 @@ from xaitune.training.run import Run
 
 MOST_IMAGES = 6  # of heatmap strips on the page
 CONFIDENCE = {  # the lowest confidence -> how it is said
-    0.9: "Very",
-    0.7: "Fairly",
-    0.5: "Not very: another depth may well be better",
-    0.0: "Hardly: it is more likely wrong than right",
+    0.9: "Very.",
+    0.7: "Fairly.",
+    0.5: "Not very; another depth may well be better.",
+    0.0: "Hardly at all; another depth may well be better.",
 }
 MEASURES = {  # a column of the evidence -> what it is
     "regret": "the regret expected",
@@ -140,13 +140,13 @@ def confidence_sentence(advice: FreezeAdvice) -> str:
     sure, count = percent_text(advice.confidence), len(advice.evidence)
     if advice.method == "heatmap":
         of = (
-            f"{sure} of the resamples of the validation images choose this block; with {count} blocks to choose from, chance "
+            f"{sure} of the resamples of the validation images choose this depth; with {count} depths to choose from, chance "
             f"alone would be {percent_text(1 / count)}"
         )
     else:
-        of = f"the chance that this depth is within 1 point of the best one is estimated at {sure}"
+        of = f"The chance that this depth is within 1 point of the best one is estimated at {sure}"
     how = next(word for bound, word in CONFIDENCE.items() if advice.confidence >= bound)
-    return f"How sure is the advice? {how}: {of}."
+    return f"How sure is the advice? {how} {of}."
 
 
 def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
@@ -197,7 +197,8 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
 def _improving_text(sweep: SweepTable, cell: dict[str, Any]) -> str:
     """How many of a cell's trainings were still improving at the last epoch; '' for none."""
     improving, trainings = improving_runs(sweep, cell)
-    return f"still improving in {improving} of {trainings}" if improving else ""
+    often = f" in {improving} of {trainings}" if trainings > 1 else ""
+    return f"still improving{often}" if improving else ""
 
 
 def _head_row(head: pd.Series) -> dict[str, Any]:

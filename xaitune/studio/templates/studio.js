@@ -184,7 +184,9 @@ async function explain(pressed = false, checking = false) {
     begun = true;
     showBlocks();
   }
-  note(explained.size > 1 ? "The runs answer differently, so their maps are for different classes. Choose a class to compare the maps for it." : "");
+  const differ = "The runs answer differently, so their maps are for different classes. Choose a class to compare the maps for it. ";
+  const doubted = $("results").querySelector(".doubt") ? "⚠ marks maps that should not be relied on." : "";
+  note((explained.size > 1 ? differ : "") + doubted);
   busy(false);
   $("check").disabled = checking;
 }
@@ -212,7 +214,7 @@ function drawPanel(panel, found) {
   const alt = panel.title === "Image" ? found.name : `${panel.title} of ${found.run}: ${found.name} for the class ${found.explained}`;
   const caption = make("figcaption", {}, panel.title, make("span", { textContent: panel.note }));
   if (panel.block) caption.title = "Each map is drawn up to its own peak, the largest value before scaling. Compare peaks within one run and class.";
-  if (panel.doubts?.length) caption.append(make("span", { className: "doubt", textContent: `⚠ do not rely on it: ${panel.doubts.join("; ")}` }));
+  if (panel.doubts?.length) caption.append(make("span", { className: "doubt", title: "Do not rely on this map", textContent: `⚠ ${panel.doubts.join("; ")}` }));
   else if (panel.checked) caption.append(make("span", { className: "passed", textContent: "✓ no check failed" }));
   for (const { name, colour } of panel.legend || []) {
     const swatch = make("i", { className: "swatch" });
