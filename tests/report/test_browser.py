@@ -216,15 +216,19 @@ def test_the_cost_of_a_miss_is_checked_and_the_table_follows_it(open_page):
     assert problem.inner_text() == ""
     assert table.inner_text() == written  # by the script as by Python
     assert not page.locator("#t-useless").is_visible()
-    ratio.fill("0.001")
+    ratio.fill("3")
     number = int(page.locator("#t-class").input_value())
+    assert page.locator("#t-ratio-shown").inner_text() == "3"
+    assert table.inner_text() != written
+    assert table.locator("tr").nth(number).locator("td").first.inner_text() == page.locator("#t-value").inner_text()
+    page.evaluate(
+        "() => report.thresholds.classes.forEach(({ chosen }) => chosen.missed.fill(chosen.of))"
+    )  # nothing is found
+    ratio.fill("0.001")
     name = page.locator("#t-class option").nth(number).inner_text()
     assert page.locator("#t-useless").inner_text() == (
         f"No threshold helps for {name} at this cost: on validation images it is as cheap to answer {name} for none of them."
     )
-    assert page.locator("#t-ratio-shown").inner_text() == "0.001"
-    assert table.inner_text() != written
-    assert table.locator("tr").nth(number).locator("td").first.inner_text() == page.locator("#t-value").inner_text()
 
 
 def test_commands_are_copied(open_page):
@@ -234,7 +238,7 @@ def test_commands_are_copied(open_page):
     buttons.first.click()
     page.wait_for_function("document.querySelector('#next .copy').textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()") == commands[0]
-    page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no clipboard here'))")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
     buttons.nth(1).click()
     page.wait_for_function("document.querySelectorAll('#next .copy')[1].textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()") == commands[1]

@@ -89,7 +89,8 @@ def test_misses_and_false_alarms_by_hand():
     assert cheapest([3, 1, 0], [0, 1, 9], ratio=0.1) == 0
 
 
-def test_the_worst_classes_have_thresholds_and_the_rest_are_named():
+def test_the_worst_classes_have_thresholds_and_the_rest_are_named(monkeypatch):
+    monkeypatch.setattr("xaitune.report.thresholds.DRAWS", 10)
     names = [f"c{i}" for i in range(23)]
     true = np.repeat(names, 2)
     table = pd.DataFrame({"true": true, "predicted": true, "group": range(46), "split": "test"})

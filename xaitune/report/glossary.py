@@ -127,6 +127,6 @@ def mark_terms(section: Markup) -> Markup:
     return Markup("".join(parts))
 
 
-def glossary() -> list[tuple[str, str, Markup]]:
+def explained_terms() -> list[tuple[str, str, Markup]]:
     """(key, word, meaning) of every term, in the order of the alphabet."""
     return sorted(((key, word, escape(text)) for key, (word, _, text) in TERMS.items()), key=lambda t: t[1].lower())

@@ -20,7 +20,7 @@ from xaitune.report.cautions import class_sentence, leak_warnings, suspects_sect
 from xaitune.report.commands import CommandLine, data_name, is_complete
 from xaitune.report.comparisons import comparison_section
 from xaitune.report.embedding import inline_parts
-from xaitune.report.glossary import glossary, mark_terms
+from xaitune.report.glossary import explained_terms, mark_terms
 from xaitune.report.headline import advise_command, mismatches, unfinished_training, verdict_section
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import (
@@ -109,7 +109,7 @@ def write_report(
         run=shown,
         segmentation=picture(segmentation, SHEET, dpi=100, photo=True) if segmentation is not None else None,
         making=making_section(result, sweep, shown),
-        glossary=glossary(),
+        glossary=explained_terms(),
         folder=paste.folder,
     )
     return write_bytes(path or result.path / "report.html", page.encode("utf-8"))
