@@ -16,6 +16,7 @@ def test_without_a_configuration_commands_take_the_results_settings(tmp_path, mo
     paste = CommandLine(sweep.path)
     assert paste(train) == f"{train} --config 'runs/my sweep/config.json'"
     assert paste("xaitune check-advice") == "xaitune check-advice"
+    assert paste(f"{train} --config other.json") == f"{train} --config other.json"
     assert paste("open page.html") == "open page.html"
     (tmp_path / "xaitune.toml").write_text('[data]\npath = "other"\n')
     (tmp_path / "other").mkdir()

@@ -276,7 +276,7 @@ def test_a_training_that_was_still_improving_is_said(tmp_path):
     page, _ = page_of(sweep)
     assert "Train it for longer" not in page.texts
     run = make_run(tmp_path / "r")
-    assert unfinished_training(run, 20)[1][1].endswith("--freeze-through 3 --optimizer nag --epochs 40")
+    assert unfinished_training(run, 20)[1][1] == f"xaitune train --config {run.path / 'config.json'} --epochs 40"
     object.__setattr__(run, "history", run.history[::-1])
     assert unfinished_training(run, 20) is None
 

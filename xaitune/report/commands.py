@@ -32,9 +32,9 @@ class CommandLine:
         while (place.parent / CONFIG).is_file():  # of a sweep, a fold or a comparison that this is a part of
             place = place.parent
         named = config.is_file() and not _is_configured(config)
-        self.settings = f" --config {_shown(config)}" if named else ""
+        self.settings = f" --config {shown_path(config)}" if named else ""
         here = place.parent.resolve() == Path("runs").resolve() or not config.is_file()
-        self.runs = "" if here else f" --runs-dir {_shown(place.parent)}"
+        self.runs = "" if here else f" --runs-dir {shown_path(place.parent)}"
         self.folder = str(Path.cwd())
 
     def __call__(self, command: str) -> str:
@@ -42,7 +42,8 @@ class CommandLine:
         words = command.split()
         if words[:1] != ["xaitune"] or len(words) < 2:
             return command
-        return command + (self.settings if words[1] in NEED_DATA else "") + self.runs
+        settings = self.settings if words[1] in NEED_DATA and "--config" not in words else ""
+        return command + settings + self.runs
 
 
 def is_complete(command: str) -> bool:
@@ -79,7 +80,7 @@ def _is_configured(config: Path) -> bool:
         return False
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """A path for a command line, relative to this folder where it is below it."""
     whole, here = path.resolve(), Path.cwd()
     return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))

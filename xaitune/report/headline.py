@@ -9,8 +9,10 @@ from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.table import SweepTable
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.report.cell_details import improving_runs, still_improving
+from xaitune.report.commands import shown_path
 from xaitune.report.run_figures import best_or_none
 from xaitune.report.texts import duration_text, interval_text, picture, score_text
+from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
 
 
@@ -99,7 +101,7 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
         command, which = _cell_command(best), f"The best cell, {best['name']},"
     elif result.state == "finished":
         improving = int(still_improving(result.history, result.config.metric))
-        command = train_command(result.config.freeze_through, result.config.optimizer)
+        command = f"xaitune train --config {shown_path(result.path / CONFIG)}"  # whatever was set for it
     if not improving:
         return None
     often = f" in {improving} of its {trainings} trainings" if trainings > 1 else ""

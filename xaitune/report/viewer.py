@@ -199,7 +199,7 @@ def viewer_section(viewed: Viewed | None, doubtful: Mapping[str, str] | None = N
     }
 
 
-def _image_data(image: ViewedImage) -> Mapping[str, Any]:
+def _image_data(image: ViewedImage) -> dict[str, Any]:
     return dataclasses.asdict(image) | {
         "shares": [(number, round(share, 4)) for number, share in image.shares],
         "iou": None if image.iou is None else round(image.iou, 3),
