@@ -82,5 +82,5 @@ def _is_configured(config: Path) -> bool:
 
 def shown_path(path: Path) -> str:
     """A path for a command line, relative to this folder where it is below it."""
-    whole, here = path.resolve(), Path.cwd()
+    whole, here = Path(os.path.abspath(path)), Path.cwd()
     return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))
