@@ -144,7 +144,7 @@ def test_cells_lead_to_doubtful_labels(full):
     links = {a["href"]: a["aria-label"] for a in page.all("a") if a.get("class") == "flagged"}
     assert links == {
         "#pair-1-2": "2 doubtful labels: 균열, perhaps no defect",
-        "#pair-2-0": "1 doubtful labels: no defect, perhaps <b>hole</b>",
+        "#pair-2-0": "1 doubtful label: no defect, perhaps <b>hole</b>",
     }
     assert [row["id"] for row in page.all("tr") if row.get("id")] == ["pair-1-2", "pair-2-0"]
     assert "Look at the 3 doubtful labels below" in page.texts
