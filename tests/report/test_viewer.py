@@ -91,18 +91,18 @@ def test_misses_and_false_alarms_by_hand():
 
 def test_the_worst_classes_have_thresholds_and_the_rest_are_named(monkeypatch):
     monkeypatch.setattr("xaitune.report.thresholds.DRAWS", 10)
-    names = [f"c{i}" for i in range(23)]
+    monkeypatch.setattr("xaitune.report.thresholds.MOST_CLASSES", 2)
+    names = list("abcde")
     true = np.repeat(names, 2)
-    table = pd.DataFrame({"true": true, "predicted": true, "group": range(46), "split": "test"})
-    table = pd.concat([table, pd.DataFrame(1 / 23, range(46), [f"p({name})" for name in names])], axis=1)
-    f1 = [0.9] * 23
-    f1[4], f1[7] = 0.1, np.nan
+    table = pd.DataFrame({"true": true, "predicted": true, "group": range(10), "split": "test"})
+    table = pd.concat([table, pd.DataFrame(0.2, range(10), [f"p({name})" for name in names])], axis=1)
+    f1 = [0.9, 0.9, np.nan, 0.1, 0.9]
     section = threshold_section(table, names, f1)
-    assert section["data"]["classes"][section["data"]["first"]]["class"] == 4
-    assert len(section["rows"]) == 20
-    assert section["left_out"] == ["c21", "c22", "c7"]
+    assert section["data"]["classes"][section["data"]["first"]]["class"] == 3
+    assert [row["name"] for row in section["rows"]] == ["a", "d"]
+    assert section["left_out"] == ["b", "e", "c"]
     assert section["unknown"] == []
-    assert threshold_section(table[table["true"] != "c3"], names, f1)["unknown"] == ["c3"]
+    assert threshold_section(table[table["true"] != "e"], names, f1)["unknown"] == ["e"]
 
 
 def test_details_of_a_cell(tmp_path):
