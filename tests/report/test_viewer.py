@@ -1,6 +1,7 @@
 """The parts behind the page's interactive views, against arithmetic."""
 
 import base64
+import dataclasses
 
 import cv2
 import numpy as np
@@ -118,6 +119,13 @@ def test_details_of_a_cell(tmp_path):
     cell = sweep_details(sweep, "freeze3-nag")["cells"]["freeze3-nag"]
     assert [run["seed"] for run in cell["runs"]] == [1]
     assert cell["counts"] is None
+
+
+def test_a_fold_and_doubtful_labels_are_in_the_viewers_data():
+    viewed = dataclasses.replace(make_viewed(), fold="2/5")
+    section = viewer_section(viewed, {viewed.images[1].file: "crack (80 %)"})
+    assert section["fold"] == section["data"]["fold"] == "2 of 5"
+    assert [image["label"] for image in section["data"]["images"][:3]] == ["", "crack (80 %)", ""]
 
 
 def test_json_inside_a_script():

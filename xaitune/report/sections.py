@@ -44,7 +44,7 @@ CONFIDENCE = {  # the lowest confidence -> how it is said
     0.0: "Hardly at all; another depth may well be better.",
 }
 MEASURES = {  # a column of the evidence -> what it is
-    "regret": "the regret expected",
+    "regret": "share of the score that is expected to be lost against the best candidate",
     "near": "the chance of being within 1 point of the best",
     "linear": "held-out score of a linear stand-in for fine-tuning",
     "short": "validation score after a few epochs of training",

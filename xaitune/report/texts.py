@@ -67,11 +67,12 @@ def percent_text(share: float) -> str:
     """A share in percent, with a decimal near 0 and 1, as the page's script writes it.
 
     Examples:
-        >>> percent_text(0.714), percent_text(0.031), percent_text(0.9981), percent_text(1.0)
+        >>> percent_text(0.714), percent_text(0.031), percent_text(0.9981), percent_text(0.9999)
         ('71 %', '3.1 %', '99.8 %', '100 %')
     """
     digits = 1 if share % 1 and (share > 0.995 or share < 0.1) else 0
-    return f"{100 * share:.{digits}f} %"
+    text = f"{100 * share:.{digits}f}"
+    return f"{'100' if text == '100.0' else '0' if text == '0.0' else text} %"
 
 
 def spaced_percent(text: str) -> str:

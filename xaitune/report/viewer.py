@@ -169,11 +169,12 @@ def viewer_section(viewed: Viewed | None, doubtful: Mapping[str, str] | None = N
     """What the page says of the viewer, and the data that its script shows; `doubtful`: file -> the class suggested for it."""
     if viewed is None or not viewed.images:
         return None
+    fold = viewed.fold.replace("/", " of ")
     wrong = sum(image.true != image.predicted for image in viewed.images)
     rules = list(viewed.images[0].maps)
     return {
         "run": viewed.run,
-        "fold": viewed.fold,
+        "fold": fold,
         "shown": len(viewed.images),
         "input": viewed.input or "its input size",
         "wrong": wrong,
@@ -193,7 +194,7 @@ def viewer_section(viewed: Viewed | None, doubtful: Mapping[str, str] | None = N
             "blocks": viewed.blocks,
             "longest": LONGEST_DRAWN,
             "colours": heat_colours(np.linspace(0, 1, 256)).reshape(-1).tolist(),
-            "fold": viewed.fold,
+            "fold": fold,
             "images": [_image_data(image) | {"label": (doubtful or {}).get(image.file, "")} for image in viewed.images],
         },
     }

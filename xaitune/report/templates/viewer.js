@@ -1,7 +1,7 @@
 "use strict";
 const report = JSON.parse(document.getElementById("report-data").textContent);
 const byId = (id) => document.getElementById(id);
-const percent = (share) => (100 * share).toFixed(share % 1 && (share > 0.995 || share < 0.1) ? 1 : 0) + " %";
+const percent = (share) => (100 * share).toFixed(share % 1 && (share > 0.995 || share < 0.1) ? 1 : 0).replace(/^(0|100)\.0$/, "$1") + " %";
 function make(tag, text, className) {
   const element = document.createElement(tag);
   if (text) element.textContent = text;
