@@ -227,7 +227,7 @@ def test_the_cost_of_a_miss_is_checked_and_the_table_follows_it(open_page):
     ratio.fill("0.001")
     name = page.locator("#t-class option").nth(number).inner_text()
     assert page.locator("#t-useless").inner_text() == (
-        f"No threshold helps for {name} at this cost: on validation images it is as cheap to answer {name} for none of them."
+        f"No threshold helps for {name} at this cost: on validation images, answering {name} for none of them costs no more."
     )
 
 

@@ -3,7 +3,7 @@ if (report.thresholds && byId("threshold")) {
   const { grid, classes, names, first } = report.thresholds, on = byId("t-cost").dataset.on;
   const of = () => classes[Number(byId("t-class").value)];
   let price = Number(byId("t-ratio").value); // false alarms that a missed image costs as much as: the last valid entry
-  const ratio = () => price;
+  const ratio = () => price, counted = (number) => number.toLocaleString("en");
   const costs = ({ missed, false: alarms }) => missed.map((count, i) => ratio() * count + alarms[i]);
 
   // Of the thresholds with the lowest cost the middle one, as in the table that was written into the page.
@@ -17,8 +17,8 @@ if (report.thresholds && byId("threshold")) {
     const { chosen } = of(), name = names[of().class], least = Math.min(...costs(chosen));
     const never = ratio() * chosen.of, always = chosen.others;
     if (least < Math.min(never, always)) return "";
-    return "No threshold helps for " + name + " at this cost: on " + on + " images it is as cheap to "
-      + (never <= always ? "answer " + name + " for none of them" : "answer " + name + " for all of them") + ".";
+    return "No threshold helps for " + name + " at this cost: on " + on + " images, answering " + name + " for "
+      + (never <= always ? "none" : "all") + " of them costs no more.";
   }
 
   // The table follows the cost.
@@ -29,7 +29,7 @@ if (report.thresholds && byId("threshold")) {
       cells[0].textContent = grid[place];
       [["missed", "of"], ["false", "others"]].forEach(([kind, total], k) => {
         const [low, high] = row.intervals[kind][place];
-        cells[k + 1].replaceChildren(row.test[kind][place].toLocaleString("en") + " of " + row.test[total].toLocaleString("en") + " ",
+        cells[k + 1].replaceChildren(counted(row.test[kind][place]) + " of " + counted(row.test[total]) + " ",
           make("small", "[" + percent(low) + ", " + percent(high) + "]"));
       });
     });
@@ -48,7 +48,7 @@ if (report.thresholds && byId("threshold")) {
 
   function figure(kind, total, what) {
     const place = Number(byId("t-at").value), { test, intervals } = of(), [low, high] = intervals[kind][place];
-    return test[kind][place] + " of " + test[total] + " " + what + " (" + percent(test[kind][place] / test[total])
+    return counted(test[kind][place]) + " of " + counted(test[total]) + " " + what + " (" + percent(test[kind][place] / test[total])
       + ", 95 % interval " + percent(low) + " to " + percent(high) + ")";
   }
 
