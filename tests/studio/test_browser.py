@@ -194,7 +194,7 @@ def test_maps_are_checked_on_request(page):
     explained(page)
     assert page.locator("figcaption .passed").count() == 0
     page.click("#check")
-    page.wait_for_function("document.querySelectorAll('figcaption .passed, figcaption .doubt').length === 5")
+    page.wait_for_function("() => document.querySelectorAll('figcaption .passed, figcaption .doubt').length === 5")
     assert explained(page) == [BLOCKS]
     marks = page.locator("figcaption .passed, figcaption .doubt").all_inner_texts()
     assert len(marks) == 5
