@@ -199,4 +199,8 @@ def write_full_report(folder):
     check = pd.DataFrame({"level": ["warning"], "kind": ["leak"], "message": ["2 images stand in <both> splits."]})
     parts = {"advice": make_advice(), "check": make_check(), "data": make_data(), "data_check": check}
     heatmaps = [make_heatmaps(), make_superpixels()]
+    doubtful = {"file": ["0", "1", "2"], "split": "train", "class": [CLASSES[1], CLASSES[1], CLASSES[2]]}
+    doubtful |= {"suggested": [CLASSES[2], CLASSES[2], CLASSES[0]], "probability": 0.1, "suggested_probability": 0.7}
+    (folder / "data-check").mkdir()
+    pd.DataFrame(doubtful).to_csv(folder / "data-check" / "labels.csv", index=False)
     return write_report(make_sweep(folder / "sweep"), heatmaps=heatmaps, viewed=make_viewed(), **parts)

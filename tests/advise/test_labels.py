@@ -13,6 +13,7 @@ from scipy.special import softmax
 from xaitune.advise.contrast import Contrast
 from xaitune.advise.held_out import HeldOut
 from xaitune.advise.labels import LabelCheck, doubtful_labels, judge_labels
+from xaitune.advise.leak import load_leak
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError, InputError
 from xaitune.models.vgg import build_vgg16
@@ -150,8 +151,10 @@ def test_the_table(planted, check):
 def test_what_is_written_is_read_back_as_fixes(planted, check, tmp_path):
     data, wrong = planted
     korean = dataclasses.replace(check, table=check.table.replace({"centre_line": "균열", "inclusion": "<기공>"}))
-    csv, png = korean.write(tmp_path)
-    assert (csv.name, png.name) == ("labels.csv", "labels.png")
+    csv, png, leak = korean.write(tmp_path)
+    assert (csv.name, png.name, leak.name) == ("labels.csv", "labels.png", "leak.json")
+    assert load_leak(tmp_path, data.fingerprint) == check.leak
+    assert check.leak.premium.images == 32
     assert png.read_bytes()[:4] == b"\x89PNG"
     assert csv.read_bytes()[:3] == b"\xef\xbb\xbf"  # a byte order mark
     assert {"균열", "<기공>"} <= set(pd.read_csv(csv)["class"])
@@ -168,11 +171,12 @@ def test_what_is_written_is_read_back_as_fixes(planted, check, tmp_path):
 
 
 def test_nothing_is_doubtful(tmp_path):
-    (tmp_path / "labels.png").write_text("of other data")
+    for name in ("labels.png", "leak.json"):
+        (tmp_path / name).write_text("of other data")
     empty = LabelCheck(pd.DataFrame(columns=["file", "suggested", "issue"]), 40, "f", "w", ())
     assert empty.headline == "None of 40 labels is doubtful."
     assert empty.write(tmp_path) == [tmp_path / "labels.csv"]
-    assert not (tmp_path / "labels.png").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.csv"]
     with pytest.raises(InputError, match="nothing to draw"):
         empty.plot()
 

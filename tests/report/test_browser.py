@@ -12,6 +12,7 @@ from reporting import CLASSES, make_viewed, write_full_report
 
 from xaitune.plots.overlays import overlay
 
+OPEN_ALL = "document.querySelectorAll('details').forEach((part) => { part.open = true; })"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -141,7 +142,7 @@ def test_filters_and_the_keyboard(open_page):
 def test_the_confusion_matrix_leads_to_its_images(open_page):
     page = open_page()
     images = make_viewed().images
-    cell = page.locator('#confusion td[data-true="1"][data-predicted="1"] button')
+    cell = page.locator('#confusion [data-true="1"][data-predicted="1"] button')
     total = cell.inner_text()
     cell.click()
     expected = [i for i in images if (i.true, i.predicted) == (1, 1)]
@@ -150,6 +151,11 @@ def test_the_confusion_matrix_leads_to_its_images(open_page):
         page.locator("#v-count").inner_text()
     )
     assert page.evaluate("document.activeElement.id") == "v-stage"
+    page.locator("#v-return a").click()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == cell.get_attribute("aria-label")
+    page.locator("#v-reset").click()
+    assert not page.locator("#v-return").is_visible()
+    page.locator("#every-class summary").click()
     page.locator("#per-class th button").first.focus()
     page.keyboard.press("Enter")
     assert len(shown(page)) == sum(i.true == 0 for i in images)
@@ -176,17 +182,16 @@ def test_a_cell_of_the_sweep_shows_its_curves_and_confusion(open_page):
 
 def test_the_threshold_view(open_page, report):
     page = open_page()
+    page.locator("#thresholds summary").click()
     data = json.loads(re.search(r'id="report-data">(.*?)</script>', report.read_text(), re.S)[1])["thresholds"]
-    names, rows = page.locator("#t-class option").all_inner_texts(), page.locator("#thresholds tbody tr").all()
+    names, rows = page.locator("#t-class option").all_inner_texts(), page.locator("#t-table tbody tr").all()
+    assert page.locator("#t-class").input_value() == str(data["first"])
     for number, row in enumerate(rows):  # the script chooses as the table that was written in Python
         page.locator("#t-class").select_option(str(number))
         threshold, missed, false = row.locator("td").all_inner_texts()
         assert page.locator("#t-value").inner_text() == threshold
-        assert (
-            page.locator("#t-missed")
-            .inner_text()
-            .startswith(missed.split(" [")[0] + f" test images of {names[number]}")
-        )
+        said = page.locator("#t-missed").inner_text()
+        assert said.startswith(missed.split(" [")[0] + f" test images of {names[number]}")
         assert page.locator("#t-false").inner_text().startswith(false.split(" [")[0])
     dear = data["grid"].index(float(page.locator("#t-value").inner_text()))
     page.locator("#t-ratio").fill("0.1")
@@ -197,30 +202,109 @@ def test_the_threshold_view(open_page, report):
     assert page.locator("#t-value").inner_text() != "0.001"
 
 
+def test_the_cost_of_a_miss_is_checked_and_the_table_follows_it(open_page):
+    page = open_page()
+    page.locator("#thresholds summary").click()
+    table, ratio, problem = page.locator("#t-table tbody"), page.locator("#t-ratio"), page.locator("#t-problem")
+    written = table.inner_text()
+    for wrong in ("0", "-3", ""):
+        ratio.fill(wrong)
+        assert problem.inner_text() == "The cost must be a number above 0. The figures below are for 10."
+        assert ratio.get_attribute("aria-invalid") == "true"
+        assert table.inner_text() == written
+    ratio.fill("10")
+    assert problem.inner_text() == ""
+    assert table.inner_text() == written  # by the script as by Python
+    assert not page.locator("#t-useless").is_visible()
+    ratio.fill("3")
+    number = int(page.locator("#t-class").input_value())
+    assert page.locator("#t-ratio-shown").inner_text() == "3"
+    assert table.inner_text() != written
+    assert table.locator("tr").nth(number).locator("td").first.inner_text() == page.locator("#t-value").inner_text()
+    page.evaluate(
+        "() => report.thresholds.classes.forEach(({ chosen }) => chosen.missed.fill(chosen.of))"
+    )  # nothing is found
+    ratio.fill("0.001")
+    name = page.locator("#t-class option").nth(number).inner_text()
+    assert page.locator("#t-useless").inner_text() == (
+        f"No threshold helps for {name} at this cost: on validation images, answering {name} for none of them costs no more."
+    )
+
+
+def test_commands_are_copied(open_page):
+    page = open_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    commands, buttons = page.locator("#next code[data-copy]").all_inner_texts(), page.locator("#next .copy")
+    buttons.first.click()
+    page.wait_for_function("document.querySelector('#next .copy').textContent === 'Copied'")
+    assert page.evaluate("navigator.clipboard.readText()") == commands[0]
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
+    buttons.nth(1).click()
+    page.wait_for_function("document.querySelectorAll('#next .copy')[1].textContent === 'Copied'")
+    assert page.evaluate("navigator.clipboard.readText()") == commands[1]
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_words_open_their_meaning_by_keyboard(open_page, scripts):
+    page = open_page(java_script_enabled=scripts)
+    word = page.locator("#verdict .term").first
+    meaning = page.locator("#" + word.get_attribute("popovertarget"))
+    assert not meaning.is_visible()
+    word.focus()
+    page.keyboard.press("Enter")
+    assert meaning.is_visible()
+    page.keyboard.press("Escape")
+    assert not meaning.is_visible()
+
+
+def test_a_doubtful_label_is_found_from_its_cell(open_page):
+    page = open_page()
+    page.locator("#confusion .flagged").first.click()
+    assert page.locator("#pair-1-2").is_visible()  # in a part that was folded
+    assert page.locator("tr:target").get_attribute("id") == "pair-1-2"
+
+
+def test_the_contents_stay_in_sight_and_nothing_is_cut(open_page):
+    page = open_page()
+    page.locator("nav a", has_text="Advice").click()
+    assert page.locator("nav").bounding_box()["y"] == 0
+    assert page.locator("#advice h2").bounding_box()["y"] >= page.locator("nav").bounding_box()["height"]
+    page.locator("#advice summary").click()
+    widths = "table => [table.parentElement.scrollWidth, table.parentElement.clientWidth]"
+    needed, given = page.locator("#advice .many").evaluate(widths)
+    assert needed <= given
+
+
 def test_dark_narrow_and_print(open_page):
     light, dark = (open_page(color_scheme=scheme) for scheme in ("light", "dark"))
     paper = [page.evaluate("getComputedStyle(document.body).backgroundColor") for page in (light, dark)]
     assert paper[0] == "rgb(255, 255, 255)"
     assert paper[1] != paper[0]
+    assert [page.locator(".chart").first.evaluate("e => getComputedStyle(e).filter") for page in (light, dark)] == [
+        "none",
+        "invert(1) hue-rotate(180deg)",
+    ]
     light.emulate_media(media="print")
     assert not light.locator("#viewer").is_visible()
     assert light.locator("#maps details img").first.is_visible()
     assert light.locator("#confusion").is_visible()
     assert light.locator("#thresholds tbody tr").first.is_visible()
-    narrow = open_page(viewport={"width": 400, "height": 800})
-    assert narrow.evaluate("document.documentElement.scrollWidth") <= 400
+    narrow = open_page(viewport={"width": 360, "height": 800})
+    narrow.evaluate(OPEN_ALL)
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 360
     box = narrow.locator("#v-canvas").bounding_box()
-    assert 250 < box["width"] <= 400
+    assert 250 < box["width"] <= 360
 
 
 def test_without_javascript_nothing_is_lost(open_page):
     page = open_page(java_script_enabled=False)
     assert not page.locator("#viewer").is_visible()
     assert page.locator("noscript p").is_visible()
-    assert page.locator("button:visible").count() == 0
+    assert page.locator("button:not(.term):visible").count() == 0
+    for summary in ("#every-class summary", "#thresholds summary", "#strips summary"):
+        page.locator(summary).click()
     for part in ("#confusion", "#per-class", "#sweep-table", "#thresholds table"):
         assert page.locator(part).is_visible()
-    page.locator("#maps summary").click()
     assert page.locator("#maps details img").first.is_visible()
 
 
@@ -242,6 +326,7 @@ def test_axe_finds_nothing_serious(open_page, scheme):
     axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe-core-python is not installed")
     page = open_page(color_scheme=scheme)
     drawn(page)
+    page.evaluate(OPEN_ALL)
     found = axe.Axe().run(page)["violations"]
     serious = [
         (v["id"], [(node["target"], node["any"][:1] and node["any"][0]["message"]) for node in v["nodes"][:4]])

@@ -1,9 +1,11 @@
-"""What the top of the page warns of."""
+"""What the page warns of: leaks, the worst class, labels to look at."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-from xaitune.report.cautions import class_sentence, leak_warnings, suspects_section
+from xaitune.report.cautions import class_sentence, leak_warnings, suspects_section, worst_class
 
 
 class Check:
@@ -28,17 +30,58 @@ def test_leaks_are_said_with_what_mends_them():
 def test_a_model_is_set_beside_the_commonest_answer():
     counts = np.array([[90, 0, 0], [12, 0, 0], [3, 0, 5]]).tolist()
     text = class_sentence(counts, ["free", "crack", "hole"])
-    assert "86% are classified correctly; always answering free would be right on 82%." in text
+    assert "86 % are classified correctly; always answering free would be right on 82 %." in text
     assert text.endswith("Found least: crack (0 of 12).")
     assert class_sentence(None, ["a", "b"]) == ""
 
 
+def test_the_worst_class_and_why():
+    counts = [[90, 0, 2], [9, 0, 3], [1, 1, 6]]
+    suspects = {"pairs": [{"given": "crack", "count": 4}, {"given": "free", "count": 9}]}
+    worst = worst_class(counts, ["free", "crack", "hole"], [500, 40, 60], [100, 5, 9], suspects)
+    assert (worst["number"], worst["name"]) == (1, "crack")
+    assert worst["text"] == (
+        "The class that is recognised worst is crack (F1 0.000): none of its 12 test images is found; 9 are taken for free and 3 "
+        "for hole. 1 other image is taken for crack: 1 of hole. There are only 40 images of crack, in 5 groups; free, the "
+        "commonest class, has 500. 4 labels of crack are doubtful: look at these first."
+    )
+    text = worst_class([[4, 0], [4, 4]], ["burst", "flake"], (), (), None)[
+        "text"
+    ]  # of equal F1 the one that is found less
+    assert text.endswith("flake (F1 0.667): 4 of its 8 test images are found; 4 are taken for burst.")
+    assert worst_class([[3, 0], [0, 2]], ["a", "b"], (), (), None) is None
+    assert worst_class(None, ["a", "b"], (), (), None) is None
+
+
 def test_doubtful_labels_of_these_images_are_listed(tmp_path):
-    file = tmp_path / "labels.csv"
-    row = {"file": "a/1.png", "class": "a", "suggested": "b", "probability": 0.1, "suggested_probability": 0.8}
-    pd.DataFrame([row]).to_csv(file, index=False, encoding="utf-8-sig")
-    assert suspects_section(file, ["a/1.png", "b/2.png"])["rows"] == [("a/1.png", "a (10%)", "b (80%)")]
-    assert suspects_section(file, ["other.png"]) is None
-    assert suspects_section(tmp_path / "none.csv", ["a/1.png"]) is None
+    file, data = tmp_path / "labels.csv", SimpleNamespace(files=["a/1.png", "a/2.png", "a/3.png", "b/2.png"])
+    kept = {"class": "a", "suggested": "b", "split": "train", "probability": 0.1, "suggested_probability": 0.8}
+    rows = [{"file": f"a/{i}.png"} | kept for i in (1, 3)] + [
+        {**kept, "file": "b/2.png", "class": "b", "suggested": "a"}
+    ]
+    pd.DataFrame(rows).to_csv(file, index=False, encoding="utf-8-sig")
+    section = suspects_section(file, data, ["a", "b"])
+    assert section["rows"][0] == ("a/1.png", "train", "a (10 %)", "b (80 %)", "")
+    assert section["cells"] == {(0, 1): 2, (1, 0): 1}
+    assert section["pairs"][0] == {
+        "id": "pair-0-1",
+        "given": "a",
+        "suggested": "b",
+        "count": 2,
+        "files": ["a/1.png", "a/3.png"],
+    }
+    assert section["files"]["b/2.png"] == "a (80 %)"
+    assert suspects_section(file, SimpleNamespace(files=["other.png"]), ["a", "b"]) is None
+    assert suspects_section(file, data, ["a", "c"]) is None
+    assert suspects_section(tmp_path / "none.csv", data, ["a", "b"]) is None
     file.write_text("nothing")
-    assert suspects_section(file, ["a/1.png"]) is None
+    assert suspects_section(file, data, ["a", "b"]) is None
+
+
+def test_a_picture_stands_beside_a_doubtful_label(tmp_path, demo):
+    row = {"file": demo.files[0], "class": demo.class_names[0], "suggested": demo.class_names[1], "split": "test"}
+    pd.DataFrame([row | {"probability": 0.1, "suggested_probability": 0.8}]).to_csv(
+        tmp_path / "labels.csv", index=False
+    )
+    section = suspects_section(tmp_path / "labels.csv", demo, demo.class_names)
+    assert section["rows"][0][-1].startswith("data:image/jpeg;base64,")

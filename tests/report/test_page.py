@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from reporting import (
     CLASSES,
     OPTIMIZERS,
@@ -24,9 +25,11 @@ from reporting import (
 )
 
 from xaitune.errors import InputError, RunError
-from xaitune.report.headline import checked_section
+from xaitune.report.glossary import TERMS, mark_terms
+from xaitune.report.headline import checked_section, unfinished_training
 from xaitune.report.page import write_report
 from xaitune.report.run_figures import per_class_rows
+from xaitune.report.sections import confidence_sentence
 from xaitune.stats import intervals as stats
 from xaitune.stats.per_class import per_class_intervals
 
@@ -39,6 +42,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
         self.open, self.tags, self.words, self.texts = [], [], [], ""
+        self.glued = False  # inside a sentence: before, in or after a word that opens its meaning
         self.feed(text)
         self.close()
         assert self.open == []
@@ -46,14 +50,18 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+        self.glued = ("class", "term") in attrs
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.glued = tag == "button"
 
     def handle_data(self, data):
-        if not {"style", "script"} & set(self.open):
+        if self.glued:
+            self.words[-1] += data
+        elif not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     def all(self, tag):
@@ -124,11 +132,36 @@ def test_the_confusion_matrix_is_a_table(full):
     page, text, _ = full
     test = predictions().query("split == 'test'")
     table = text[text.index('id="confusion"') :].split("</table>")[0]
-    cells = re.findall(r"<td[^>]*>(.*?)</td>", table)
+    cells = re.findall(r"<td[^>]*><span[^>]*>(.*?)</span>", table)
     expected = [((test["true"] == t) & (test["predicted"] == p)).sum() for t in CLASSES for p in CLASSES]
     assert [0 if cell == "·" else int(cell) for cell in cells] == expected
     assert "60 of the" not in page.texts
     assert "12 of the 30 test images of freeze3-nag-seed1 , 3 of them wrong" in page.texts
+
+
+def test_cells_lead_to_doubtful_labels(full):
+    page, _, _ = full
+    links = {a["href"]: a["aria-label"] for a in page.all("a") if a.get("class") == "flagged"}
+    assert links == {
+        "#pair-1-2": "2 doubtful labels: 균열, perhaps no defect",
+        "#pair-2-0": "1 doubtful label: no defect, perhaps <b>hole</b>",
+    }
+    assert [row["id"] for row in page.all("tr") if row.get("id")] == ["pair-1-2", "pair-2-0"]
+    assert "Look at the 3 doubtful labels below" in page.texts
+
+
+def test_words_are_explained_where_a_section_uses_them_first(full):
+    page, text, _ = full
+    targets = {button["popovertarget"] for button in page.all("button") if button.get("class") == "term"}
+    assert {"term-f1", "term-interval", "term-group", "term-frozen", "term-validation"} <= targets
+    assert {div["id"] for div in page.all("div") if "popover" in div} == {f"term-{key}" for key in TERMS}
+    for section in re.findall(r"<section.*?</section>", text, re.S):
+        in_section = re.findall(r'popovertarget="([\w-]+)"', section)
+        assert len(in_section) == len(set(in_section))
+    marked = mark_terms(Markup('<p title="NAG">a &lt;group&gt; <code>nag</code> freeze3-nag, nag and nag</p>'))
+    assert re.findall(r">([^<]+)</button>", marked) == ["group", "nag"]
+    assert 'title="NAG"' in marked
+    assert marked.endswith(" and nag</p>")
 
 
 def test_every_picture_has_a_text_and_every_id_is_there(full):
@@ -155,11 +188,18 @@ def test_the_verdict_comes_first_and_says_what_to_do(full):
     assert "Freeze Block 1-3: the sweep confirms the advice." in page.texts
     assert all(text in page.texts for _, text in make_check().paragraphs)
     assert "xaitune train --freeze-through 3 --optimizer nag" in page.texts
-    headings = [re.sub(r"\s+", " ", h) for h in re.findall(r"<h2>(.*?)</h2>", full[1], re.S)]
+    headings = [re.sub(r"\s+", " ", h) for h in re.findall(r"<h2[^>]*>(.*?)</h2>", full[1], re.S)]
     assert headings[0].startswith("Freeze Block 1-3")
     assert headings[1:] == [
-        *("The data", "What the blocks see", "The advice", "The sweep", "Class by class: freeze3-nag-seed1"),
-        *("Misses against false alarms", "How it was made"),
+        *(
+            "What to do next",
+            "Classes",
+            "Labels to look at",
+            "Images, and what the blocks see",
+            "Sweep",
+            "Advice",
+            "Details",
+        ),
     ]
 
 
@@ -188,7 +228,13 @@ def test_figures_of_the_sweep(full):
 
 def test_figures_of_the_advice_and_the_data(full):
     page, _, _ = full
-    for text in ("0.710 [0.660, 0.770]", "62%", "0.932", "average precision against the masks", "40 validation images"):
+    for text in (
+        "0.710 [0.660, 0.770]",
+        "62 %",
+        "0.932",
+        "average precision against the masks",
+        "40 validation images",
+    ):
         assert text in page.texts
     for text in ("2,150 images of 3 classes in 215 groups", "2 files could not be read", "truncated", "2,000"):
         assert text in page.texts
@@ -203,6 +249,35 @@ def test_figures_of_each_class(full):
         hit = ((test["true"] == name) & (test["predicted"] == name)).sum()
         assert f"{hit / (test['true'] == name).sum():.3f} [" in page.texts
         assert f"{hit / (test['predicted'] == name).sum():.3f} [" in page.texts
+
+
+def test_how_sure_the_advice_is():
+    said = confidence_sentence(make_advice())
+    assert said == (
+        "How sure is the advice? Not very; another depth may well be better. 62 % of the resamples of the validation images "
+        "choose this depth; with 5 depths to choose from, chance alone would be 20 %."
+    )
+    said = confidence_sentence(dataclasses.replace(make_advice(), method="features", confidence=0.93))
+    assert said == (
+        "How sure is the advice? Very. The chance that this depth is within 1 point of the best one is estimated at 93 %."
+    )
+
+
+def test_a_training_that_was_still_improving_is_said(tmp_path):
+    sweep = make_sweep(tmp_path / "s")
+    page, _ = page_of(sweep)
+    assert "freeze3-nag, was still improving at the last epoch in 2 of its 2 trainings" in page.texts
+    assert (
+        "xaitune train --freeze-through 3 --optimizer nag --epochs N" in page.texts
+    )  # it is not known how many there were
+    for seed in range(2):
+        worse = history().assign(val_f1_macro=lambda table: table["val_f1_macro"].to_numpy()[::-1])
+        worse.to_csv(sweep.path / f"freeze3-nag-seed{seed}" / "history.csv", index=False)
+    assert unfinished_training(sweep, 20) is None
+    run = make_run(tmp_path / "r")
+    assert unfinished_training(run, 20)[1][1] == f"xaitune train --config {run.path / 'config.json'} --epochs 40"
+    object.__setattr__(run, "history", run.history[::-1])
+    assert unfinished_training(run, 20) is None
 
 
 def test_class_intervals_never_claim_certainty():
@@ -268,9 +343,9 @@ def test_cells_that_did_not_end_are_said(tmp_path):
     runs = pd.concat([runs, failed], ignore_index=True)
     cells = cells[cells["name"] != "freeze1-sgd"]
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells))
-    assert "validation 0.700, 4.2 min failed Block 1-2" in page.texts
-    assert "≈ not told apart diverged Block 1-3" in page.texts
-    assert "validation 0.710, 100 s 1 of 2 seeds not finished" in page.texts
+    assert "validation 0.700, 4.2 min ↗ still improving in 2 of 2 failed Block 1-2" in page.texts
+    assert "≈ not told apart ↗ still improving in 2 of 2 diverged Block 1-3" in page.texts
+    assert "validation 0.710, 100 s ↗ still improving 1 of 2 seeds not finished" in page.texts
     assert "freeze4-nag-seed1 1 failed: out of memory" in page.texts
     assert "--freeze-through 1,2,3,4,5 --optimizers nag,sgd --seeds 2" in page.texts
 
@@ -290,7 +365,7 @@ def test_the_learning_rate_that_a_cell_kept(tmp_path):
     (sweep.path / "sweep.json").write_text(json.dumps({"grid": {"learning_rates": [0.001, 0.01]}}))
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells), check=make_check())
     assert page.texts.count("learning rate 0.001, chosen of 2 tried") == 10
-    assert "Class by class: freeze3-nag-lr0.001-seed1" in page.texts
+    assert "Test macro F1 of freeze3-nag-lr0.001-seed1 :" in page.texts
     assert "--seeds 2 --learning-rates 0.001,0.01" in page.texts
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells))
     assert "xaitune train --freeze-through 3 --optimizer nag --learning-rate 0.001" in page.texts
@@ -317,13 +392,13 @@ def test_intervals_that_rest_on_too_little_say_so(tmp_path):
     page, _ = page_of(dataclasses.replace(sweep, cells=cells))
     assert "rest on too little data to be reliable: 4 groups in the smallest class." in page.texts
     page, _ = page_of(dataclasses.replace(sweep, cells=cells.assign(few="")))
-    assert "rest on too little" not in page.texts.partition("The sweep")[2].partition("Class by class")[0]
+    assert "rest on too little" not in page.texts.partition("Best on validation:")[2].partition("No advice yet")[0]
 
 
 def test_parts_of_other_data_are_named(tmp_path):
     page, _ = page_of(make_run(tmp_path / "r"), advice=make_advice("another"))
     assert "The advice given here is about other images" in page.texts
-    assert "confidence 62%" in page.texts
+    assert "confidence 62 %" in page.texts
 
 
 def test_sweep_without_a_best_cell_missing_files_or_predictions(tmp_path):

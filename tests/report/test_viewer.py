@@ -1,6 +1,7 @@
 """The parts behind the page's interactive views, against arithmetic."""
 
 import base64
+import dataclasses
 
 import cv2
 import numpy as np
@@ -89,6 +90,22 @@ def test_misses_and_false_alarms_by_hand():
     assert cheapest([3, 1, 0], [0, 1, 9], ratio=0.1) == 0
 
 
+def test_the_worst_classes_have_thresholds_and_the_rest_are_named(monkeypatch):
+    monkeypatch.setattr("xaitune.report.thresholds.DRAWS", 10)
+    monkeypatch.setattr("xaitune.report.thresholds.MOST_CLASSES", 2)
+    names = list("abcde")
+    true = np.repeat(names, 2)
+    table = pd.DataFrame({"true": true, "predicted": true, "group": range(10), "split": "test"})
+    table = pd.concat([table, pd.DataFrame(0.2, range(10), [f"p({name})" for name in names])], axis=1)
+    f1 = [0.9, 0.9, np.nan, 0.1, 0.9]
+    section = threshold_section(table, names, f1)
+    assert section["data"]["classes"][section["data"]["first"]]["class"] == 3
+    assert [row["name"] for row in section["rows"]] == ["a", "d"]
+    assert section["left_out"] == ["b", "e", "c"]
+    assert section["unknown"] == []
+    assert threshold_section(table[table["true"] != "e"], names, f1)["unknown"] == ["e"]
+
+
 def test_details_of_a_cell(tmp_path):
     sweep = make_sweep(tmp_path / "s")
     details = sweep_details(sweep, "freeze3-nag")
@@ -102,6 +119,13 @@ def test_details_of_a_cell(tmp_path):
     cell = sweep_details(sweep, "freeze3-nag")["cells"]["freeze3-nag"]
     assert [run["seed"] for run in cell["runs"]] == [1]
     assert cell["counts"] is None
+
+
+def test_a_fold_and_doubtful_labels_are_in_the_viewers_data():
+    viewed = dataclasses.replace(make_viewed(), fold="2/5")
+    section = viewer_section(viewed, {viewed.images[1].file: "crack (80 %)"})
+    assert section["fold"] == section["data"]["fold"] == "2 of 5"
+    assert [image["label"] for image in section["data"]["images"][:3]] == ["", "crack (80 %)", ""]
 
 
 def test_json_inside_a_script():

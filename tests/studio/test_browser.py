@@ -1,7 +1,10 @@
 """The studio driven as a person would, in a real browser, with every address but this machine's cut off."""
 
+import contextlib
 import io
+import json
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -9,11 +12,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from driving import start
 from PIL import Image
 
 CHROMIUM = Path("/usr/bin/chromium")
+KOREAN = "기공"  # porosity
 WAIT = 120_000  # milliseconds, since the first explanation loads TensorFlow
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -33,23 +38,44 @@ def loopback_only():
         yield
 
 
-@pytest.fixture(scope="module")
-def address(runs_dir, loopback_only):
+@contextlib.contextmanager
+def served(folder, first_port):
     """The address of a studio that is being served."""
     import uvicorn
 
     from xaitune.studio.app import make_app
     from xaitune.studio.server import listen
 
-    listening = listen(18601)
+    listening = listen(first_port)
     port = listening.getsockname()[1]
-    config = uvicorn.Config(make_app(runs_dir, port), log_level="error", ws="none")
+    config = uvicorn.Config(make_app(folder, port), log_level="error", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def address(runs_dir, loopback_only):
+    with served(runs_dir, 18601) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def korean_dir(run, tmp_path_factory):
+    """A run whose first class has a Korean name."""
+    folder = tmp_path_factory.mktemp("korean") / "run"
+    shutil.copytree(run.path, folder)
+    first = run.class_names[0]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["class_names"] = [KOREAN, *config["class_names"][1:]]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    table = pd.read_csv(folder / "predictions.csv", dtype=str).rename(columns={f"p({first})": f"p({KOREAN})"})
+    table[["true", "predicted"]] = table[["true", "predicted"]].replace(first, KOREAN)
+    table.to_csv(folder / "predictions.csv", index=False)
+    return folder.parent
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +185,67 @@ def test_two_runs_side_by_side(page):
     assert explained(page) == [BLOCKS, BLOCKS]
     chosen = page.input_value("#run")
     assert page.locator(".result h3").all_inner_texts() == [chosen, "second"]
+
+
+def test_maps_are_checked_on_request(page):
+    assert page.is_disabled("#check")
+    page.click("#gallery button >> nth=0")
+    page.wait_for_selector(".result figure")
+    explained(page)
+    assert page.locator("figcaption .passed").count() == 0
+    page.click("#check")
+    page.wait_for_function("() => document.querySelectorAll('figcaption .passed, figcaption .doubt').length === 5")
+    assert explained(page) == [BLOCKS]
+    marks = page.locator("figcaption .passed, figcaption .doubt").all_inner_texts()
+    assert len(marks) == 5
+    assert all(text == "✓ no check failed" or text.startswith("⚠ ") for text in marks)
+    doubtful = page.locator("figcaption .doubt").count()
+    assert ("should not be relied on" in page.inner_text("#status")) == (doubtful > 0)
+    assert page.is_disabled("#check")  # they are checked
+    page.select_option("#rule", "layercam")
+    explained(page)
+    assert page.locator("figcaption .passed").count() == 0
+    assert page.is_enabled("#check")
+    page.select_option("#method", "lime")
+    assert page.is_hidden("#check")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(page, scheme):
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe-core-python is not installed")
+    page.emulate_media(color_scheme=scheme)
+    page.click("#gallery button >> nth=0")
+    page.wait_for_selector(".result figure")
+    explained(page)
+    page.click("[data-action=keep]")
+    page.wait_for_selector("#marks td")
+    found = axe.Axe().run(page)["violations"]
+    page.click("#undo")
+    page.wait_for_selector("#use-marks", state="hidden")
+    nodes = [(v["id"], [(n["target"], n["any"][:1] and n["any"][0]["message"]) for n in v["nodes"][:4]]) for v in found]
+    assert nodes == []
+
+
+def test_korean_class_names(browser, korean_dir, loopback_only):
+    with served(korean_dir, 18651) as address:
+        page = browser.new_page()
+        page.set_default_timeout(WAIT)
+        page.goto(address)
+        page.wait_for_selector("#gallery button")
+        page.select_option("#filter-class", KOREAN)
+        assert page.locator("#gallery button").first.locator("span").first.inner_text() == KOREAN
+        assert page.locator("#gallery button span").first.get_attribute("lang") == "ko"
+        page.select_option("#class", KOREAN)
+        page.click("#gallery button >> nth=0")
+        page.wait_for_selector(".result figure")
+        explained(page)
+        assert f"The maps are for {KOREAN}." in page.inner_text(".said")
+        assert page.locator(".bars .chosen").inner_text() == KOREAN
+        page.click("#relabel")  # to another class
+        page.wait_for_selector("#marks td")
+        rows = (korean_dir / "label-fixes.csv").read_text(encoding="utf-8").splitlines()
+        assert len(rows) == 2
+        page.close()
 
 
 def test_lime_with_its_progress(page):

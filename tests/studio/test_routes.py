@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from xaitune.data.dataset import ImageData
+from xaitune.evaluate.reliability import check_calls, check_maps
 from xaitune.explain.gradcam import gradcam_blocks
 from xaitune.studio.app import UPLOAD_LIMIT, make_app
 
@@ -140,9 +141,9 @@ def test_heatmaps_are_those_of_gradcam_blocks(client, images, run):
     assert [panel["title"] for panel in answer["panels"]] == [f"Block {b}" for b in range(1, 6)]
     for panel, block in zip(answer["panels"], expected.blocks, strict=True):
         assert picture(panel["picture"]).shape == (320, 320, 3)
-        if expected.is_zero[0, block - 1]:
-            assert panel["note"].startswith("empty")
-        else:
+        assert not panel["checked"]
+        assert panel["doubts"] == ["no positive evidence"] * bool(expected.is_zero[0, block - 1])
+        if not panel["doubts"]:
             assert float(panel["note"].removeprefix("peak ")) == pytest.approx(expected.raw[block].max(), rel=0.06)
 
 
@@ -154,6 +155,21 @@ def test_another_class_and_another_run_on_the_same_image(client, images, run):
     assert other in dict(answer["probabilities"])
     assert answer["predicted"] == images[0]["predicted"]
     assert answer["run"] == "second"
+
+
+def test_checks_are_those_of_check_maps(client, images, run):
+    file = images[0]["file"]
+    ended = finished(client, client.post("/api/check", json={"run": "first", "file": file}).json()["number"])
+    assert ended["state"] == "finished", ended["text"]
+    assert ended["done"] == ended["total"] == check_calls(1, 5, 1)
+    maps = gradcam_blocks(run, f"{run.data_config.path}/{file}")
+    checks = check_maps(maps, run)
+    shown = [(panel["checked"], tuple(panel["doubts"])) for panel in ended["result"]["panels"]]
+    assert shown == [(True, checks.of_map(0, block)) for block in checks.blocks]
+    asked = {"run": "first", "file": file, "method": "lime"}
+    ended = finished(client, client.post("/api/check", json=asked).json()["number"])
+    assert ended["state"] == "failed"
+    assert "method must be one of" in ended["text"]
 
 
 def test_cam_has_one_map(client, images):
@@ -323,7 +339,15 @@ def test_other_host_names_are_refused(client, host):
     "change", [{"x-studio-token": ""}, {"x-studio-token": "ü".encode()}, {"origin": "http://evil.example"}]
 )
 def test_changes_that_the_page_did_not_ask_for_are_refused(client, change):
-    for path in ("/api/uploads", "/api/explain", "/api/lime", "/api/marks", "/api/jobs", "/api/jobs/1/stop"):
+    for path in (
+        "/api/uploads",
+        "/api/explain",
+        "/api/check",
+        "/api/lime",
+        "/api/marks",
+        "/api/jobs",
+        "/api/jobs/1/stop",
+    ):
         assert "own page" in refused(client.post(path, json={}, headers=change), 403)
 
 

@@ -15,6 +15,8 @@ from xaitune._notebook import table_html
 from xaitune._progress import Progress, part_of, shown_progress
 from xaitune.advise.contrast import Contrast
 from xaitune.advise.held_out import HeldOut
+from xaitune.advise.leak import FILE as LEAK
+from xaitune.advise.leak import LeakPremium, leak_premium, save_leak
 from xaitune.advise.pooled import pooled_features
 from xaitune.config.settings import TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
@@ -35,7 +37,7 @@ SHOWN = [
     "suggested_probability",
     "issue",
 ]  # in a notebook
-FEATURES_SHARE = 0.6  # of the time
+FEATURES_SHARE, LABELS_SHARE = 0.6, 0.2  # of the time
 CAPTION = (
     "One image of each group. Evidence: green for the suggested class, orange for the given one, by the head that has not "
     "seen the image's group. The most similar images are of other groups."
@@ -50,7 +52,8 @@ class LabelCheck:
     `probability` and `suggested_probability` of these two, `quality` of the label (0..1, low is doubtful), `issue` (whether
     cleanlab's filter counts it as one), and `like_class` and `like_suggested`, the most similar image of either class that is
     of another group. `images`: how many were checked. `rows`: pictures (h, w, 3) of the most doubtful image of each group: the
-    image, the evidence, and the two most similar images. `weights`: the digest of the frozen network's.
+    image, the evidence, and the two most similar images. `weights`: the digest of the frozen network's. `leak`: what a split
+    that ignores groups would seem to gain, None where every image is a group of its own.
     """
 
     table: pd.DataFrame
@@ -58,6 +61,7 @@ class LabelCheck:
     fingerprint: str
     weights: str
     rows: tuple[np.ndarray, ...] = dataclasses.field(repr=False)
+    leak: LeakPremium | None = None
 
     @property
     def headline(self) -> str:
@@ -89,7 +93,7 @@ class LabelCheck:
         return self.table
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write labels.csv, and labels.png where a label is doubtful; returns their paths.
+        """Write labels.csv, labels.png where a label is doubtful, and leak.json where images have groups; returns their paths.
 
         In labels.csv, `action` is empty, for keep, relabel or drop, and `new_class` is the suggested class: filled in, the file
         is what `label_fixes` takes. It begins with a byte order mark, so that spreadsheets show names of any script.
@@ -98,7 +102,9 @@ class LabelCheck:
         write_csv(folder / "labels.csv", self.table.assign(action="", new_class=self.table["suggested"]), "utf-8-sig")
         sheet = folder / "labels.png"
         sheet.unlink(missing_ok=True)  # one of other data
-        return [folder / "labels.csv", *([figures.save(self.plot(), sheet)] if self.rows else [])]
+        (folder / LEAK).unlink(missing_ok=True)
+        drawn = [figures.save(self.plot(), sheet)] if self.rows else []
+        return [folder / "labels.csv", *drawn, *([save_leak(self.leak, folder)] if self.leak else [])]
 
     def _repr_html_(self) -> str:
         return f"<b>{html.escape(self.headline)}</b>{table_html(self.table[SHOWN])}"
@@ -138,9 +144,12 @@ def doubtful_labels(
     cache = FeatureCache(Path(cache_dir or Path(runs_dir) / "cache"), cache_gb)
     network, features = pooled_features(data, config, backbone, cache, part_of(progress, 0, FEATURES_SHARE))
     held_out = HeldOut(features, data.labels, np.asarray(data.groups), len(data.class_names), config.metric)
-    table = _doubtful(data, held_out, held_out.probabilities(part_of(progress, FEATURES_SHARE, 1)))
+    fitted = FEATURES_SHARE + LABELS_SHARE
+    probabilities = held_out.probabilities(part_of(progress, FEATURES_SHARE, fitted))
+    table = _doubtful(data, held_out, probabilities)
+    leak = leak_premium(held_out, probabilities, data.fingerprint, part_of(progress, fitted, 1))
     rows = _pictures(data, held_out, _one_of_each_group(table).head(count), network.model)
-    return LabelCheck(table, len(data), data.fingerprint, backbone.digest, rows)
+    return LabelCheck(table, len(data), data.fingerprint, backbone.digest, rows, leak)
 
 
 def require_cleanlab() -> None:

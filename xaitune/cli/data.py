@@ -201,6 +201,8 @@ def _check_labels(job: Job, config: Any, images: Any, count: int | None) -> Any:
         columns = ["file", "class", "probability", "suggested", "suggested_probability", "issue"]
         job.ui.table(doubtful.table.set_index("rank")[columns].head(LISTED_LABELS), "Most doubtful labels", digits=2)
     job.ui.say(doubtful.headline)
+    if doubtful.leak:
+        job.ui.say(f"Leak premium: {doubtful.leak.sentence}")
     if len(doubtful.table):
         file = job.runs_dir / "data-check" / "labels.csv"
         job.ui.say(

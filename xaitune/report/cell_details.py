@@ -1,4 +1,4 @@
-"""What the page's script draws of a cell of a sweep: the learning curves of its runs and a confusion matrix."""
+"""The learning curves and the confusion matrix of every cell of a sweep, and whether its trainings had levelled off."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from xaitune._names import frozen_name, metric_name
 from xaitune.comparison.table import SweepTable
 from xaitune.errors import RunError
 from xaitune.stats.metrics import confusion
+from xaitune.training.run import read_history
 
 CURVES = {"score": "val_{metric}", "val_loss": "val_loss", "train_loss": "train_loss"}
 
@@ -39,6 +40,31 @@ def _details(sweep: SweepTable, cell: dict[str, Any]) -> dict[str, Any]:
         named = {key: _points(history, column.format(metric=sweep.metric)) for key, column in CURVES.items()}
         curves.append({"seed": int(run["seed"]), "head": int((history["stage"] == "head").sum()), **named})
     return {"run": shown, "runs": curves, "counts": _counts(sweep, shown)}
+
+
+def still_improving(history: pd.DataFrame, metric: str) -> bool:
+    """Whether the score on validation images was the best at the last epoch.
+
+    Examples:
+        >>> still_improving(pd.DataFrame({"val_accuracy": [0.4, 0.6, 0.7]}), "accuracy")
+        True
+        >>> still_improving(pd.DataFrame({"val_accuracy": [0.4, 0.7, 0.7]}), "accuracy")
+        False
+    """
+    scores = np.asarray(history.get(f"val_{metric}", []), float)
+    return len(scores) > 1 and bool(np.isfinite(scores).any()) and int(np.nanargmax(scores)) == len(scores) - 1
+
+
+def improving_runs(sweep: SweepTable, cell: Any) -> tuple[int, int]:
+    """(trainings of a cell that were still improving at their last epoch, trainings whose history is there)."""
+    runs = sweep.cell_runs(cell["freeze_through"], cell["optimizer"])
+    improving = []
+    for name in (part for run in runs["name"] for part in sweep.parts.get(run, (run,))):
+        try:
+            improving.append(still_improving(read_history(sweep.path / name), sweep.metric))
+        except (OSError, RunError):  # its folder was moved or tidied
+            continue
+    return sum(improving), len(improving)
 
 
 def _points(history: pd.DataFrame, column: str) -> list[float | None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from xaitune._names import metric_name, plural
 from xaitune.comparison.comparison_table import ComparisonTable
-from xaitune.report.texts import DASH, interval_text, picture, score_text
+from xaitune.report.texts import DASH, picture, points_text, score_text
 
 SCORE_COLUMNS = ["loss", "train", "validation", "test", "weighted F1"]
 CLASSIFIED = (
@@ -23,7 +23,7 @@ def comparison_section(table: ComparisonTable) -> dict[str, Any]:
         (
             pair["cell"],
             pair["other"],
-            f"{score_text(pair['difference'])} {interval_text(pair['low'], pair['high'], '+')}",
+            points_text(pair["difference"], pair["low"], pair["high"]),
             pair["verdict"],
             DASH if math.isnan(pair["images_needed"]) else f"{pair['images_needed']:,.0f}",
         )

@@ -64,7 +64,8 @@ def viewed_images(
         images.append(ViewedImage(file=row["file"], shares=_largest(shares), iou=iou, doubts=doubts[i], **about))
     tested = int((run.predictions["split"] == "test").sum())
     seen = f"{data.image_size[0]} x {data.image_size[1]} pixels ({'padded' if data.config.resize == 'pad' else 'stretched'})"
-    return Viewed(run.name, tuple(run.class_names), blocks, within_budget(images), tested, seen)
+    fold = run.data_config.fold or ""
+    return Viewed(run.name, tuple(run.class_names), blocks, within_budget(images), tested, seen, fold)
 
 
 def _explained(

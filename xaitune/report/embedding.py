@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-SCRIPTS = ("viewer.js", "confusion.js", "charts.js", "sweep.js", "thresholds.js")
+SCRIPTS = ("viewer.js", "confusion.js", "charts.js", "sweep.js", "thresholds.js", "copy.js")
 
 
 def inline_parts(environment: jinja2.Environment, data: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.table import SweepTable
 from xaitune.config.choices import PIXEL_METRICS
+from xaitune.report.cell_details import improving_runs, still_improving
+from xaitune.report.commands import shown_path
 from xaitune.report.run_figures import best_or_none
 from xaitune.report.texts import duration_text, interval_text, picture, score_text
+from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
 
 
@@ -54,7 +57,12 @@ def verdict_section(
     todo: list[tuple[str, str]] = []
     if comparison is not None:
         headline, *rest = comparison.lines()
-        todo.append(("Compare other values, which join these:", "xaitune compare --factor NAME --values V,V"))
+        todo.append(
+            (
+                "Compare other values, which join these; NAME is a setting, V a value:",
+                "xaitune compare --factor NAME --values V,V",
+            )
+        )
         shown = {"tone": "open", "headline": headline, "paragraphs": [("", line) for line in rest], "todo": todo}
         return shown | {"picture": None, "mcnemar": None}
     if sweep is not None and best_or_none(sweep) is None:
@@ -79,6 +87,30 @@ def verdict_section(
     return shown | {"picture": None, "mcnemar": None}
 
 
+def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[tuple[str, str], tuple[str, str]] | None:
+    """Where the run, or the best cell, was still improving when it ended: (heading, sentence) and what to do about it.
+
+    `epochs`: the setting of the trainings, which is doubled; None where it is unknown.
+    """
+    command, which, improving, trainings = "", "The run", 0, 1
+    if isinstance(result, SweepTable):
+        if best_or_none(result) is None:
+            return None
+        best = result.best
+        improving, trainings = improving_runs(result, best)
+        command, which = _cell_command(best), f"The best cell, {best['name']},"
+    elif result.state == "finished":
+        improving = int(still_improving(result.history, result.config.metric))
+        command = f"xaitune train --config {shown_path(result.path / CONFIG)}"  # whatever was set for it
+    if not improving:
+        return None
+    often = f" in {improving} of its {trainings} trainings" if trainings > 1 else ""
+    sentence = f"{which} was still improving at the last epoch{often}: with more epochs the score may be higher"
+    sentence += ", and another depth may be the best." if isinstance(result, SweepTable) else "."
+    longer = f"{command} --epochs {2 * epochs}" if epochs else f"{command} --epochs N"
+    return ("Trained long enough?", sentence), ("Train it for longer:", longer)
+
+
 def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any]:
     """`verdict_section` where the sweep has checked the advice."""
     advised, rival = frozen_name(check.advised), frozen_name(check.rival)
@@ -96,8 +128,9 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
         tone, headline = "open", f"The sweep cannot tell whether {advised} frozen or {rival} frozen is better."
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
-            text = f"For now, freeze {frozen_name(best['freeze_through'])} ({best['name']}, the best on validation):"
-            todo.append((text, _cell_command(best)))
+            chosen = frozen_name(best["freeze_through"])
+            headline = f"For now, freeze {chosen}: t{headline[1:]}"
+            todo.append((f"Train with {chosen} frozen ({best['name']}, the best on validation):", _cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
         text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
         todo.append((text, _cell_command(check.enough)))
@@ -111,7 +144,7 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
     )
     if not d.reliable:
         caption += f" Not reliable: only {d.few}."
-    shown = {"tone": tone, "headline": headline, "paragraphs": check.paragraphs, "todo": todo}
+    shown = {"tone": tone, "headline": headline, "paragraphs": list(check.paragraphs), "todo": todo}
     names = {"advised": advised, "rival": rival, "rows": check.mcnemar}
     return shown | {"picture": picture(ax, alt, caption), "mcnemar": names if check.mcnemar else None}
 

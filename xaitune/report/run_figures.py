@@ -30,7 +30,8 @@ def shown_run(result: Run | SweepTable) -> dict[str, Any]:
         if best is not None:
             runs = result.cell_runs(best["freeze_through"], best["optimizer"])
             name = str(runs.loc[runs["validation"].idxmax(), "name"]) if len(runs) else ""
-        predictions, metadata = pd.DataFrame(), read_or_empty(result.path / name / "metadata.json") if name else {}
+        place = result.path / result.parts.get(name, (name,))[0]  # of a sweep over folds in the first one
+        predictions, metadata = pd.DataFrame(), read_or_empty(place / "metadata.json") if name else {}
     shown: dict[str, Any] = {"name": name, "metric": metric_name(metric), "class_names": result.class_names}
     shown |= {"missing": "", "metadata": metadata, "predictions": predictions, "history": None}
     try:
@@ -78,6 +79,7 @@ def _test_figures(predictions: pd.DataFrame, class_names: Sequence[str], metric:
         "basis": f"{plural(value.images, 'test image')} in {plural(value.groups, 'group')}",
         "confusion": confusion_rows(counts, class_names),
         "counts": counts.tolist(),
+        "f1": scores.f1.value.tolist(),
         "confusion_of": "the class of its largest region" if segments else "class",
         "of": "Pixels of the test images" if segments else "Test images",
         "score": "IoU" if segments else "F1",

@@ -18,14 +18,38 @@ from xaitune.data.splits import SPLITS
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.plots import charts
-from xaitune.report.cell_details import sweep_details
+from xaitune.report.cell_details import improving_runs, sweep_details
 from xaitune.report.headline import train_command
 from xaitune.report.run_figures import best_or_none, read_or_empty
-from xaitune.report.texts import SHADES, Picture, cell_text, duration_text, interval_text, picture, score_text
+from xaitune.report.texts import (
+    SHADES,
+    Picture,
+    cell_text,
+    duration_text,
+    interval_text,
+    percent_text,
+    picture,
+    points_text,
+    score_text,
+    spaced_percent,
+)
 from xaitune.stats.resampling import FEW_GROUPS
 from xaitune.training.run import Run
 
 MOST_IMAGES = 6  # of heatmap strips on the page
+CONFIDENCE = {  # the lowest confidence -> how it is said
+    0.9: "Very.",
+    0.7: "Fairly.",
+    0.5: "Not very; another depth may well be better.",
+    0.0: "Hardly at all; another depth may well be better.",
+}
+MEASURES = {  # a column of the evidence -> what it is
+    "regret": "share of the score that is expected to be lost against the best candidate",
+    "near": "the chance of being within 1 point of the best",
+    "linear": "held-out score of a linear stand-in for fine-tuning",
+    "short": "validation score after a few epochs of training",
+    "cost": "of training, as a share of training all blocks",
+}
 MOST_LINES = 50  # of skipped files and of problems
 SPAN = 0.1  # of scores that takes all shades of the sweep's table: smaller differences must not look large
 
@@ -76,7 +100,7 @@ def heatmap_strips(maps: BlockHeatmaps | Superpixels) -> list[Picture]:
     for i in chosen:
         what = f"blocks {', '.join(map(str, maps.blocks))}" if isinstance(maps, BlockHeatmaps) else "superpixels"
         alt = f"{maps.method} maps ({what}) of {maps.files[i]} for class {maps.explained(i)}"
-        pictures.append(picture(maps.plot(image=i), alt, "/".join(Path(maps.files[i]).parts[-2:]), dpi=100))
+        pictures.append(picture(maps.plot(image=i), alt, "/".join(Path(maps.files[i]).parts[-2:]), dpi=100, photo=True))
     return pictures
 
 
@@ -89,24 +113,40 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
     rows = []
     for candidate, row in evidence.iterrows():
         figures = [cell_text(row[c]) for c in measures]
-        score = f"{score_text(row['score'])} {interval_text(row.get('low'), row.get('high'))}"
-        votes = f"{advice.votes.get(candidate, 0):.0%}"
+        score = (score_text(row["score"]), interval_text(row.get("low"), row.get("high")))
+        votes = percent_text(advice.votes.get(candidate, 0))
         rows.append(
             (candidate_name(str(candidate)), votes, score, figures, str(candidate) == str(advice.freeze_through))
         )
     kind = "validation image" if advice.method == "heatmap" else "training and validation image"
     alt = f"Score of each candidate with its interval; freezing {frozen_name(advice.freeze_through)} is advised"
     return {
-        "headline": advice.headline,
+        "headline": spaced_percent(advice.headline),
+        "sure": confidence_sentence(advice),
         "share": "chosen by" if advice.method == "heatmap" else "chance of being the best",
-        "reasons": [p for p in advice.text.split("\n") if p.strip()],
+        "reasons": [spaced_percent(p) for p in advice.text.split("\n") if p.strip()],
         "measures": [str(m).replace("_", " ") for m in measures],
         "measure": advice.measure,
+        "meanings": "; ".join(f"{m}: {MEASURES[m]}" for m in measures if m in MEASURES),
         "rows": rows,
         "picture": picture(advice.plot(), alt),
         "basis": f"{plural(advice.images, kind)} in {plural(advice.groups, 'group')}; no test image. "
         f"Method {advice.method}, made {advice.created}.",
     }
+
+
+def confidence_sentence(advice: FreezeAdvice) -> str:
+    """What the confidence of advice is the chance of, and how much it is worth."""
+    sure, count = percent_text(advice.confidence), len(advice.evidence)
+    if advice.method == "heatmap":
+        of = (
+            f"{sure} of the resamples of the validation images choose this depth; with {count} depths to choose from, chance "
+            f"alone would be {percent_text(1 / count)}"
+        )
+    else:
+        of = f"The chance that this depth is within 1 point of the best one is estimated at {sure}"
+    how = next(word for bound, word in CONFIDENCE.items() if advice.confidence >= bound)
+    return f"How sure is the advice? {how} {of}."
 
 
 def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
@@ -117,6 +157,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     optimizers = list(dict.fromkeys(runs["optimizer"]))
     cells = {
         (int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best, shade)
+        | {"improving": _improving_text(sweep, c)}
         for c, shade in zip(sweep.cells.to_dict("records"), _shades(sweep.cells["test"]), strict=True)
     }
     rows: list[tuple[str, list[dict[str, Any]]]] = []
@@ -137,6 +178,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         pictures.append(picture(sweep.plot_histories(), "Validation curves of all runs of the sweep"))
     heads = [_head_row(head) for _, head in sweep.heads.iterrows()]
     return {
+        "improving": any(cell["improving"] for cell in cells.values()),
         "details": None if best is None else sweep_details(sweep, str(best["name"])),
         "heads": heads,
         "folds": len(next(iter(sweep.parts.values()), ())),
@@ -152,13 +194,20 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     }
 
 
+def _improving_text(sweep: SweepTable, cell: dict[str, Any]) -> str:
+    """How many of a cell's trainings were still improving at the last epoch; '' for none."""
+    improving, trainings = improving_runs(sweep, cell)
+    often = f" in {improving} of {trainings}" if trainings > 1 else ""
+    return f"still improving{often}" if improving else ""
+
+
 def _head_row(head: pd.Series) -> dict[str, Any]:
     """A linear head on frozen features as the page shows it."""
     return {
         "name": head_name(head),
         "test": f"{score_text(head['test'])} {interval_text(head['low'], head['high'])}",
         "validation": score_text(head["validation"]),
-        "difference": f"{score_text(head['difference'])} {interval_text(head['diff_low'], head['diff_high'], '+')}",
+        "difference": points_text(head["difference"], head["diff_low"], head["diff_high"]),
         "seconds": duration_text(max(head["seconds"], 1)),
     }
 
@@ -201,7 +250,7 @@ def _table_cell(cell: dict[str, Any], best: pd.Series | None, shade: int) -> dic
         "seeds": int(cell.get("seeds", 1)),
         "seconds": duration_text(cell.get("seconds")),
         "rate": f"{cell['learning_rate']:g}, chosen of {cell['rates']} tried" if cell.get("rates", 1) > 1 else "",
-        "difference": f"{score_text(cell.get('difference'))} {interval_text(cell.get('diff_low'), cell.get('diff_high'), '+')}",
+        "difference": points_text(cell.get("difference"), cell.get("diff_low"), cell.get("diff_high")),
         "best": same,
         "equals": finished and bool(cell.get("equals", False)) and not same,
     }
@@ -225,18 +274,24 @@ def _grid_options(sweep: SweepTable) -> str:
     return (f" --learning-rates {shown}" if rates else "") + (f" --folds {folds}" if folds else "")
 
 
+def result_settings(result: Run | SweepTable, run: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the training and of the data behind a result, of a sweep those of the shown run; {} where unknown."""
+    if isinstance(result, Run):
+        return dataclasses.asdict(result.config), dataclasses.asdict(result.data_config)
+    place = result.path / result.parts.get(run["name"], (run["name"],))[0]
+    config = read_or_empty(place / "config.json") if run["name"] else {}
+    return config.get("train", {}), config.get("data", {})
+
+
 def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict[str, Any]) -> dict[str, Any]:
     """Machine and versions, configuration, and the commands that repeat it."""
+    train, data = result_settings(result, run)
+    commands = []
     if isinstance(result, Run):
-        train, data = dataclasses.asdict(result.config), dataclasses.asdict(result.data_config)
         task = " --task segment" if result.config.segments else ""
-        commands = [
+        commands.append(
             train_command(result.config.freeze_through, result.config.optimizer) + f"{task} --seed {result.config.seed}"
-        ]
-    else:
-        place = result.path / result.parts.get(run["name"], (run["name"],))[0]
-        config = read_or_empty(place / "config.json") if run["name"] else {}
-        train, data, commands = config.get("train", {}), config.get("data", {}), []
+        )
     if sweep is not None:
         runs = _all_runs(sweep)
         depths, names = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))

@@ -67,7 +67,8 @@ class ViewedImage:
 class Viewed:
     """The test images of one run that the viewer shows, out of `tested` ones, with maps at `blocks`.
 
-    `input`: how the network sees an image, such as '64 x 64 pixels (stretched)'.
+    `input`: how the network sees an image, such as '64 x 64 pixels (stretched)'. `fold`: the fold that the run was
+    tested on, such as '1/5'; '' without a cross-validation.
     """
 
     run: str
@@ -76,6 +77,7 @@ class Viewed:
     images: tuple[ViewedImage, ...]
     tested: int
     input: str = ""
+    fold: str = ""
 
 
 def choose_viewed(test: pd.DataFrame, class_names: Sequence[str], most: int = MOST_IMAGES) -> list[int]:
@@ -163,14 +165,16 @@ def _with_one_rule(image: ViewedImage) -> ViewedImage:
     return dataclasses.replace(image, maps=maps, true_maps=true_maps)
 
 
-def viewer_section(viewed: Viewed | None) -> dict[str, Any] | None:
-    """What the page says of the viewer, and the data that its script shows."""
+def viewer_section(viewed: Viewed | None, doubtful: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """What the page says of the viewer, and the data that its script shows; `doubtful`: file -> the class suggested for it."""
     if viewed is None or not viewed.images:
         return None
+    fold = viewed.fold.replace("/", " of ")
     wrong = sum(image.true != image.predicted for image in viewed.images)
     rules = list(viewed.images[0].maps)
     return {
         "run": viewed.run,
+        "fold": fold,
         "shown": len(viewed.images),
         "input": viewed.input or "its input size",
         "wrong": wrong,
@@ -190,12 +194,13 @@ def viewer_section(viewed: Viewed | None) -> dict[str, Any] | None:
             "blocks": viewed.blocks,
             "longest": LONGEST_DRAWN,
             "colours": heat_colours(np.linspace(0, 1, 256)).reshape(-1).tolist(),
-            "images": [_image_data(image) for image in viewed.images],
+            "fold": fold,
+            "images": [_image_data(image) | {"label": (doubtful or {}).get(image.file, "")} for image in viewed.images],
         },
     }
 
 
-def _image_data(image: ViewedImage) -> Mapping[str, Any]:
+def _image_data(image: ViewedImage) -> dict[str, Any]:
     return dataclasses.asdict(image) | {
         "shares": [(number, round(share, 4)) for number, share in image.shares],
         "iou": None if image.iou is None else round(image.iou, 3),

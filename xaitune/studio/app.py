@@ -57,6 +57,7 @@ class Studio:
             Route("/thumbnail", self.get_thumbnail),
             Route("/api/uploads", self.post_upload, methods=["POST"]),
             Route("/api/explain", self.post_explain, methods=["POST"]),
+            Route("/api/check", self.post_check, methods=["POST"]),
             Route("/api/lime", self.post_lime, methods=["POST"]),
             Route("/api/marks", self.get_marks),
             Route("/api/marks", self.post_mark, methods=["POST"]),
@@ -106,6 +107,19 @@ class Studio:
         method, rule = asked.get("method", "gradcam"), asked.get("rule", "gradcam")
         answer = self.explainers.heatmaps(run, pixels, method, rule, asked.get("class") or None)
         return answer | {"run": asked["run"], "name": name, "size": [*pixels.shape[1::-1]]}
+
+    async def post_check(self, request: Request) -> Response:
+        """Begin the checks of the heatmaps of an image."""
+        asked = await _fields(request)
+        run = self.catalogue.run(asked.get("run"))
+        name, pixels = await run_in_threadpool(self._pixels, run, asked)
+        how = asked.get("method", "gradcam"), asked.get("rule", "gradcam"), asked.get("class") or None
+
+        def work(report: SampleProgress) -> Fields:
+            answer = self.explainers.checked_heatmaps(run, pixels, *how, report)
+            return answer | {"run": asked["run"], "name": name, "size": [*pixels.shape[1::-1]]}
+
+        return JSONResponse(self.jobs.start_thread(f"Checks of {name}", work).to_json())
 
     async def post_lime(self, request: Request) -> Response:
         """Begin LIME."""

@@ -44,23 +44,34 @@ class Explainers:
 
     def heatmaps(self, run: Run, pixels: np.ndarray, method: str, rule: str, class_name: str | None) -> Answer:
         """Maps of all blocks by 'gradcam' or 'cam', and of a segmentation the class of every pixel. Raises InputError."""
-        require_choice("method", method, [name for name in METHODS if name != "lime"])
-        require_choice("rule", rule, RULES)
+        _require_maps(method, rule)
+        with self._lock:
+            opened = self._open(run)
+            image = _at_input_size(opened.classifier, pixels)
+            return _mapped(run, opened, image, fit_picture(pixels), _maps(opened, image, method, rule, class_name))
+
+    def checked_heatmaps(
+        self, run: Run, pixels: np.ndarray, method: str, rule: str, class_name: str | None, progress: SampleProgress
+    ) -> Answer:
+        """`heatmaps` with the checks of `evaluate.reliability`.
+
+        `progress` is called with the forward passes that have been made, and may raise to stop it.
+        """
+        from xaitune.evaluate.reliability import MapChecker, check_calls, randomised_maps
+
+        _require_maps(method, rule)
         with self._lock:
             opened = self._open(run)
             image = _at_input_size(opened.classifier, pixels)
             maps = _maps(opened, image, method, rule, class_name)
-            labels = _pixel_classes(opened, image) if run.config.segments else None
-        picture = fit_picture(pixels)
-        panels = heatmap_panels(maps, picture)
-        answer = _answer(run, picture, maps.explained(0), maps.probabilities[0])
-        if labels is None:
-            return answer | {"panels": panels}
-        shares = np.bincount(labels.ravel(), minlength=len(run.class_names)) / labels.size
-        top = int(shares[1:].argmax()) + 1 if shares[1:].any() else 0
-        first = pixel_panel(labels, run.class_names, picture, maps.resize)
-        shown = {"panels": [first, *panels], "predicted": run.class_names[top], "of": "share of the pixels"}
-        return answer | shown | {"probabilities": _listed(run, shares, maps.explained(0))}
+            total = check_calls(1, len(maps.blocks), 1)
+            progress(0, total)
+            explained = maps.class_names[int(maps.classes[0])]
+            randomised = randomised_maps(opened.classifier, maps, maps.images, explained)
+            progress(total - check_calls(1, len(maps.blocks), 0), total)
+            checks = MapChecker(opened.classifier, maps, randomised, 1)(maps)
+            progress(total, total)
+            return _mapped(run, opened, image, fit_picture(pixels), maps.with_checks(checks))
 
     def superpixels(self, run: Run, pixels: np.ndarray, class_name: str | None, progress: SampleProgress) -> Answer:
         """LIME; `progress` is called after every batch of masks, and may raise to stop it. Raises InputError."""
@@ -90,6 +101,26 @@ class Explainers:
             _, (closed, _) = self._opened.popitem(last=False)
             closed.__dict__.pop("model", None)  # the cached property
         return self._opened[id(run)][1]
+
+
+def _require_maps(method: str, rule: str) -> None:
+    """Raise InputError for anything but a method that makes heatmaps and a known rule."""
+    require_choice("method", method, [name for name in METHODS if name != "lime"])
+    require_choice("rule", rule, RULES)
+
+
+def _mapped(run: Run, opened: _Opened, image: np.ndarray, picture: np.ndarray, maps: Any) -> Answer:
+    """What the page shows of one image's heatmaps, and of a segmentation's pixels."""
+    panels = heatmap_panels(maps, picture)
+    answer = _answer(run, picture, maps.explained(0), maps.probabilities[0])
+    if not run.config.segments:
+        return answer | {"panels": panels}
+    labels = _pixel_classes(opened, image)
+    shares = np.bincount(labels.ravel(), minlength=len(run.class_names)) / labels.size
+    top = int(shares[1:].argmax()) + 1 if shares[1:].any() else 0
+    first = pixel_panel(labels, run.class_names, picture, maps.resize)
+    shown = {"panels": [first, *panels], "predicted": run.class_names[top], "of": "share of the pixels"}
+    return answer | shown | {"probabilities": _listed(run, shares, maps.explained(0))}
 
 
 def _at_input_size(classifier: Any, pixels: np.ndarray) -> np.ndarray:

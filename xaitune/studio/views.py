@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # these load Keras
 LONGEST, SHORTEST = 640, 320  # pixels of the longer side of a picture
 THUMBNAIL = 96  # pixels of a thumbnail's height
 SEVERAL = 3  # a thumbnail is at most this many times as wide as high
-Panel = dict[str, Any]  # title, note, picture (a data URI) and, of a heatmap, its block
+Panel = dict[
+    str, Any
+]  # title, note, picture (a data URI) and, of a heatmap, its block, its doubts and whether it was checked
 
 
 def fit_picture(pixels: np.ndarray) -> np.ndarray:
@@ -43,18 +45,19 @@ def thumbnail(path: Path, bit_depth: int | None) -> bytes:
 
 
 def heatmap_panels(maps: "BlockHeatmaps", picture: np.ndarray) -> list[Panel]:
-    """The maps of one image over its `picture`, block by block."""
+    """The maps of one image over its `picture`, block by block, each with what speaks against relying on it (`doubts`)."""
     shown = []
     for column, block in enumerate(maps.blocks):
         raw, notes = maps.raw[block][0], []
         if maps.contributions is not None and block in maps.contributions.blocks:
             share = maps.contributions.share[0, maps.contributions.blocks.index(block)]
             notes.append(f"{share:+.0%} of the decision")
-        empty = bool(maps.is_zero[0, column])
-        notes.append("empty: nothing here speaks for the class" if empty else f"peak {raw.max():.2g}")
+        if not maps.is_zero[0, column]:
+            notes.append(f"peak {raw.max():.2g}")
         laid = map_to_image(maps.shown_view(block, 0), picture.shape, maps.images.shape[1:3], maps.resize)
         over = data_uri(overlays.overlay(picture, laid))
-        shown.append({"title": maps.title(block), "note": ", ".join(notes), "picture": over, "block": block})
+        about = {"title": maps.title(block), "note": ", ".join(notes), "picture": over, "block": block}
+        shown.append(about | {"doubts": list(maps.doubts(0, block)), "checked": maps.checks is not None})
     return shown
 
 

@@ -6,7 +6,7 @@ if (viewer && byId("confusion")) {
     button.type = "button";
     button.title = "Show " + what;
     button.setAttribute("aria-label", cell.textContent + ": show " + what);
-    button.addEventListener("click", () => viewer.only(chosen));
+    button.addEventListener("click", () => viewer.only(chosen, button));
     cell.replaceChildren(button);
   };
   for (const cell of document.querySelectorAll("#confusion [data-true], #per-class [data-true]")) {

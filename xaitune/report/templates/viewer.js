@@ -1,7 +1,7 @@
 "use strict";
 const report = JSON.parse(document.getElementById("report-data").textContent);
 const byId = (id) => document.getElementById(id);
-const percent = (share) => (100 * share).toFixed(share % 1 && (share > 0.995 || share < 0.1) ? 1 : 0) + " %";
+const percent = (share) => (100 * share).toFixed(share % 1 && (share > 0.995 || share < 0.1) ? 1 : 0).replace(/^(0|100)\.0$/, "$1") + " %";
 function make(tag, text, className) {
   const element = document.createElement(tag);
   if (text) element.textContent = text;
@@ -11,11 +11,11 @@ function make(tag, text, className) {
 
 // The image viewer: one canvas on which an image, its map and its mask's outline are drawn anew on every change.
 const viewer = report.viewer && (function () {
-  const { classes, blocks, longest, colours, images } = report.viewer;
+  const { classes, blocks, longest, colours, images, fold } = report.viewer;
   const canvas = byId("v-canvas"), context = canvas.getContext("2d");
   const pictures = new Map(); // data URI -> Image
   const filters = ["v-true", "v-predicted", "v-answer", "v-sure"].map(byId).filter(Boolean);
-  let shown = images.map((_, i) => i), current = 0, drawn = 0;
+  let shown = images.map((_, i) => i), current = 0, drawn = 0, origin;
 
   const value = (id) => (byId(id) ? byId(id).value : "");
   const block = () => Number(byId("v-block").value);
@@ -112,6 +112,7 @@ const viewer = report.viewer && (function () {
       ...(others ? [["then", others]] : []),
       ...iou,
       ["map of", explained(image)],
+      ...(image.label ? [["label doubtful", "perhaps " + image.label]] : []),
       ["file", image.file],
     ]) list.append(make("dt", text && term), make("dd", text));
     about.replaceChildren(answer, list);
@@ -188,9 +189,17 @@ const viewer = report.viewer && (function () {
   byId("v-back").addEventListener("click", () => turn(-1));
   byId("v-next").addEventListener("click", () => turn(1));
   byId("v-reset").addEventListener("click", () => only({}));
+  byId("v-return").addEventListener("click", (event) => {
+    event.preventDefault();
+    origin.focus({ preventScroll: true });
+    origin.scrollIntoView({ block: "center" });
+  });
 
-  // Show the images of one pair of classes, or with {} all of them; `total` is how many test images are like that.
-  function only({ truth = "", predicted = "", total }) {
+  // Show the images of one pair of classes, or with {} all of them; `total` is how many test images are like that, and `from`
+  // the button that led here, to which the reader can return.
+  function only({ truth = "", predicted = "", total }, from) {
+    byId("v-return").hidden = !from;
+    origin = from;
     for (const field of filters) field.value = "";
     byId("v-true").value = truth;
     byId("v-predicted").value = predicted;
@@ -198,7 +207,7 @@ const viewer = report.viewer && (function () {
     if (total === undefined) return;
     byId("v-count").textContent += " Of " + total + (total === 1 ? " test image" : " test images") + " that "
       + (total === 1 ? "is " : "are ") + classes[truth] + (predicted === "" ? "" : " and predicted as " + classes[predicted])
-      + ", " + shown.length + (shown.length === 1 ? " is" : " are") + " on this page; predictions.csv lists them all.";
+      + ", " + shown.length + (shown.length === 1 ? " is" : " are") + " on this page" + (fold ? ", which has images of fold " + fold + " alone" : "") + "; predictions.csv lists them all.";
     byId("v-stage").focus({ preventScroll: true });
     byId("viewer").scrollIntoView({ block: "start" });
   }

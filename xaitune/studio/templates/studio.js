@@ -12,6 +12,7 @@ const state = { runs: [], images: [], shown: PAGE, image: null, marks: [], asked
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
+  if (/[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]/.test(properties.textContent || "")) element.lang = "ko";
   element.append(...children);
   return element;
 }
@@ -93,6 +94,7 @@ function fitControls() {
   $("blocks").hidden = lime;
   $("explain").hidden = !lime;
   $("explain").disabled = !state.image;
+  $("check").hidden = lime;
 }
 
 // ---- the images of a run
@@ -147,11 +149,12 @@ function question(name) {
   return { run: name, method: $("method").value, rule: $("rule").value, class: $("class").value, ...image };
 }
 
-async function explain(pressed = false) {
+async function explain(pressed = false, checking = false) {
   fitControls();
+  $("check").disabled = true;
   if (!state.image || !chosenRuns().length) return;
   const asked = ++state.asked;
-  await stopLime();
+  await stopWork();
   const lime = $("method").value === "lime";
   if (lime && !pressed) {
     note("LIME asks the model about many masked copies of the image. It takes from seconds to minutes: press Explain.");
@@ -167,7 +170,9 @@ async function explain(pressed = false) {
   for (const [i, name] of chosenRuns().entries()) {
     let drawn;
     try {
-      const found = lime ? await waitForLime(name, asked) : await ask("api/explain", question(name));
+      const found = lime ? await waitFor("api/lime", name, asked, "of at most", "samples", "LIME was stopped.")
+        : checking ? await waitFor("api/check", name, asked, "of about", "forward passes", "The checks were stopped.")
+        : await ask("api/explain", question(name));
       explained.add(found.explained);
       drawn = drawResult(found);
     } catch (error) {
@@ -179,8 +184,11 @@ async function explain(pressed = false) {
     begun = true;
     showBlocks();
   }
-  note(explained.size > 1 ? "The runs answer differently, so their maps are for different classes. Choose a class to compare the maps for it." : "");
+  const differ = "The runs answer differently, so their maps are for different classes. Choose a class to compare the maps for it. ";
+  const doubted = $("results").querySelector(".doubt") ? "⚠ marks maps that should not be relied on." : "";
+  note((explained.size > 1 ? differ : "") + doubted);
   busy(false);
+  $("check").disabled = checking;
 }
 
 const busy = (now) => $("results").setAttribute("aria-busy", String(now));
@@ -206,6 +214,8 @@ function drawPanel(panel, found) {
   const alt = panel.title === "Image" ? found.name : `${panel.title} of ${found.run}: ${found.name} for the class ${found.explained}`;
   const caption = make("figcaption", {}, panel.title, make("span", { textContent: panel.note }));
   if (panel.block) caption.title = "Each map is drawn up to its own peak, the largest value before scaling. Compare peaks within one run and class.";
+  if (panel.doubts?.length) caption.append(make("span", { className: "doubt", title: "Do not rely on this map", textContent: `⚠ ${panel.doubts.join("; ")}` }));
+  else if (panel.checked) caption.append(make("span", { className: "passed", textContent: "✓ no check failed" }));
   for (const { name, colour } of panel.legend || []) {
     const swatch = make("i", { className: "swatch" });
     swatch.style.background = colour;
@@ -230,28 +240,30 @@ function showBlocks() {
   }
 }
 
-async function waitForLime(name, asked) {
-  let job = await ask("api/lime", question(name));
-  state.lime = job.number;
+// Work in the background: its progress, a button that stops it, and its result.
+async function waitFor(address, name, asked, of, unit, stopped) {
+  let job = await ask(address, question(name));
+  state.work = job.number;
   const moved = make("progress", { max: 1 });
+  moved.setAttribute("aria-label", job.title);
   const stop = make("button", { type: "button", textContent: "Stop" });
   stop.addEventListener("click", shown(() => ask(`api/jobs/${job.number}/stop`, {})));
   const text = make("span");
   note("", moved, text, stop);
   while (job.state === "running" && asked === state.asked) {
     if (job.total) Object.assign(moved, { value: job.done / job.total });
-    text.textContent = job.total ? `${name}: ${job.done} of at most ${job.total} samples` : `${name}: waiting for the model`;
+    text.textContent = job.total ? `${name}: ${job.done} ${of} ${job.total} ${unit}` : `${name}: waiting for the model`;
     await new Promise((resolve) => setTimeout(resolve, POLL));
     job = await ask(`api/jobs/${job.number}`);
   }
-  state.lime = null;
-  if (job.state !== "finished") throw new Error(job.state === "stopped" ? "LIME was stopped." : job.text);
+  state.work = null;
+  if (job.state !== "finished") throw new Error(job.state === "stopped" ? stopped : job.text);
   return job.result;
 }
 
-async function stopLime() {
-  if (state.lime) await ask(`api/jobs/${state.lime}/stop`, {}).catch(() => {});
-  state.lime = null;
+async function stopWork() {
+  if (state.work) await ask(`api/jobs/${state.work}/stop`, {}).catch(() => {});
+  state.work = null;
 }
 
 // ---- marks
@@ -351,6 +363,7 @@ $("run").addEventListener("change", shown(async () => { await useRun(); await ex
 $("other").addEventListener("change", shown(() => explain()));
 for (const id of ["method", "rule", "class"]) $(id).addEventListener("change", shown(() => explain()));
 $("explain").addEventListener("click", shown(() => explain(true)));
+$("check").addEventListener("click", shown(() => explain(false, true)));
 $("blocks").addEventListener("change", showBlocks);
 for (const id of ["filter-split", "filter-class", "filter-answer"]) {
   $(id).addEventListener("change", () => { state.shown = PAGE; drawGallery(); });

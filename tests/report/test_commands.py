@@ -1,0 +1,46 @@
+"""Commands that a reader can paste: what is added to them, and when."""
+
+import json
+
+from reporting import make_sweep
+
+from xaitune.report.commands import CommandLine, is_complete
+
+
+def test_without_a_configuration_commands_take_the_results_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = make_sweep(tmp_path / "runs" / "my sweep")
+    train = "xaitune train --freeze-through 3"
+    assert CommandLine(sweep.path)(train) == train  # its settings are not there
+    (sweep.path / "config.json").write_text(json.dumps({"data": {"path": "images"}}))
+    paste = CommandLine(sweep.path)
+    assert paste(train) == f"{train} --config 'runs/my sweep/config.json'"
+    assert paste("xaitune check-advice") == "xaitune check-advice"
+    assert paste(f"{train} --config other.json") == f"{train} --config other.json"
+    assert paste("open page.html") == "open page.html"
+    (tmp_path / "xaitune.toml").write_text('[data]\npath = "other"\n')
+    (tmp_path / "other").mkdir()
+    assert "--config" in CommandLine(sweep.path)(train)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "xaitune.toml").write_text('[data]\npath = "images"\n')
+    assert CommandLine(sweep.path)(train) == train
+
+
+def test_results_elsewhere_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "other" / "sweep" / "fold1" / "run"
+    folder.mkdir(parents=True)
+    for place in (folder, folder.parent, folder.parent.parent):
+        (place / "config.json").write_text(json.dumps({"data": {"path": "images"}}))
+    paste = CommandLine(folder)
+    assert paste("xaitune report") == "xaitune report --runs-dir other"
+    assert paste("xaitune collect") == "xaitune collect --config other/sweep/fold1/run/config.json --runs-dir other"
+    monkeypatch.chdir(folder)
+    assert CommandLine(folder)("xaitune report") == f"xaitune report --runs-dir {tmp_path / 'other'}"
+
+
+def test_what_must_be_filled_in_is_not_complete():
+    assert not is_complete("xaitune advise --model RUN")
+    assert not is_complete("xaitune train --epochs N")
+    assert not is_complete("")
+    assert is_complete("xaitune sweep-freeze --freeze-through 1,2 --config '/a B/config.json'")
