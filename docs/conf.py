@@ -21,6 +21,7 @@ root_doc = "docs/index"
 include_patterns = ["docs/**", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = ["docs/site", ".*", "**/.*", "*venv*", "build", "dist", "runs", "xaitune", "tests", "benchmarks"]
 myst_heading_anchors = 4
+smartquotes = False  # --option stays two hyphens
 highlight_language = "bash"  # of indented blocks, most of which are commands
 
 html_theme = "furo"
@@ -31,7 +32,9 @@ html_copy_source = html_show_sourcelink = html_show_sphinx = False
 
 OVERVIEWS = ("docs/index", "docs/commands", "docs/api")  # their links are the navigation
 HEADING = re.compile(r"^## (.+)$")
-ENTRY = re.compile(r"^(?:- |\| )\[([^\]]+)\]\(([^)#]+\.md)(?:#[^)]*)?\)")  # the link that a list's item or a table's row begins with
+ENTRY = re.compile(
+    r"^(?:- |\| )\[([^\]]+)\]\(([^)#]+\.md)(?:#[^)]*)?\)"
+)  # the link that a list's item or a table's row begins with
 
 
 def setup(app: Any) -> None:

@@ -18,7 +18,7 @@ INTRODUCTION = f"""# The Python API
 
     import xaitune as xt
 
-Every public name is listed here; `import xaitune` loads neither TensorFlow nor Keras, which are loaded when they are first needed.
+Every public name is listed here. `import xaitune` loads neither TensorFlow nor Keras; they are loaded when they are first needed.
 Functions that train take the fields of [the settings](settings.md) by name. Results are small frozen objects: `.plot()` draws on
 Matplotlib axes and never shows them, `.to_dataframe()` gives the figures, and a notebook shows a table.
 
