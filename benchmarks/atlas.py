@@ -34,7 +34,7 @@ NAMES = {
 IMAGENET = "vgg16_imagenet_notop"  # the name of the file with ImageNet's weights
 FEWEST = 3  # depths of a task in the picture
 ACROSS = 5  # panels
-WRAP = 128  # characters of a line
+WRAP = 120  # characters of a line
 TEXT = {"task": str, "data": str, "depth": str, "optimizer": str, "head": str, "processor": str}
 
 

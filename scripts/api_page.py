@@ -16,7 +16,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 WRITTEN = "*Written by `python scripts/api_page.py` from the docstrings: change them there.*\n"
 INTRODUCTION = f"""# The Python API
 
-    import xaitune as xt
+```python
+import xaitune as xt
+```
 
 Every public name is listed here. `import xaitune` loads neither TensorFlow nor Keras; they are loaded when they are first needed.
 Functions that train take the fields of [the settings](settings.md) by name. Results are small frozen objects: `.plot()` draws on

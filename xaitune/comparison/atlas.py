@@ -90,5 +90,5 @@ def _row(sweep: "SweepTable", row: dict[str, Any], *, linear: bool) -> dict[str,
         "high": interval.high,
         "seconds": row["seconds"],
         "precision": run.metadata["precision"],
-        "processor": run.metadata["processor"],
+        "processor": run.metadata.get("processor", ""),
     }
