@@ -33,7 +33,7 @@ NAMES = {
 }
 IMAGENET = "vgg16_imagenet_notop"  # the name of the file with ImageNet's weights
 FEWEST = 3  # depths of a task in the picture
-ACROSS = 5  # panels
+ACROSS = 4  # panels
 WRAP = 120  # characters of a line
 TEXT = {"task": str, "data": str, "depth": str, "optimizer": str, "head": str, "processor": str}
 
@@ -117,13 +117,13 @@ def summary(rows: pd.DataFrame) -> str:
     full = [task for task in rows["task"].unique() if {str(d) for d in DEPTHS} <= set(means.loc[task].index)]
     trained = {task: means.loc[task].loc[[str(depth) for depth in DEPTHS]] for task in full}
     counts = pd.Series([part["validation"].idxmax() for part in trained.values()]).value_counts()
-    named = ", ".join(f"{candidate_name(str(d))} {counts[str(d)]}" for d in DEPTHS if str(d) in counts)
+    named = ", ".join(f"{candidate_name(str(d))} in {counts[str(d)]}" for d in DEPTHS if str(d) in counts)
     wide = pd.Series({task: part["test"].max() - part["test"].min() for task, part in trained.items()})
     linear = [task for task in full if HEADS[0] in means.loc[task].index]
     ahead = sum(means.loc[(task, HEADS[0]), "test"] > trained[task]["test"].max() for task in linear)
     text = (
         f"{len(rows):,} runs of {rows['task'].nunique()} tasks. In {len(full)} tasks all of the depths 0 to 5 were trained. "
-        f"There the depth that is best on validation is, by the number of tasks: {named}. Between the best and the worst "
+        f"There the depth that is best on validation is {named}. Between the best and the worst "
         f"depth lie {100 * wide.min():.1f} to {100 * wide.max():.1f} points (median {100 * wide.median():.1f}). In {ahead} "
         f"of {len(linear)} the linear head on the frozen features of all blocks, which trains no block, scores above every "
         "depth."
@@ -156,7 +156,7 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
     depths = [str(depth) for depth in DEPTHS]
     tasks = [t for t in rows["task"].unique() if means.loc[t].index.isin(depths).sum() >= FEWEST]
     down = -(-len(tasks) // ACROSS)
-    figure, axes = plt.subplots(down, ACROSS, figsize=(3.1 * ACROSS, 2.2 * down), constrained_layout=True)
+    figure, axes = plt.subplots(down, ACROSS, figsize=(2.4 * ACROSS, 1.9 * down), constrained_layout=True)
     for ax in axes.flat[len(tasks) :]:
         ax.set_axis_off()
     for ax, task in zip(axes.flat, tasks, strict=False):
@@ -172,16 +172,17 @@ def draw(rows: pd.DataFrame, file: Path) -> None:
             ax.axhline(own.loc[HEADS[0], "test"], color="#D55E00", linestyle="--", linewidth=1)
         ax.set_title(task, fontsize=7)
         ax.set_xticks(DEPTHS)
+        ax.set_xlim(-0.3, 5.3)
         ax.tick_params(labelsize=7)
     figure.supxlabel("blocks frozen: 0 (nothing) to 5 (all)", fontsize=9)
     figure.supylabel("test score", fontsize=9)
     figure.suptitle(
-        "Blue: mean of the seeds, each seed, and the 95 % interval over groups; dashed: linear head on all frozen blocks. "
+        "Blue: mean of the seeds, each seed, and the 95 % interval over groups; dashed: linear head on all frozen blocks.\n"
         "Every panel has its own scale.",
         fontsize=9,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=140)
     plt.close(figure)
 
 
