@@ -1,7 +1,7 @@
 """A finished sweep as rows of the freeze atlas: one per run, with all that says what was trained and how it scored."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -9,9 +9,6 @@ from xaitune.comparison.folds import test_rows
 from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.stats.intervals import outcome_interval
 from xaitune.training.run import load_run, outcomes_of
-
-if TYPE_CHECKING:
-    from xaitune.comparison.table import SweepTable
 
 SPLITS = ("train", "validation", "test")
 # What the columns of the atlas hold, in their order.
@@ -41,12 +38,12 @@ COLUMNS = {
 }
 
 
-def atlas_rows(sweep: "SweepTable", data: str, task: str | None = None) -> pd.DataFrame:
+def atlas_rows(sweep: Any, data: str, task: str | None = None) -> pd.DataFrame:
     """One row per finished run and linear head of a sweep, with the COLUMNS; of each cell those at its best learning rate.
 
-    `data` names the set of images; `task` is made from it, the weights, the number of training images and the image size
-    unless given. In a sweep over folds a row stands for one run in each fold, and its counts of training and validation images
-    are the first fold's. Raises RunError for a damaged run.
+    `sweep` is a SweepTable. `data` names the set of images; `task` is made from it, the weights, the number of training images
+    and the image size unless given. In a sweep over folds a row stands for one run in each fold, and its counts of training and
+    validation images are the first fold's. Raises RunError for a damaged run.
     """
     names = [
         n for cell in sweep.cells.itertuples() for n in sweep.cell_runs(cell.freeze_through, cell.optimizer)["name"]
@@ -61,7 +58,7 @@ def atlas_rows(sweep: "SweepTable", data: str, task: str | None = None) -> pd.Da
     return table[list(COLUMNS)]
 
 
-def _row(sweep: "SweepTable", row: dict[str, Any], *, linear: bool) -> dict[str, Any]:
+def _row(sweep: Any, row: dict[str, Any], *, linear: bool) -> dict[str, Any]:
     """What is kept of one run."""
     name = row["name"]
     run = load_run(sweep.path / sweep.parts.get(name, (name,))[0])
