@@ -5,7 +5,8 @@
     python benchmarks/atlas.py --add runs/sweep --data magnetic-tile    # first add the rows of a sweep's folder
     python benchmarks/atlas.py --rows castings.csv --out here           # also with rows of your own, into another folder
 
-It reads results/advice-truth.csv, which benchmarks/advice.py extends, and results/atlas-sweeps.csv, which --add extends.
+It reads results/advice-truth.csv and, where there is one, results/advice-optimizers.csv, which benchmarks/advice.py extends, and
+results/atlas-sweeps.csv, which --add extends.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from xaitune.comparison.atlas import COLUMNS
 from xaitune.comparison.table import load_sweep
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parents[1] / "docs"
-TRUTH, SWEEPS = HERE / "results" / "advice-truth.csv", HERE / "results" / "atlas-sweeps.csv"
+TRUTH, OPTIMIZERS = HERE / "results" / "advice-truth.csv", HERE / "results" / "advice-optimizers.csv"
+SWEEPS = HERE / "results" / "atlas-sweeps.csv"
 NAMES = {
     "scans": "Drawn scans of steel",
     "magnetic-tile": "Magnetic tiles",
@@ -39,8 +41,13 @@ TEXT = {"task": str, "data": str, "depth": str, "optimizer": str, "head": str, "
 
 
 def battery_rows() -> pd.DataFrame:
-    """The rows of the battery that the advice is measured on, with the atlas's columns."""
-    table = pd.read_csv(TRUTH, dtype={"depth": str})
+    """The rows of the battery that the advice is measured on, with the atlas's columns: all with NAG, some with others too."""
+    table = pd.read_csv(TRUTH, dtype={"depth": str}).assign(optimizer="nag")
+    if OPTIMIZERS.is_file():
+        others = pd.read_csv(OPTIMIZERS, dtype={"depth": str})
+        table = pd.concat(
+            [table, others[~others["depth"].isin(HEADS) & (others["optimizer"] != "nag")]], ignore_index=True
+        )
     epochs = table[[column for column in table if re.fullmatch(r"epoch [1-9]\d*", column)]].notna().sum(axis=1)
     linear = table["depth"].isin(HEADS)
     size = table["side"].astype(str)
@@ -48,7 +55,7 @@ def battery_rows() -> pd.DataFrame:
     table = table.rename(columns={"source": "data"}).assign(
         image_size=size + "x" + size, metric="f1_macro", epochs=epochs, head=np.where(linear, "blocks", "gap")
     )
-    return table.assign(optimizer=np.where(linear, "", "nag"))[list(COLUMNS)]
+    return table.assign(optimizer=table["optimizer"].where(~linear, ""))[list(COLUMNS)]
 
 
 def all_rows(own: list[Path]) -> pd.DataFrame:

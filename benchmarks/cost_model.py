@@ -2,7 +2,7 @@
 
     python benchmarks/cost_model.py [--write]
 
-For every run of docs/atlas.csv that trained blocks on a fixed split: the multiply-adds of the formula, for the epochs that were
+For every run of docs/atlas.csv that trained blocks on a fixed split, without a graphics card: the multiply-adds of the formula, for the epochs that were
 trained, and the seconds that it took. With --write the table in docs/scale.md is replaced.
 """
 
@@ -33,6 +33,7 @@ def table() -> tuple[pd.DataFrame, float]:
     """(depth -> runs and quartiles of billions of multiply-adds per second, correlation of the logarithms)."""
     runs = pd.read_csv(DOCS / "atlas.csv", dtype={"depth": str})
     runs = runs[runs["depth"].isin(list("01234")) & (runs["head"] == "gap") & ~runs["task"].str.contains("5folds")]
+    runs = runs[~runs["processor"].str.contains("GPU", na=False)]
     runs = runs.assign(work=[predicted_work(run) for _, run in runs.iterrows()])
     rate = (runs["work"] / runs["seconds"] / 1e9).groupby(runs["depth"])
     made = pd.DataFrame({"runs": rate.size(), **{name: rate.quantile(q) for name, q in QUARTILES.items()}})
