@@ -2,8 +2,8 @@
 
     python benchmarks/cost_model.py [--write]
 
-For every run of docs/atlas.csv that trained blocks on a fixed split, without a graphics card: the multiply-adds of the formula, for the epochs that were
-trained, and the seconds that it took. With --write the table in docs/scale.md is replaced.
+For every run of docs/atlas.csv that trained blocks on a fixed split, without a graphics card: the multiply-adds of the formula,
+for the epochs that were trained, and the seconds that it took. With --write the table in docs/scale.md is replaced.
 """
 
 import argparse
