@@ -11,6 +11,7 @@ import pandas as pd
 
 from xaitune._files import read_json
 from xaitune._names import duration, frozen_name, gap_text, metric_name
+from xaitune.comparison.atlas import atlas_rows
 from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name
 from xaitune.comparison.folds import pool_folds, test_rows
 from xaitune.comparison.verdict import MARGIN
@@ -172,6 +173,16 @@ class SweepTable:
     def to_dataframe(self) -> pd.DataFrame:
         """One row per run, and one per linear head on frozen features."""
         return pd.concat([self.runs, self.heads.reindex(columns=self.runs.columns)]) if len(self.heads) else self.runs
+
+    def atlas_rows(self, data: str, task: str | None = None) -> pd.DataFrame:
+        """The sweep as rows of the freeze atlas, one per run, which `to_csv` saves; `data` names the set of images.
+
+        See docs/atlas.md, and `atlas.COLUMNS` for what the columns hold.
+
+        Examples:
+            >>> load_sweep("runs/sweep").atlas_rows("castings").to_csv("castings.csv", index=False)  # doctest: +SKIP
+        """
+        return atlas_rows(self, data, task)
 
     def _repr_html_(self) -> str:
         best = f"{metric_name(self.metric)} on the test images; best on validation: {html.escape(self.best['name'])}."
