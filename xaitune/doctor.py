@@ -17,6 +17,7 @@ VGG16 = 15.3e9  # multiply-adds of a forward pass at 224 x 224
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
 EXTRAS = {  # what it is for -> its module
     "fast": ("ncnn", "faster float32 forward passes for LIME, scores and predict"),
+    "export": ("onnx", "xaitune export"),
     "labels": ("cleanlab", "data-check --labels"),
     "dicom": ("pydicom", "DICOM files"),
     "studio": ("starlette", "xaitune studio"),
