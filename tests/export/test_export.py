@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from driving import files, python, xaitune
+from PIL import Image
 
 import xaitune as xt
 from xaitune.errors import ConfigError, ImageError, ModelError, RunError
@@ -156,6 +157,24 @@ def test_a_failing_proof_leaves_nothing_behind(run, few, tmp_path, monkeypatch):
     ):
         xt.export_run(run, "keras", path=earlier, images=few)
     assert files(tmp_path) == {"parts.keras": b"what was there"}
+
+
+def test_the_script_of_the_docs_draws_the_heatmap(run, exports, demo, tmp_path):
+    """It runs without xaitune, and warms the pixels where the map is highest."""
+    page = Path(__file__).parents[2] / "docs/export.md"
+    script = page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert "xaitune" not in script.replace('["xaitune"]', "")
+    assert len(script.splitlines()) == 15
+    image = next(path for path in demo.paths() if path.parent.name == "crack")
+    show = "\nplt.gcf().canvas.draw(); print(plt.gca().get_title(), np.argmax(plt.gca().images[1].get_array()))\n"
+    arguments = (exports["onnx"].path, image, tmp_path / "heatmap.png")
+    printed = python(script + show, *arguments, MPLBACKEND="agg").split()
+    maps = xt.class_activation_map(run, [image], precision="float32")
+    share = maps.probabilities[0].max()
+    assert printed[:2] == [f"{run.class_names[maps.classes[0]]}:", f"{share:.3f}"]
+    assert int(printed[-1]) == maps.raw[5][0].argmax()
+    with Image.open(tmp_path / "heatmap.png") as drawn:
+        assert np.ptp(np.asarray(drawn.convert("RGB")), axis=2).max() > 100  # in colour
 
 
 def test_what_counts_as_different():

@@ -44,8 +44,7 @@ def export(
         made = export_run(
             choice.run(job.ui.say), to, path=output, with_heatmap=with_heatmap, images=paths, progress=report
         )
-    job.ui.say(made.sentence())
-    job.ui.say(f"{disk_size(made.size)}")
+    job.ui.say(f"{disk_size(made.size)}. {made.sentence()}")
     proof = made.path.with_name(f"{made.path.name}.proof.json")
     job.ui.finish(
         [made.path, proof], f"xaitune predict {made.path} IMAGES", format=to, bytes=made.size, proof=made.proof

@@ -1,6 +1,7 @@
 """A run's model with the outputs of an exported file, and what the run itself gives for each of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -20,7 +21,8 @@ def with_outputs(classifier: Classifier, heatmaps: bool) -> keras.Model:
     Raises ModelError for a model without a GAP head.
     """
     model = classifier.segmenter or classifier.model
-    outputs = {"probabilities": keras.layers.Softmax(name="probabilities")(model.output), "logits": model.output}
+    logits = _with_variables(model) if has_blocks_head(model) else model.output
+    outputs = {"probabilities": keras.layers.Softmax(name="probabilities")(logits), "logits": logits}
     if heatmaps:
         mapper = cam_of(classifier)
         activations = mapper.taps.output[0]  # (n, h, w, channels)
@@ -29,6 +31,24 @@ def with_outputs(classifier: Classifier, heatmaps: bool) -> keras.Model:
         weigh.set_weights([keras.ops.convert_to_numpy(mapper.dense.kernel)[None, None]])
         outputs["heatmaps"] = keras.layers.Permute((3, 1, 2), name="heatmaps")(maps)
     return keras.Model(model.input, outputs, name=model.name)
+
+
+def _with_variables(model: keras.Model) -> Any:
+    """The logits of a model with the head 'blocks', standardised by a layer that holds mean and variance as variables.
+
+    What a Normalization layer computes with is neither a variable nor a constant: in an ONNX file it would become an input.
+    """
+    old, dense = model.get_layer("standardise"), model.get_layer("logits")
+    mean, variance = (np.asarray(values) for values in old.get_weights()[:2])
+    standardise = keras.layers.BatchNormalization(
+        epsilon=0.0, center=False, scale=False, name=old.name, dtype="float32"
+    )
+    features = standardise(model.get_layer("pooled").output)
+    standardise.set_weights([mean, np.maximum(variance, keras.config.epsilon() ** 2)])  # as the old layer has it
+    copy = keras.layers.Dense(dense.units, name=dense.name, dtype="float32")
+    logits = copy(features)
+    copy.set_weights(dense.get_weights())
+    return logits
 
 
 def cam_of(classifier: Classifier) -> CamMapper:
