@@ -139,13 +139,12 @@ except SystemExit as end:
 
 def test_a_failing_proof_leaves_nothing_behind(run, few, tmp_path, monkeypatch):
     """The file is written with another head: its answers are not the run's."""
-    kernel, bias = run.model.get_layer("logits").get_weights()
+    (kernel, bias), write = run.model.get_layer("logits").get_weights(), writer.WRITERS["keras"]
 
     def write_other(model, path, about):
         model.get_layer("logits").set_weights([kernel + 1e-3 * np.arange(len(bias)), bias])
-        monkeypatch.undo()
         try:
-            writer.WRITERS["keras"](model, path, about)
+            write(model, path, about)
         finally:
             model.get_layer("logits").set_weights([kernel, bias])
 
@@ -157,6 +156,9 @@ def test_a_failing_proof_leaves_nothing_behind(run, few, tmp_path, monkeypatch):
     ):
         xt.export_run(run, "keras", path=earlier, images=few)
     assert files(tmp_path) == {"parts.keras": b"what was there"}
+    with pytest.raises(RunError, match="was not kept"):
+        xt.export_run(run, "keras", path=tmp_path / "new/parts.keras", images=few[:1])
+    assert [path.name for path in tmp_path.iterdir()] == ["parts.keras"]
 
 
 def test_the_script_of_the_docs_draws_the_heatmap(run, exports, demo, tmp_path):

@@ -259,6 +259,7 @@ def _staging(target: Path) -> Iterator[Path]:
     Raises RunError if the disk is full or the folder is not writable.
     """
     folder = target.with_name(f".{os.getpid()}-{threading.get_ident()}.{target.name}")
+    is_new = not target.parent.exists()
     try:
         folder.mkdir(parents=True)
         yield folder
@@ -266,6 +267,9 @@ def _staging(target: Path) -> Iterator[Path]:
         raise disk_error(error, target) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds the file
+                target.parent.rmdir()
 
 
 def _move(folder: Path, target: Path) -> None:
