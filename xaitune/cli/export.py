@@ -1,4 +1,4 @@
-"""The command that writes a run for machines without TensorFlow: export."""
+"""The command that writes a run in another file format: export."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,7 @@ def export(
         option("--output", help="The file to write.", default="export/ beside the run's folder", metavar="PATH"),
     ] = None,
 ) -> None:
-    """Write a run as one file that runs without TensorFlow, compared with the run on images before it is kept."""
+    """Write a run as ONNX, OpenVINO, SavedModel or Keras, compared with the run on images before it is kept."""
     require_choice("to", to, FORMATS)
     choice = choose_model(run, job.runs_dir)
     paths = readable_images(job.ui, images, choice.bit_depth) if images else None

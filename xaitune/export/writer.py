@@ -83,9 +83,9 @@ def export_run(
     images: Images = None,
     progress: Progress | None = None,
 ) -> Export:
-    """Write a run as a file for machines without TensorFlow, having compared it with the run on images.
+    """Write a run in another file format, having compared the file with the run on images.
 
-    `to`: onnx, openvino, savedmodel or keras. `path`: the file to write, by default export/<run's name> beside the run's
+    `to`: onnx or openvino, which run without TensorFlow, savedmodel or keras. `path`: the file to write, by default export/<run's name> beside the run's
     folder. The file takes raw RGB 0..255 in batches of any size and gives probabilities and logits, `with_heatmap` (for the
     head gap) also the class activation map of every class; class names, image size and so on are in its metadata. `images`:
     files or folders to compare with, by default 100 of the run's test images. Unless every image gets the same class, and
