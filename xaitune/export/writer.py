@@ -85,12 +85,13 @@ def export_run(
 ) -> Export:
     """Write a run in another file format, having compared the file with the run on images.
 
-    `to`: onnx or openvino, which run without TensorFlow, savedmodel or keras. `path`: the file to write, by default export/<run's name> beside the run's
-    folder. The file takes raw RGB 0..255 in batches of any size and gives probabilities and logits, `with_heatmap` (for the
-    head gap) also the class activation map of every class; class names, image size and so on are in its metadata. `images`:
-    files or folders to compare with, by default 100 of the run's test images. Unless every image gets the same class, and
-    probabilities, logits and maps within 1e-4 (of the largest value), nothing is left behind, and RunError says how far off
-    the file was. Raises ConfigError for a missing package, ModelError for a head without such maps, ImageError.
+    `to`: onnx or openvino, which run without TensorFlow, savedmodel or keras. `path`: the file to write, by default
+    export/<run's name> beside the run's folder. The file takes raw RGB 0..255 in batches of any size and gives probabilities
+    and logits, `with_heatmap` (for the head gap) also the class activation map of every class; class names, image size and so
+    on are in its metadata. `images`: files or folders to compare with, by default 100 of the run's test images. Unless every
+    image gets the same class, and probabilities, logits and maps within 1e-4 (of the largest value), nothing is left behind,
+    and RunError says how far off the file was. Raises ConfigError for a missing package, ModelError for a head without such
+    maps, ImageError.
 
     Examples:
         >>> export_run("runs/freeze3-nag-seed0", "onnx", with_heatmap=True).sentence()  # doctest: +SKIP
