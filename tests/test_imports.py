@@ -27,6 +27,7 @@ FOLDERS = [
     "tracking",
     "training",
     "explain",
+    "export",
     "evaluate",
     "comparison",
     "advise",
@@ -41,6 +42,7 @@ FOLDERS = [
 # These load no Keras until they are called: a terminal's --help must stay fast.
 LIGHT = [
     *("config", "data", "stats", "plots", "explain.lime.segments", "explain.lime.fit", "explain.lime.emulator"),
+    *("explain.rows", "explain.pixels", "export.formats", "export.session", "export.exported", "models.batches"),
     *("evaluate.agreement", "evaluate.faithfulness", "evaluate.localisation", "evaluate.maps", "evaluate.road"),
     *("comparison.engines", "report.page", "demo.scans", "doctor", "studio", "cli"),
 ]

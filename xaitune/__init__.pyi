@@ -38,6 +38,8 @@ from .explain.map_checks import MapChecks
 from .explain.pixels import Segmentation, segment_images
 from .explain.store import load_heatmaps
 from .explain.verification import Verification, verify_explanation
+from .export.exported import ExportedModel, open_exported
+from .export.writer import Export, export_run
 from .models.blocks import freeze_blocks
 from .models.vgg import build_vgg16
 from .report.page import write_report
@@ -57,6 +59,8 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DataError",
+    "Export",
+    "ExportedModel",
     "FreezeAdvice",
     "ImageData",
     "ImageError",
@@ -88,6 +92,7 @@ __all__ = [
     "doubtful_labels",
     "doubtful_masks",
     "explain_images",
+    "export_run",
     "freeze_blocks",
     "gradcam_blocks",
     "lime_superpixels",
@@ -100,6 +105,7 @@ __all__ = [
     "load_sweep",
     "make_demo_data",
     "open_classifier",
+    "open_exported",
     "randomisation_check",
     "score_boxes",
     "score_maps",

@@ -7,12 +7,18 @@ import platform
 import subprocess
 from pathlib import Path
 
+THREADS = "XAITUNE_THREADS"  # the environment variable that limits the number of threads of this process
 HALF_UNITS = ("amx_bf16", "avx512_bf16")  # flags of processors that compute in bfloat16 themselves
 
 
 def usable_cores() -> int:
     """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_threads() -> int:
+    """Number of threads to compute with: XAITUNE_THREADS, else the usable cores."""
+    return int(os.environ.get(THREADS, usable_cores()))
 
 
 def half_units() -> list[str]:

@@ -24,7 +24,7 @@ from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
 
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice", "collect"]
-COMMANDS += ["compare", "report", "studio", "runs", "track", "doctor", "demo"]
+COMMANDS += ["export", "compare", "report", "studio", "runs", "track", "doctor", "demo"]
 SMALL = ["--image-size", "32x32", "--weights", "slim", "--head-epochs", "2", "--epochs", "2", "--precision", "float32"]
 GRID = ["--seeds", "1", "--freeze-through", "4-5", "--optimizers", "sgd,nag", "--learning-rates", "own"]
 

@@ -18,7 +18,8 @@ from xaitune.explain.cam import class_activation_map
 from xaitune.explain.classifier import open_classifier
 from xaitune.explain.gradcam import gradcam_blocks
 from xaitune.explain.lime.explain import lime_superpixels
-from xaitune.explain.probabilities import predict_files
+from xaitune.explain.probabilities import Probabilities
+from xaitune.explain.rows import predicted_rows
 from xaitune.explain.scaling import scaling_evidence
 from xaitune.models.backend import keras
 from xaitune.models.model_files import load_model
@@ -451,7 +452,8 @@ def test_the_transfer_learning_guides_model(suffix, images, files, tmp_path):
     assert about["class_names"] == ["cat", "dog"]
     assert {row["block"] for row in about["maps"]} == {1, 2, 3, 4, 5}
     assert "does not scale" not in answer.err
-    table = predict_files(open_classifier(path, class_names=["cat", "dog"]), sorted(files.glob("*.png")))
+    classifier = open_classifier(path, class_names=["cat", "dog"])
+    table = predicted_rows(classifier, Probabilities(classifier, "float32"), sorted(files.glob("*.png")))
     resized = np.stack([np.asarray(Image.fromarray(i).resize((64, 64), Image.Resampling.BOX)) for i in images])
     expected = model.predict_on_batch(resized.astype(np.float32))[:, 0]
     np.testing.assert_allclose(table["p(dog)"], expected, atol=0.02)  # another resampling

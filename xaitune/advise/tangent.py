@@ -14,9 +14,9 @@ from xaitune.data.dataset import ImageData
 from xaitune.data.sample import choose_images
 from xaitune.explain.gradcam import model_for_maps
 from xaitune.models.backend import keras
+from xaitune.models.batches import images_at_once
 from xaitune.models.blocks import BLOCKS, block_ends
 from xaitune.models.gradients import ActivationGradients
-from xaitune.models.predict import images_at_once
 from xaitune.training.linear import fit_linear_head
 
 SIZE = 32  # a block's gradient (channels, channels) is projected at random to (SIZE, SIZE)

@@ -12,7 +12,20 @@ import typer
 from xaitune._machine import half_units
 
 # They register their commands.
-from xaitune.cli import collect, comparison, data, doctor, explain, freeze, predict, report, studio, track, train  # noqa: F401
+from xaitune.cli import (  # noqa: F401
+    collect,
+    comparison,
+    data,
+    doctor,
+    explain,
+    export,
+    freeze,
+    predict,
+    report,
+    studio,
+    track,
+    train,
+)
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
 from xaitune.doctor import versions
@@ -24,6 +37,7 @@ COMMANDS = (
     "train",
     "explain",
     "predict",
+    "export",
     "advise",
     "sweep-freeze",
     "compare",

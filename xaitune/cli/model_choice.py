@@ -43,12 +43,27 @@ class ModelChoice:
             return None
         return read_json(self.path / CONFIG).get("data", {}).get("pixel_classes")
 
+    def run(self, say: Notes) -> Any:
+        """The Run in the folder that was named, or a sweep's best cell; `say` is called with a line on which that is.
+
+        Raises ConfigError for a file, RunError.
+        """
+        from xaitune.comparison.table import best_run, load_sweep
+        from xaitune.training.run import load_run
+
+        if self.path is None or not self.path.is_dir():
+            raise ConfigError(f"Give a finished run's folder: 'xaitune runs' lists them. Received: {self.path}.")
+        if folder_kind(self.path) != "sweep":
+            return load_run(self.path)
+        run = best_run(load_sweep(self.path))
+        say(f"Model: {run.path}, the best cell on validation of the sweep {self.path}")
+        return run
+
     def open(self, say: Notes, **options: Any) -> Any:
         """The Classifier; `say` is called with a line on which model it is, `options` are those of `open_classifier`.
 
         Raises ModelError, RunError.
         """
-        from xaitune.comparison.table import best_run, load_sweep
         from xaitune.explain.classifier import Classifier, open_classifier
         from xaitune.models.vgg import IMAGENET, imagenet_classifier
 
@@ -65,9 +80,7 @@ class ModelChoice:
             model, names = imagenet_classifier()
             return Classifier(model, tuple(names), name=IMAGENET)
         if self.path.is_dir() and folder_kind(self.path) == "sweep":
-            run = best_run(load_sweep(self.path))
-            say(f"Model: {run.path}, the best cell on validation of the sweep {self.path}")
-            return open_classifier(run)
+            return open_classifier(self.run(say))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", XaituneWarning)  # the command warns itself, with evidence
             return open_classifier(self.path, **options)

@@ -11,9 +11,11 @@ from xaitune._files import make_folder, write_csv
 from xaitune.cli.completion import complete_run
 from xaitune.cli.console import Ui
 from xaitune.cli.inputs import readable_images, say_scaling
-from xaitune.cli.model_choice import choose_model
+from xaitune.cli.model_choice import ModelChoice, choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.config.explain_settings import ModelOptions
+from xaitune.errors import ConfigError
+from xaitune.export.formats import format_of
 
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files or folders.")]
 
@@ -24,7 +26,9 @@ def predict(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="A finished run's folder, or a .keras or .h5 file.", autocompletion=complete_run
+            metavar="RUN",
+            help="A finished run's folder, an exported file, or a .keras or .h5.",
+            autocompletion=complete_run,
         ),
     ],
     images: ImageFiles,
@@ -39,29 +43,71 @@ def predict(
     """Print the predicted class and the probabilities of images; of a segmentation also write a mask for each."""
     choice = choose_model(run, job.runs_dir)
     opening = job.options(ModelOptions)
-    bit_depth = opening.bit_depth or choice.bit_depth
-    paths = readable_images(job.ui, images, bit_depth)
-    from xaitune.explain.probabilities import predict_files
-
-    if csv:
-        make_folder(csv.parent)
-    classifier = dataclasses.replace(choice.open(job.ui.say, **opening.given), bit_depth=bit_depth)
-    if classifier.segmenter is not None:
-        table, wrote = _predict_pixels(job.ui, classifier, paths, out or job.runs_dir / "predict")
+    masks = out or job.runs_dir / "predict"
+    if format_of(run):
+        table, wrote = _predict_exported(job.ui, run, opening, images, csv, masks)
     else:
-        say_scaling(job.ui, classifier, paths)
-        with job.ui.progress("predicting", "images") as report:
-            table = predict_files(classifier, paths, report)
-        job.ui.table(table[["file", "predicted", "probability"]].set_index("file").head(50))
-        wrote = []
+        table, wrote = _predict_run(job.ui, choice, opening, images, csv, masks)
     if csv:
         write_csv(csv, table)
     predictions = table.to_dict("records") if job.ui.json_only else len(table)
     job.ui.finish([*wrote, *([csv] if csv else [])], "", predictions=predictions)
 
 
-def _predict_pixels(ui: Ui, classifier: Any, paths: list[Path], folder: Path) -> tuple[Any, list[Path]]:
-    """Write a mask for each image below `folder`, and a sheet of the first ones; returns the table of classes and shares."""
+def _predict_run(
+    ui: Ui, choice: ModelChoice, opening: ModelOptions, images: list[Path], csv: Path | None, masks: Path
+) -> tuple[Any, list[Path]]:
+    """The table of predictions of a run or of a model of the user's own, and what was written."""
+    bit_depth = opening.bit_depth or choice.bit_depth
+    paths = readable_images(ui, images, bit_depth)
+    from xaitune.explain.probabilities import Probabilities
+
+    if csv:
+        make_folder(csv.parent)
+    classifier = dataclasses.replace(choice.open(ui.say, **opening.given), bit_depth=bit_depth)
+    if classifier.segmenter is not None:
+        from xaitune.explain.pixels import PixelLabels
+
+        return _predict_pixels(ui, classifier, PixelLabels(classifier), paths, masks)
+    say_scaling(ui, classifier, paths)
+    return _predict_classes(ui, classifier, Probabilities(classifier, "float32"), paths), []
+
+
+def _predict_exported(
+    ui: Ui, file: Path, opening: ModelOptions, images: list[Path], csv: Path | None, masks: Path
+) -> tuple[Any, list[Path]]:
+    """The same of a file that `xaitune export` wrote. ONNX and OpenVINO files need no TensorFlow."""
+    from xaitune.export.exported import open_exported
+
+    for name, value in opening.given.items():
+        if value not in (None, "auto"):
+            raise ConfigError(
+                f"{name} is for a model of your own, and {file} was exported. Received: {name}={value!r}."
+            )
+    model = open_exported(file, bit_depth=opening.bit_depth)
+    paths = readable_images(ui, images, model.bit_depth)
+    if csv:
+        make_folder(csv.parent)
+    if model.segments:
+        return _predict_pixels(ui, model, model.pixel_labels, paths, masks)
+    return _predict_classes(ui, model, model.probabilities, paths), []
+
+
+def _predict_classes(ui: Ui, model: Any, probabilities: Any, paths: list[Path]) -> Any:
+    """Print the predicted classes; returns their table."""
+    from xaitune.explain.rows import predicted_rows
+
+    with ui.progress("predicting", "images") as report:
+        table = predicted_rows(model, probabilities, paths, report)
+    ui.table(table[["file", "predicted", "probability"]].set_index("file").head(50))
+    return table
+
+
+def _predict_pixels(ui: Ui, model: Any, labels: Any, paths: list[Path], folder: Path) -> tuple[Any, list[Path]]:
+    """Write a mask for each image below `folder`, and a sheet of the first ones; returns the table of classes and shares.
+
+    `labels`: as `explain.pixels.PixelLabels`.
+    """
     import os
 
     import pandas as pd
@@ -74,17 +120,17 @@ def _predict_pixels(ui: Ui, classifier: Any, paths: list[Path], folder: Path) ->
     tables: list[Any] = []
     wrote: list[Path] = []
     with ui.progress("predicting", "images") as report:
-        for made in iter_segmentations(classifier, paths, report):
-            for file, labels in zip(made.files, made.labels, strict=True):
+        for made in iter_segmentations(model, labels, paths, report):
+            for file, values in zip(made.files, made.labels, strict=True):
                 place = Path(file).absolute().relative_to(root)
                 shared = stems[Path(file).absolute().with_suffix("")] > 1  # x.png and x.bmp
                 place = place.with_name(f"{place.name}.png") if shared else place.with_suffix(".png")
-                write_labels(labels, folder / "masks" / place)
+                write_labels(values, folder / "masks" / place)
             if not tables:
                 wrote = [folder / "masks", figures.save(made.plot(), folder / "segmentation.png")]
             tables.append(made.to_dataframe())
     table = pd.concat(tables, ignore_index=True)
     ui.table(table.set_index("file").head(50))
-    values = ",".join(f"{number}={name}" for number, name in enumerate(classifier.class_names))
-    ui.say(f"The values of the masks: {values}")
+    legend = ",".join(f"{number}={name}" for number, name in enumerate(model.class_names))
+    ui.say(f"The values of the masks: {legend}")
     return table, wrote

@@ -9,8 +9,8 @@ from xaitune.explain.classifier import Images, open_classifier
 from xaitune.explain.gradcam import BlockMaps, as_heatmaps, model_for_maps
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.models.backend import keras, to_array
+from xaitune.models.batches import images_at_once
 from xaitune.models.blocks import BLOCKS, has_blocks_head
-from xaitune.models.predict import images_at_once
 from xaitune.models.stages import find_stages
 
 
@@ -69,6 +69,11 @@ class CamMapper:
         parts = [self._batch(images[i : i + self.size], classes[i : i + self.size]) for i in starts]
         maps, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
         return {self.last: maps}, logits, None
+
+    def every_class(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The raw maps of all classes (n, classes, h, w), and the logits (n, classes), of one batch of images."""
+        activations, logits = (to_array(t) for t in self.taps(np.asarray(images, np.float32), training=False))
+        return np.einsum("nhwc,ck->nkhw", activations, to_array(self.dense.kernel), optimize=True), logits
 
     def _batch(self, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         activations, logits = (to_array(t) for t in self.taps(np.asarray(images, np.float32), training=False))

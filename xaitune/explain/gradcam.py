@@ -14,10 +14,10 @@ from xaitune.errors import InputError, ModelError, nearest
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.models.backend import keras
+from xaitune.models.batches import images_at_once
 from xaitune.models.blocks import is_vgg
 from xaitune.models.gradients import ActivationGradients
 from xaitune.models.precision import copy_layers, resolve_precision, with_precision
-from xaitune.models.predict import images_at_once
 from xaitune.models.stages import find_stages, layers_with_maps
 from xaitune.models.unet import set_region
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,13 @@ from xaitune.data.resize import map_to_image, resize_image
 from xaitune.data.sample import choose_images
 from xaitune.errors import ModelError
 from xaitune.explain.arrays import as_arrays
-from xaitune.explain.classifier import Classifier, Images, open_classifier
-from xaitune.models.predict import Predictor
 from xaitune.plots.pictures import label_sheet
 from xaitune.stats.segmentation import largest_class
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from xaitune.explain.classifier import Classifier, Images
 
 CHUNK = 32  # images in memory at a time
 SHOWN = 8  # images on a sheet
@@ -77,7 +77,7 @@ class Segmentation:
         return f"<p>{plural(len(self), 'image')}</p>{table_html(self.to_dataframe())}"
 
 
-def segment_images(model: Any, images: Images) -> Segmentation:
+def segment_images(model: Any, images: "Images") -> Segmentation:
     """The class of every pixel of some images, in their own size.
 
     `model`: a Run with the task 'segment', or the path of its folder. `images`: a path, paths, a folder, or images in memory.
@@ -86,18 +86,20 @@ def segment_images(model: Any, images: Images) -> Segmentation:
     Examples:
         >>> segment_images("runs/freeze4-nag-seed0", "photos").plot()  # doctest: +SKIP
     """
+    from xaitune.explain.classifier import open_classifier
+
     classifier = open_classifier(model)
     images = list(images) if isinstance(images, Iterator) else images
     given = as_arrays(images)
     if given is None:
-        made = list(iter_segmentations(classifier, expand_images(images)))
+        made = list(iter_segmentations(classifier, PixelLabels(classifier), expand_images(images)))
         files, found = (
             tuple(itertools.chain(*parts)) for parts in zip(*((m.files, m.labels) for m in made), strict=True)
         )
         originals = tuple(itertools.chain(*(part.images for part in made)))
         return Segmentation(files, originals, found, classifier.class_names)
     arrays, files = classifier.read(given)
-    found = _at_own_size(_Labels(classifier)(arrays), given, classifier)
+    found = _at_own_size(PixelLabels(classifier)(arrays), given, classifier)
     return Segmentation(files, tuple(given), found, classifier.class_names)
 
 
@@ -113,25 +115,43 @@ def sample_sheet(run: Any, data: ImageData) -> "Axes":
     return made.plot(truth=[labels.read(int(row)) for row in rows], images=SHOWN)
 
 
+class Segments(Protocol):
+    """What knows its classes and how an image becomes its input: a `Classifier`, an `ExportedModel`."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    @property
+    def resize(self) -> str: ...
+
+    @property
+    def bit_depth(self) -> int | None: ...
+
+
 def iter_segmentations(
-    classifier: Classifier, paths: Sequence[Path], progress: Progress | None = None
+    model: Segments,
+    predict: Callable[[np.ndarray], np.ndarray],
+    paths: Sequence[Path],
+    progress: Progress | None = None,
 ) -> Iterator[Segmentation]:
-    """The segmentations of many files, CHUNK images at a time."""
-    predict = _Labels(classifier)
+    """The segmentations of many files, CHUNK images at a time; `predict`: as `PixelLabels`."""
     for start in range(0, len(paths), CHUNK):
         files = paths[start : start + CHUNK]
-        originals = [read_image(path, classifier.bit_depth) for path in files]
-        labels = predict(np.stack([resize_image(o, classifier.image_size, classifier.resize) for o in originals]))
-        found = _at_own_size(labels, originals, classifier)
-        yield Segmentation(tuple(map(str, files)), tuple(originals), found, classifier.class_names)
+        originals = [read_image(path, model.bit_depth) for path in files]
+        labels = predict(np.stack([resize_image(o, model.image_size, model.resize) for o in originals]))
+        found = _at_own_size(labels, originals, model)
+        yield Segmentation(tuple(map(str, files)), tuple(originals), found, model.class_names)
         if progress:
             progress(start + len(files), len(paths), "")
 
 
-def _at_own_size(labels: np.ndarray, originals: Sequence[np.ndarray], classifier: Classifier) -> tuple[np.ndarray, ...]:
+def _at_own_size(labels: np.ndarray, originals: Sequence[np.ndarray], model: Segments) -> tuple[np.ndarray, ...]:
     """Class numbers at the model's input size, brought to the size of each image."""
     pairs = zip(labels, originals, strict=True)
-    return tuple(map_to_image(a, o.shape, a.shape, classifier.resize, nearest=True) for a, o in pairs)
+    return tuple(map_to_image(a, o.shape, a.shape, model.resize, nearest=True) for a, o in pairs)
 
 
 def write_labels(labels: np.ndarray, path: Path) -> Path:
@@ -142,10 +162,12 @@ def write_labels(labels: np.ndarray, path: Path) -> Path:
     return path
 
 
-class _Labels:
+class PixelLabels:
     """Images (n, h, w, 3) -> class numbers (n, h, w) uint8. Raises ModelError for a model that classifies images."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: "Classifier") -> None:
+        from xaitune.models.predict import Predictor
+
         if classifier.segmenter is None:
             raise ModelError(
                 f"{classifier.name} classifies images and says nothing of pixels. Train one with --task segment."

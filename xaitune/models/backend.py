@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xaitune._machine import THREADS
 from xaitune.errors import ConfigError
 
 
@@ -31,7 +32,6 @@ def _quiet_stderr() -> Iterator[None]:
             os.close(saved)
 
 
-THREADS = "XAITUNE_THREADS"  # the environment variable that limits the number of threads of this process
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 # oneDNN's convolutions: TensorFlow leaves them off on processors without AVX512, where they halve the time of training.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xaitune._machine import usable_cores
+from xaitune._machine import usable_threads
 from xaitune.errors import ConfigError, ModelError, XaituneError
 from xaitune.models import backend
 from xaitune.models.backend import keras
@@ -38,7 +38,7 @@ class NcnnForward:
 
     def __init__(self, net: Any, output: str, shape: tuple[int, ...], classes: int) -> None:
         self.net, self.output, self.shape, self.classes = net, output, shape, classes
-        self.threads = int(os.environ.get(backend.THREADS, usable_cores()))
+        self.threads = usable_threads()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         if images.shape[1:] != self.shape:  # ncnn would compute something all the same

@@ -1,17 +1,16 @@
 """The precision of a computation, float32 or bfloat16: which to use, and copies of a model that compute in it."""
 
 import contextlib
-import os
 import platform
 import sys
 from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
-from xaitune._machine import half_units, processor_name, usable_cores
+from xaitune._machine import half_units, processor_name, usable_cores, usable_threads
 from xaitune.config.choices import PRECISIONS
 from xaitune.errors import ConfigError
-from xaitune.models.backend import BACKEND, THREADS, gpus, keras
+from xaitune.models.backend import BACKEND, gpus, keras
 
 HALF_LAYERS = (keras.layers.Conv2D, keras.layers.MaxPooling2D)  # the rest of a model stays in float32
 
@@ -110,7 +109,7 @@ def describe(precision: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": processor_name(),
         "cores": usable_cores(),
-        "threads": int(os.environ.get(THREADS, usable_cores())),
+        "threads": usable_threads(),
         "gpus": gpus(),
         "backend": BACKEND,
         "precision": precision,

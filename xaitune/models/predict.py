@@ -5,16 +5,8 @@ from typing import Any
 import numpy as np
 
 from xaitune.models.backend import BACKEND, keras, tf, to_array, torch
+from xaitune.models.batches import images_at_once
 from xaitune.models.tracing import Traced
-
-
-def images_at_once(height: int, width: int) -> int:
-    """The batch size for images of this size: 8 for 224 x 224 pixels, more for smaller images, at most 64.
-
-    At 224 x 224, VGG16 takes 90 MB per image for a forward and backward pass and 35 MB for a forward pass, and larger
-    batches are no faster.
-    """
-    return int(np.clip(8 * 224 * 224 // (height * width), 1, 64))
 
 
 class Predictor:
