@@ -164,7 +164,7 @@ def test_a_failing_proof_leaves_nothing_behind(run, few, tmp_path, monkeypatch):
 def test_the_script_of_the_docs_draws_the_heatmap(run, exports, demo, tmp_path):
     """It runs without xaitune, and warms the pixels where the map is highest."""
     page = Path(__file__).parents[2] / "docs/export.md"
-    script = page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    script = "import cv2" + page.read_text(encoding="utf-8").partition("```python\nimport cv2")[2].partition("```")[0]
     assert "xaitune" not in script.replace('["xaitune"]', "")
     assert len(script.splitlines()) == 15
     image = next(path for path in demo.paths() if path.parent.name == "crack")
