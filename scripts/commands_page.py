@@ -40,6 +40,8 @@ COMMON = """## What all commands have in common
 """
 # Pages to read with a command.
 SEE = {
+    "export": (("Export", "export.md"),),
+    "track": (("TensorBoard and MLflow", "tracking.md"),),
     "init": (("Data", "data.md"),),
     "data-check": (("Data", "data.md"), ("Doubtful labels", "labels.md")),
     "train": (("Training", "method.md#training"), ("Segmentation", "segmentation.md")),

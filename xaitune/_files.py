@@ -35,13 +35,13 @@ def writing(path: Path) -> Iterator[Path]:
         raise
 
 
-def disk_error(error: OSError, path: Path | None = None) -> RunError:
-    """The error to raise for a failed write."""
+def disk_error(error: OSError, path: Path | None = None, option: str = "--runs-dir") -> RunError:
+    """The error to raise for a failed write; `option` names the place to write to."""
     if error.errno == errno.ENOSPC:
         which = f": {path} could not be written" if path else ""
         return RunError(f"The disk is full{which}. Free some space and run the same command again.")
     if isinstance(error, PermissionError):
-        return RunError(f"No permission to write {path}. Choose another folder, for example with --runs-dir.")
+        return RunError(f"No permission to write {path}. Choose another folder, for example with {option}.")
     return RunError(f"{path} could not be written ({error.strerror or error}). Choose another folder.")
 
 

@@ -15,6 +15,7 @@ from xaitune.advise.advice import find_advice
 from xaitune.advise.candidates import CANDIDATES, HEADS, training_costs
 from xaitune.advise.check import check_advice
 from xaitune.advise.decision import COST_WEIGHT
+from xaitune.advise.evaluation import Evaluation
 from xaitune.advise.race import race_cost
 from xaitune.advise.recommend import _quick_method, advise_freeze
 from xaitune.cli.freeze import advise
@@ -24,6 +25,7 @@ from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
 from xaitune.models.blocks import multiply_adds
+from xaitune.training.features import FeatureCache
 from xaitune.training.run import read_history
 
 BASE = TrainConfig(weights="slim", head_epochs=1, epochs=4, precision="float32")
@@ -164,14 +166,29 @@ def test_costs_of_training():
     assert costs["5"] == costs["frozen-all-blocks"] == 0
 
 
-@pytest.mark.parametrize(("images", "method"), [(150, "race"), (4000, "features")])
-def test_the_race_is_the_default_where_it_is_short(images, method, monkeypatch, demo):
-    rows = {"train": np.arange(images)}
-    monkeypatch.setattr(type(demo), "indices", lambda self, split: rows[split])
-    said = []
-    assert _quick_method(demo, TrainConfig(weights="random"), said.append) == method
-    assert bool(said) == (method == "race")
-    assert _quick_method(demo, TrainConfig(weights="random", epochs=0), None) == "features"
+@pytest.mark.parametrize(
+    ("images", "training", "sweep", "method"),
+    [
+        (150, {}, {}, "race"),
+        (4000, {}, {}, "features"),
+        (150, {"epochs": 3}, {}, "features"),  # the race would be whole trainings
+        (150, {"patience": 2}, {}, "features"),
+        (1000, {}, {"learning_rates": (1e-2, 1e-3, 1e-4)}, "features"),
+        (1000, {}, {"learning_rates": "own"}, "race"),
+        (150, {}, {"folds": 3}, "features"),
+        (150, {}, {"engine": "ray"}, "features"),
+    ],
+)
+def test_the_race_is_the_default_where_it_is_short(images, training, sweep, method, monkeypatch, demo):
+    monkeypatch.setattr(type(demo), "indices", lambda self, split: np.arange(images))
+    assert _quick_method(demo, TrainConfig(weights="random", **training), SweepConfig(**sweep)) == method
+
+
+def test_advice_at_other_rates_is_other_advice(demo, cache, tmp_path):
+    sweeps = [SweepConfig(), SweepConfig(learning_rates="own"), SweepConfig(learning_rates=(1e-5,))]
+    store = FeatureCache(cache, 1.0)
+    made = [Evaluation(demo, BASE, sweep, tmp_path, store, 0.01).identity for sweep in sweeps]
+    assert made[0] != made[1] != made[2] != made[0]
 
 
 def test_the_cost_weight_of_the_command_line_is_that_of_python():

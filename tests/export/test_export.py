@@ -229,13 +229,14 @@ def test_the_command(run, demo, tmp_path):
         (["--to", "openvino", "--output", "part.onnx"], ["A file of OpenVINO ends in .xml", "part.onnx"]),
         (["--output", "there.onnx"], ["there.onnx is a folder"]),
         (["--to", "savedmodel", "--output", "there.onnx"], ["there.onnx exists and is not a SavedModel"]),
-        (["--to", "keras", "--output", "RUN/model.keras"], ["is the model of the run itself"]),
+        (["--to", "keras", "--output", "RUN/model.keras"], ["is the model of a run"]),
+        (["--to", "keras", "--output", "RUN/../{}/model.keras"], ["is the model of a run"]),
         (["missing.png"], ["missing.png"]),
     ],
 )
 def test_calls_that_are_refused(run, tmp_path, options, words):
     (tmp_path / "there.onnx").mkdir()
-    options = [option.replace("RUN", str(run.path)) for option in options]
+    options = [option.replace("RUN", str(run.path)).replace("{}", run.path.name) for option in options]
     before = files(run.path)
     answer = xaitune(tmp_path, "export", run.path, *options, "--json")
     assert answer.status == 2

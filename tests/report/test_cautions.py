@@ -49,6 +49,10 @@ def test_the_worst_class_and_why():
         "text"
     ]  # of equal F1 the one that is found less
     assert text.endswith("flake (F1 0.667): 4 of its 8 test images are found; 4 are taken for burst.")
+    even = worst_class([[4, 0], [4, 4]], ["burst", "flake"], (50, 50), (9, 9), None)["text"]
+    assert even.endswith("There are 50 images of flake, in 9 groups.")
+    common = worst_class([[4, 0], [4, 4]], ["burst", "flake"], (50, 500), (9, 99), None)["text"]
+    assert common.endswith("There are 500 images of flake, in 99 groups.")
     assert worst_class([[3, 0], [0, 2]], ["a", "b"], (), (), None) is None
     assert worst_class(None, ["a", "b"], (), (), None) is None
 

@@ -9,6 +9,8 @@ from driving import xaitune
 from xaitune import ConfigError, TrackingConfig, TrainConfig, load_config, train_model
 from xaitune.config.fields import identity_of
 from xaitune.tracking.contents import end_times, metrics_of
+from xaitune.tracking.mlflow_server import _calling, at_most
+from xaitune.tracking.run_log import RECORD, record_of
 
 
 @pytest.mark.parametrize("value", ["local", "http://127.0.0.1:5000", "https://host/path", "sqlite:////a/b.db", None])
@@ -16,15 +18,18 @@ def test_addresses(value):
     assert TrackingConfig(mlflow=value).mlflow == value
 
 
-@pytest.mark.parametrize("value", ["", "mlruns", "ftp://host", "file:///mlruns"])
+@pytest.mark.parametrize("value", ["", "mlruns", "ftp://host", "file:///mlruns", "http:", "sqlite:", "http://[bad"])
 def test_what_is_no_address(value):
     with pytest.raises(ConfigError, match=r"mlflow must be 'local' or an address"):
         TrackingConfig(mlflow=value)
 
 
-def test_a_password_is_refused_and_not_repeated():
+@pytest.mark.parametrize(
+    "value", ["https://me:secret@host", "http://me:sec/secret@host", "postgresql://me:secret@host/db"]
+)
+def test_a_password_is_refused_and_not_repeated(value):
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refused:
-        TrackingConfig(mlflow="https://me:secret@host")
+        TrackingConfig(mlflow=value)
     assert "secret" not in str(refused.value)
 
 
@@ -52,6 +57,20 @@ def test_a_missing_package_is_said_before_anything_is_written(demo, tmp_path, mo
     with pytest.raises(ConfigError, match=rf"needs the package {module}. Install it: pip install 'xaitune\["):
         train_model(demo, weights="slim", runs_dir=tmp_path / "runs", tracking=TrackingConfig(**tracking))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_record_says_that_nothing_was_sent(tmp_path):
+    (tmp_path / RECORD).write_text("{")
+    assert record_of(tmp_path) == {"uri": None, "run_id": None, "sent": False}
+
+
+def test_a_slow_server_is_asked_no_more_once_the_time_is_up():
+    with at_most(60.0), _calling():
+        pass
+    with at_most(-1.0), pytest.raises(TimeoutError, match="too slow"), _calling():
+        pass
+    with _calling():
+        pass
 
 
 def test_figures_that_are_not_finite_are_left_out():

@@ -20,6 +20,7 @@ from xaitune.advise.probe import masks_digest
 from xaitune.advise.race import plan_race, run_race
 from xaitune.advise.signals import feature_signals, tangent_images
 from xaitune.advise.tangent import DIRECTIONS
+from xaitune.comparison.grid import cell_rates
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.data.listing import digest
@@ -78,6 +79,7 @@ class Evaluation:
         """Everything that decides the advice: equal identities give the same advice."""
         if self.plan is not None:
             identity = {**self.plan.identity, "optimizer": self.config.optimizer}
+            identity["rates"] = list(cell_rates(self.plan.config, self.plan.base, self.config.optimizer))
         else:
             whole = run_identity(self.config, self.data.config, self.data.fingerprint, self.backbone.digest)
             identity = {key: whole[key] for key in ("fingerprint", "image_size", "resize", "weights", "metric")}

@@ -22,14 +22,19 @@ from xaitune.training.folder import run_name
 from xaitune.training.run import load_run, read_history
 
 LAST_EPOCHS = 2  # of a short training, over which its validation score is averaged
-RATES = 2  # learning rates that a sweep tries by default
 SHORT = 1e13  # multiply-adds: about five minutes on two cores with AVX2, one with AMX units
 
 
 def race_cost(
-    images: int, image_size: Sequence[int], channels: Sequence[int] = CHANNELS, architecture: str = "vgg16"
+    images: int,
+    image_size: Sequence[int],
+    channels: Sequence[int] = CHANNELS,
+    architecture: str = "vgg16",
+    rates: int = 2,
 ) -> float:
     """Multiply-adds of a race on so many training images: three passes per epoch over the trained blocks of every depth.
+
+    `rates`: how many learning rates each depth tries, by default as many as in a sweep.
 
     Examples:
         >>> f"{race_cost(150, (32, 32)):.1e}"
@@ -37,7 +42,7 @@ def race_cost(
     """
     blocks = multiply_adds(image_size, channels, architecture)
     trained = sum(cost for depth in DEPTHS for block, cost in blocks.items() if block > depth)
-    return 3.0 * RATES * TRIAL_EPOCHS * trained * images
+    return 3.0 * rates * TRIAL_EPOCHS * trained * images
 
 
 def plan_race(

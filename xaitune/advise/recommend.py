@@ -11,6 +11,8 @@ from xaitune.advise.decision import COST_WEIGHT
 from xaitune.advise.evaluation import Evaluation
 from xaitune.advise.heatmap import HeatmapEvaluation
 from xaitune.advise.race import SHORT, race_cost
+from xaitune.comparison.grid import cell_rates
+from xaitune.comparison.rates import TRIAL_EPOCHS
 from xaitune.config.choices import BACKBONES
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
@@ -74,14 +76,15 @@ def advise_freeze(
         >>> advise_freeze(data, weights="imagenet").freeze_through  # doctest: +SKIP
         3
     """
-    progress = shown_progress(progress, "advice")
+    progress, given_method = shown_progress(progress, "advice"), method
     given = _as_run(model)
     run = given if isinstance(given, Run) and given.fingerprint != data.fingerprint else None
     if method is None and notes and isinstance(given, Run) and run is None:
         notes(f"{given.path} was trained on these images, so there is no drift to test: its heatmaps are looked at.")
     config = replace_fields(config or TrainConfig(), options)
     if method is None and model is None and not config.segments and max_calls is None:
-        method = _quick_method(data, config, notes)
+        method = _quick_method(data, config, sweep or SweepConfig())
+    chosen = given_method is None and method == "race"
     method = method or ("features" if model is None or run is not None else "heatmap")
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
@@ -125,6 +128,8 @@ def advise_freeze(
         if notes:
             notes(f"{folder} already exists, so the advice is not made again.")
         return load_advice(folder)
+    if notes and chosen:
+        notes("Every depth is also tried for three epochs, since that is short on these images (--method race).")
     with locked(folder):
         start_folder(folder, "advice", {"identity": identity, "train": dataclasses.asdict(config)}, overwrite=overwrite)
         advice = source.advise(progress)
@@ -133,16 +138,15 @@ def advise_freeze(
     return load_advice(folder)
 
 
-def _quick_method(data: ImageData, config: TrainConfig, notes: Notes | None) -> str:
-    """'race' where its trainings are short, else 'features'."""
-    if config.from_scratch or not config.epochs:
+def _quick_method(data: ImageData, config: TrainConfig, sweep: SweepConfig) -> str:
+    """'race' where its trainings are short, and no more than the beginning of trainings on one split here; else 'features'."""
+    whole = min(config.epochs, config.patience) <= TRIAL_EPOCHS + config.warmup_epochs  # they would end in the race
+    if config.from_scratch or whole or sweep.folds or sweep.engine != "local":
         return "features"
     channels = load_backbone(config.weights, config.architecture).channels
-    if race_cost(len(data.indices("train")), data.image_size, channels, config.architecture) > SHORT:
-        return "features"
-    if notes:
-        notes("Every depth is also tried for three epochs, since that is short on these images (--method race).")
-    return "race"
+    rates = len(cell_rates(sweep, config, config.optimizer))
+    cost = race_cost(len(data.indices("train")), data.image_size, channels, config.architecture, rates)
+    return "race" if cost <= SHORT else "features"
 
 
 def write_advice(advice: FreezeAdvice, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The command that sends what is in run folders to MLflow, and writes their TensorBoard files: track."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from xaitune.cli.completion import complete_run
 from xaitune.cli.options import Job, command
 from xaitune.config.settings import TrackingConfig, replace_fields
-from xaitune.errors import ConfigError, XaituneError
+from xaitune.errors import ConfigError, RunLockedError, XaituneError
 
 
 @command("track", TrackingConfig)
@@ -77,15 +78,16 @@ def _send(job: Job, folders: list[Path], config: TrackingConfig, *, again: bool)
 def _write_events(job: Job, folders: list[Path]) -> int:
     """Write the event files of all runs in the folders; how many."""
     from xaitune.tracking.follow import Follower
-    from xaitune.training.folder import folder_kind
+    from xaitune.training.folder import folder_kind, locked
 
     count = 0
     for folder in folders:
         for file in (folder / "config.json", *folder.rglob("*/config.json")):
             if folder_kind(file.parent) == "run":
-                follower = Follower(file.parent, TrackingConfig(tensorboard=True), None)
-                follower.start()
-                follower.end()
-                count += 1
+                with contextlib.suppress(RunLockedError), locked(file.parent):  # one that trains writes its own
+                    follower = Follower(file.parent, TrackingConfig(tensorboard=True), None)
+                    follower.start()
+                    follower.end()
+                    count += 1
     job.ui.say(f"TensorBoard files of {count} runs. Look at them with: tensorboard --logdir {job.runs_dir}")
     return count

@@ -1,5 +1,6 @@
 """What of runs, sweeps and comparisons is sent to MLflow: one run for each folder, nested as the folders are."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -29,13 +30,21 @@ def open_group(folder: Path, tracking: TrackingConfig | None, notes: Notes | Non
 def close_group(folder: Path, tracking: TrackingConfig | None, notes: Notes | None) -> None:
     """Send what a sweep or a comparison has found, and those of its runs that have not been sent. A failure is noted."""
     if tracking is not None and tracking.mlflow is not None:
-        try_mlflow(tracking.mlflow, lambda: send_folder(folder, tracking), notes, folder)
+        try_mlflow(tracking.mlflow, lambda: send_folder(folder, tracking, changed=True), notes, folder)
 
 
-def send_folder(folder: Path, tracking: TrackingConfig, *, again: bool = False, sent: list[str] | None = None) -> None:
+def send_folder(
+    folder: Path,
+    tracking: TrackingConfig,
+    *,
+    again: bool = False,
+    changed: bool = False,
+    sent: list[str] | None = None,
+) -> None:
     """Send a run, or a sweep or comparison with all its runs; the paths of what is sent are added to `sent`.
 
-    Runs that have been sent are left out unless `again`. May raise whatever MLflow and the network raise.
+    What has been sent is left out unless `again`; `changed`: the sweep or comparison itself has new figures. May raise
+    whatever MLflow and the network raise.
     """
     if folder_kind(folder) not in GROUPS:
         if again or not is_sent(folder, tracking):
@@ -43,11 +52,14 @@ def send_folder(folder: Path, tracking: TrackingConfig, *, again: bool = False, 
             if sent is not None:
                 sent.append(str(folder))
         return
+    parts = [file.parent for file in sorted(folder.glob("*/config.json"))]
+    if not (again or changed) and is_sent(folder, tracking) and all(is_sent(part, tracking) for part in parts):
+        return
     summary = _summary(folder)
     contents = read_contents(folder, summary)
     log = RunLog(folder, tracking, contents)
-    for file in sorted(folder.glob("*/config.json")):
-        send_folder(file.parent, tracking, again=again, sent=sent)
+    for part in parts:
+        send_folder(part, tracking, again=again, sent=sent)
     ended = any((folder / name).is_file() for name in WRITTEN_LAST)
     log.finish(contents, summary.drawn, "FINISHED" if ended else "RUNNING")
     if sent is not None:
@@ -78,4 +90,4 @@ def _sweep_summary(table: SweepTable) -> Summary:
 def _cell_scores(cell: pd.Series) -> dict[str, float]:
     """The scores of the best cell: on validation, which chose it, and on test with its interval."""
     columns = {"validation": "best_validation", "test": "best_test", "low": "best_test_low", "high": "best_test_high"}
-    return {name: float(cell[column]) for column, name in columns.items()}
+    return {name: float(cell[column]) for column, name in columns.items() if math.isfinite(float(cell[column]))}

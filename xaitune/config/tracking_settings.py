@@ -23,12 +23,19 @@ def parse_tracking_uri(value: Any) -> str | None:
     """
     if value is None or value == LOCAL:
         return value
-    parts = urlsplit(str(value))
-    if parts.scheme not in SCHEMES and value != "databricks":
+    try:
+        parts = urlsplit(str(value))
+    except ValueError:
+        parts = urlsplit("")
+    with_password = "@" in str(value) and parts.scheme != "sqlite"
+    complete = bool(
+        parts.netloc if parts.scheme.startswith("http") else parts.path.strip("/") or parts.scheme == "databricks"
+    )
+    if not with_password and (parts.scheme not in SCHEMES or not complete) and value != "databricks":
         raise ConfigError(
             f"mlflow must be 'local' or an address such as http://HOST:5000 or sqlite:///FILE. Received: mlflow={value!r}."
         )
-    if "@" in parts.netloc:
+    if with_password:
         raise ConfigError(
             "mlflow must not contain a password, which would be written to disk. "
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead."

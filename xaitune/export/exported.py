@@ -99,7 +99,7 @@ class ExportedModel:
 def open_exported(path: str | Path, *, bit_depth: int | None = None) -> ExportedModel:
     """Open a file that `export_run` wrote: .onnx, .xml (OpenVINO), .keras, or the folder of a SavedModel.
 
-    It computes on the processor, with all usable cores. ONNX and OpenVINO files are opened without TensorFlow. `bit_depth`:
+    ONNX and OpenVINO files compute on the processor, with all usable cores, and are opened without TensorFlow. `bit_depth`:
     that of the images, as in `ImageData`; by default that of the run's. Raises ModelError for a damaged file or one that
     `export_run` did not write, ConfigError for a missing package.
 

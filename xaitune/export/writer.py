@@ -30,7 +30,8 @@ from xaitune.export.formats import ABOUT, FORMATS, KEY, PROOF, require_packages
 from xaitune.export.outputs import RunOutputs, with_outputs
 from xaitune.export.proof import as_json, compare_outputs
 from xaitune.export.session import import_openvino
-from xaitune.models.backend import BACKEND, keras
+from xaitune.models.backend import BACKEND, full_precision, keras
+from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run, load_run
 
 MOST_IMAGES = 100  # of the run's own, in a proof
@@ -110,7 +111,7 @@ def export_run(
     paths = _images_of(run) if images is None else expand_images(images)
     about = {
         "xaitune": xaitune.__version__,
-        "run": run.name,
+        "run": run.path.resolve().name,
         "data": run.fingerprint,
         "task": "segment" if classifier.segmenter is not None else "classify",
         "class_names": list(classifier.class_names),
@@ -122,7 +123,7 @@ def export_run(
     with _staging(target) as folder:
         staged = folder / target.name
         WRITERS[to](model, staged, about)
-        proof = _proven(classifier, staged, target, paths, with_heatmap, shown_progress(progress, "comparing"))
+        proof = _proven(classifier, staged, target, about, paths, shown_progress(progress, "comparing"))
         proof |= {"file": target.name, "format": to, **{key: about[key] for key in ("run", "data")}}
         write_json(folder / (target.name + PROOF), proof)
         _move(folder, target)
@@ -132,15 +133,16 @@ def export_run(
 def _target(run: Run, to: str, path: str | Path | None) -> Path:
     """Where the file goes. Raises ConfigError for a place that would be wrong."""
     form = FORMATS[to]
-    target = Path(path) if path is not None else run.path.parent / "export" / (run.name + form.suffix)
+    place = run.path.resolve()
+    target = Path(path) if path is not None else place.parent / "export" / (place.name + form.suffix)
     if target.suffix.lower() != form.suffix and form.suffix:
         raise ConfigError(f"A file of {form.title} ends in {form.suffix}. Received: {target}.")
     if form.suffix and target.is_dir():
         raise ConfigError(f"{target} is a folder. Name a file that ends in {form.suffix}.")
     if not form.suffix and target.exists() and not (target / "saved_model.pb").is_file():
         raise ConfigError(f"{target} exists and is not a SavedModel. Name a folder that is not there yet.")
-    if target.absolute() == (run.path / "model.keras").absolute():
-        raise ConfigError(f"{target} is the model of the run itself. Choose another --output.")
+    if target.name == "model.keras" and (target.parent / CONFIG).is_file():
+        raise ConfigError(f"{target} is the model of a run. Choose another --output.")
     return target
 
 
@@ -161,13 +163,22 @@ def _images_of(run: Run) -> list[Path]:
 
 
 def _proven(
-    classifier: Classifier, staged: Path, target: Path, paths: Sequence[Path], heatmaps: bool, progress: Progress | None
+    classifier: Classifier,
+    staged: Path,
+    target: Path,
+    about: dict[str, Any],
+    paths: Sequence[Path],
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """The proof of a written file. Raises RunError if it does not give what the run gives."""
     try:
         exported = open_exported(staged)
-        comparison = compare_outputs(RunOutputs(classifier, heatmaps), exported, paths, progress)
+        with full_precision():
+            ours = RunOutputs(classifier, "heatmaps" in about["outputs"])
+            comparison = compare_outputs(ours, exported, paths, progress)
         problem = comparison.problem()
+        if problem is None and dict(exported.about) != about:
+            problem = "its class names or the way its images are read are not those of the run."
     except RunError as error:
         problem = str(error)
     if problem:
@@ -261,16 +272,29 @@ def _staging(target: Path) -> Iterator[Path]:
     """
     folder = target.with_name(f".{os.getpid()}-{threading.get_ident()}.{target.name}")
     is_new = not target.parent.exists()
+    for old in target.parent.glob(f".[0-9]*-*.{target.name}"):  # of an export that was killed
+        if not _is_running(int(old.name[1:].partition("-")[0])):
+            shutil.rmtree(old, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        raise disk_error(error, target) from None
+        raise disk_error(error, target, "--output") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if is_new:
             with contextlib.suppress(OSError):  # it holds the file
                 target.parent.rmdir()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _move(folder: Path, target: Path) -> None:

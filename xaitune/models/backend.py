@@ -84,6 +84,20 @@ def gpus() -> int:
     return torch.cuda.device_count() if BACKEND == "torch" else len(tf.config.list_physical_devices("GPU"))
 
 
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 in full: GPUs otherwise round the factors of TensorFlow's float32 products to TF32's 10 bits."""
+    if tf is None:
+        yield
+        return
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 def to_array(tensor: Any) -> np.ndarray:
     """A tensor of the backend as a float32 array."""
     return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))

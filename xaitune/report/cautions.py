@@ -84,11 +84,13 @@ def worst_class(
         f"The class that is recognised worst is {name} (F1 {score[worst]:.3f}): {_found(matrix, worst, class_names)}"
     ]
     if len(images):
-        few = images[worst] < FEW * float(np.median(images)) or images[worst] == min(images)
+        few, most = images[worst] < FEW * float(np.mean(images)), int(np.argmax(images))
+        than = (
+            f"; {class_names[most]}, the commonest class, has {images[most]:,}" if images[worst] < images[most] else ""
+        )
         said.append(
             f"There {'are only' if few else 'are'} {plural(int(images[worst]), 'image')} of {name}, in "
-            f"{plural(int(groups[worst]), 'group')}; {class_names[int(np.argmax(images))]}, the commonest class, has "
-            f"{max(images):,}."
+            f"{plural(int(groups[worst]), 'group')}{than}."
         )
     doubtful = sum(pair["count"] for pair in suspects["pairs"] if pair["given"] == name) if suspects else 0
     if doubtful:

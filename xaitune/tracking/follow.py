@@ -7,14 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from xaitune._files import write_json
 from xaitune._progress import Notes
 from xaitune.config.tracking_settings import TrackingConfig
 from xaitune.errors import ConfigError
 from xaitune.tracking.contents import STATUS, end_times, metrics_of, read_contents, read_rows, run_pictures
 from xaitune.tracking.event_files import PATTERN, EventFiles
-from xaitune.tracking.mlflow_server import reason_of
-from xaitune.tracking.run_log import RunLog, is_sent, send_run
+from xaitune.tracking.mlflow_server import at_most, reason_of
+from xaitune.tracking.run_log import RECORD, RunLog, is_sent, record_of, send_run
 
+START_SECONDS, END_SECONDS = 5.0, 20.0  # for all requests of a beginning and of an end
 SHARE = 0.1  # sending takes at most this share of a training's time: a slow server gets several epochs at once
 AWAY_SECONDS = 60.0  # without another try, after a server has failed to answer
 AWAY: dict[str, float] = {}  # address of a server whose last call failed -> the time before which no other is made
@@ -73,16 +75,18 @@ class Follower:
             params = read_contents(self.folder).params
             rows = "\n".join(f"| {name} | {value} |" for name, value in params.items())
             self.events.text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
-        self._mlflow(self._open)
+        self._mlflow(self._open, START_SECONDS)
 
     def epochs(self, rows: list[dict[str, Any]]) -> None:
         """Log the epochs of a history that have not been logged."""
         self._write_events(rows)
         if time.monotonic() >= self.next:  # never again after a failure, until the end
-            self._mlflow(lambda: self._open().log_rows(rows), paced=True)
+            self._mlflow(lambda: self._open().log_rows(rows), START_SECONDS, paced=True)
 
     def end(self) -> None:
         """Log what the folder holds now, of a run that has ended or pauses."""
+        if not self.config.is_on:
+            return
         rows = read_rows(self.folder)
         self._write_events(rows)
         contents = read_contents(self.folder)
@@ -94,10 +98,10 @@ class Follower:
             self.events.close()
             self.events = None
         if contents.state is None:
-            self._mlflow(lambda: self._open().log_rows(rows))
+            self._mlflow(lambda: self._open().log_rows(rows), END_SECONDS)
         else:
-            drawn = run_pictures(self.folder) if self.config.mlflow else {}
-            self._mlflow(lambda: self._open().finish(contents, drawn, STATUS[str(contents.state)]))
+            status, seconds = STATUS[str(contents.state)], math.inf if self.config.mlflow_model else END_SECONDS
+            self._mlflow(lambda: self._open().finish(contents, run_pictures(self.folder), status), seconds)
 
     def catch_up(self) -> None:
         """Log a run that had ended before, unless that has been done."""
@@ -122,11 +126,12 @@ class Follower:
             self.log = RunLog(self.folder, self.config, read_contents(self.folder))
         return self.log
 
-    def _mlflow(self, work: Callable[[], object], *, paced: bool = False) -> None:
+    def _mlflow(self, work: Callable[[], object], seconds: float, *, paced: bool = False) -> None:
         if self.config.mlflow is None:
             return
         begun = time.monotonic()
-        done = try_mlflow(self.config.mlflow, work, self.notes, self.folder)
+        with at_most(seconds):
+            done = try_mlflow(self.config.mlflow, work, self.notes, self.folder)
         now = time.monotonic()
         wait = (now - begun) * (1 - SHARE) / SHARE if paced else 0.0
         self.next = now + wait if done else math.inf
@@ -135,4 +140,6 @@ class Follower:
 def send_again(folder: Path, config: TrackingConfig, notes: Notes | None) -> None:
     """Send a finished run once more, since its folder has another file."""
     if config.mlflow is not None:
-        try_mlflow(config.mlflow, lambda: send_run(folder, config), notes, folder)
+        with at_most(END_SECONDS):
+            if not try_mlflow(config.mlflow, lambda: send_run(folder, config), notes, folder):
+                write_json(folder / RECORD, record_of(folder) | {"sent": False})

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import logging
+import math
 import os
 import tempfile
 import time
@@ -24,12 +25,25 @@ ENVIRONMENT = {  # for MLflow, unless the user has set it
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",  # its own reports on how it is used
 }
+DEADLINE = [math.inf]  # time.monotonic() after which no request is made
 CAUSES = ("Connection refused", "timed out", "Name or service not known", "Temporary failure in name resolution")
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Refuse requests within this block once so much time has passed: a slow server answers each of them in time."""
+    before, DEADLINE[0] = DEADLINE[0], time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        DEADLINE[0] = before
 
 
 @contextlib.contextmanager
 def _calling(seconds: int = SECONDS) -> Iterator[None]:
     """Around every call of MLflow: its environment and the level of its messages, which are put back afterwards."""
+    if time.monotonic() > DEADLINE[0]:
+        raise TimeoutError("timed out: the server is too slow")
     values = ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
     added = {name: value for name, value in values.items() if name not in os.environ}
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
@@ -131,11 +145,12 @@ class Server:
 
     def send_files(self, run_id: str, files: Sequence[Path], drawn: dict[str, bytes]) -> None:
         """Upload files, and pictures by file name."""
-        with _calling(), tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             for name, content in drawn.items():
                 (Path(folder) / name).write_bytes(content)
             for file in (*files, *sorted(Path(folder).iterdir())):
-                self.client.log_artifact(run_id, str(file))
+                with _calling():
+                    self.client.log_artifact(run_id, str(file))
 
     def send_model(self, run_id: str, file: Path) -> None:
         """Upload a model file, which may take long."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from xaitune._files import read_json, write_json
 from xaitune.config.tracking_settings import TrackingConfig
+from xaitune.errors import RunError
 from xaitune.tracking.contents import (
     STATUS,
     Contents,
@@ -25,8 +26,11 @@ EPOCH = "seconds"  # a metric that every epoch has
 
 def record_of(folder: Path) -> dict[str, Any]:
     """The record in a folder, or one that says that nothing has been sent."""
-    file = folder / RECORD
-    return read_json(file) if file.is_file() else {"uri": None, "run_id": None, "sent": False}
+    nothing = {"uri": None, "run_id": None, "sent": False}
+    try:
+        return nothing | read_json(folder / RECORD)
+    except (OSError, RunError):  # there is none, or it is damaged
+        return nothing
 
 
 def is_sent(folder: Path, config: TrackingConfig) -> bool:
@@ -49,7 +53,11 @@ class RunLog:
         self.folder, self.config = folder, config
         known, above = record_of(folder), record_of(folder.parent)
         self.parent = above["run_id"] if above["uri"] == config.mlflow else None
-        self._note(known["run_id"] if known["uri"] == config.mlflow else None)
+        self.run_id: str | None = known["run_id"] if known["uri"] == config.mlflow else None
+        if (
+            known["run_id"] is None or self.run_id is not None
+        ):  # else the other server's run stays known until this one answers
+            self._note(self.run_id)
         self.server = server_at(config.mlflow, config.mlflow_experiment)
         if self.run_id is not None and self.server.has(self.run_id):
             self.steps = self.server.last_step(self.run_id, EPOCH)

@@ -141,7 +141,7 @@ def start_folder(path: Path, kind: str, contents: dict[str, Any], *, overwrite: 
     elif file.is_file() and not same:
         raise RunLockedError(f"Another process has just started something else in {path}. Run the same command again.")
     for part in path.glob(".[0-9]*.*"):  # left by a process that was killed while writing
-        part.unlink(missing_ok=True)
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
     if not file.is_file():
         write_json(file, {"format": LAYOUT, "kind": kind, **contents})
 
