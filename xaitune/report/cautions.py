@@ -20,7 +20,7 @@ SHOWN_LABELS = 12
 SHOWN_FILES = 4  # of each kind of doubt
 THUMBNAIL = 72  # pixels of a picture's height
 POOR = 0.5  # share of its images found, below which a class is named
-FEW = 0.25  # of the images of a middle class, below which a class has few
+FEW = 0.25  # of the mean number of images of a class, below which a class has few
 
 
 def leak_warnings(data_check: Any) -> list[str]:
