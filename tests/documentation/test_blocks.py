@@ -22,6 +22,7 @@ import tomllib
 from pathlib import Path
 from unittest import mock
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from documents import PAGES, ROOT, TUTORIALS, blocks, check_command, commands, page_name, words_of
@@ -259,3 +260,4 @@ def test_python_of_a_page_runs(page, prepared):
     for block in blocks(ROOT / page):
         if block.kind == "python":
             exec(compile(block.text, str(block), "exec"), names)
+    plt.close("all")  # of a block that draws by pyplot

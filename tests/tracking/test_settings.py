@@ -2,13 +2,16 @@
 
 import importlib.util
 import json
+import shutil
+from unittest import mock
 
 import pytest
 from driving import xaitune
 
 from xaitune import ConfigError, TrackingConfig, TrainConfig, load_config, train_model
 from xaitune.config.fields import identity_of
-from xaitune.tracking.contents import end_times, metrics_of
+from xaitune.tracking import follow
+from xaitune.tracking.contents import end_times, metrics_of, read_contents
 from xaitune.tracking.mlflow_server import _calling, at_most
 from xaitune.tracking.run_log import RECORD, record_of
 
@@ -98,3 +101,17 @@ def test_track_writes_event_files_and_needs_an_address(run, tmp_path):
     assert len(made) == 1
     assert made[0].stat().st_size > 10_000  # with its pictures
     made[0].unlink()
+
+
+def test_a_full_disk_ends_the_event_file_and_not_the_training(run, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    shutil.copytree(run.path, tmp_path / "run")
+    said = []
+    follower = follow.Follower(tmp_path / "run", TrackingConfig(tensorboard=True), said.append)
+    follower.start()
+    monkeypatch.setattr(follower.events, "flush", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    for _ in range(2):
+        follower.epochs(read_contents(run.path).rows)
+    follower.end()
+    assert len(said) == 1
+    assert "No space left" in said[0]

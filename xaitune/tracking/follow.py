@@ -1,4 +1,4 @@
-"""Logs a training while it runs. What goes wrong with MLflow is said once and never stops the training."""
+"""Logs a training while it runs. What goes wrong with that is said once and never stops the training."""
 
 import importlib.util
 import math
@@ -11,7 +11,7 @@ from xaitune._files import write_json
 from xaitune._progress import Notes
 from xaitune.config.tracking_settings import TrackingConfig
 from xaitune.errors import ConfigError
-from xaitune.tracking.contents import STATUS, end_times, metrics_of, read_contents, read_rows, run_pictures
+from xaitune.tracking.contents import STATUS, Contents, end_times, metrics_of, read_contents, read_rows, run_pictures
 from xaitune.tracking.event_files import PATTERN, EventFiles
 from xaitune.tracking.mlflow_server import at_most, reason_of
 from xaitune.tracking.run_log import RECORD, RunLog, is_sent, record_of, send_run
@@ -71,10 +71,7 @@ class Follower:
     def start(self) -> None:
         """Begin to log, or continue what an earlier process has begun."""
         if self.config.tensorboard:
-            self.events = EventFiles(self.folder)
-            params = read_contents(self.folder).params
-            rows = "\n".join(f"| {name} | {value} |" for name, value in params.items())
-            self.events.text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
+            self._tensorboard(self._begin_events)
         self._mlflow(self._open, START_SECONDS)
 
     def epochs(self, rows: list[dict[str, Any]]) -> None:
@@ -90,13 +87,7 @@ class Follower:
         rows = read_rows(self.folder)
         self._write_events(rows)
         contents = read_contents(self.folder)
-        if self.events:
-            if contents.state == "finished":
-                self.events.scalars(contents.scores, len(rows), time.time())
-                for name, png in run_pictures(self.folder).items():
-                    self.events.picture(Path(name).stem, png, len(rows))
-            self.events.close()
-            self.events = None
+        self._tensorboard(lambda: self._end_events(contents, len(rows)))
         if contents.state is None:
             self._mlflow(lambda: self._open().log_rows(rows), END_SECONDS)
         else:
@@ -112,13 +103,41 @@ class Follower:
             self.end()
 
     def _write_events(self, rows: list[dict[str, Any]]) -> None:
+        def write() -> None:
+            if self.events is None:
+                return
+            times = end_times(rows, time.time())
+            for step in range(self.written, len(rows)):
+                self.events.scalars(metrics_of(rows[step]), step + 1, times[step])
+            self.written = max(self.written, len(rows))
+            self.events.flush()
+
+        self._tensorboard(write)
+
+    def _begin_events(self) -> None:
+        self.events = EventFiles(self.folder)
+        params = read_contents(self.folder).params
+        rows = "\n".join(f"| {name} | {value} |" for name, value in params.items())
+        self.events.text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
+
+    def _end_events(self, contents: Contents, step: int) -> None:
         if self.events is None:
             return
-        times = end_times(rows, time.time())
-        for step in range(self.written, len(rows)):
-            self.events.scalars(metrics_of(rows[step]), step + 1, times[step])
-        self.written = max(self.written, len(rows))
-        self.events.flush()
+        if contents.state == "finished":
+            self.events.scalars(contents.scores, step, time.time())
+            for name, png in run_pictures(self.folder).items():
+                self.events.picture(Path(name).stem, png, step)
+        self.events.close()
+        self.events = None
+
+    def _tensorboard(self, work: Callable[[], None]) -> None:
+        """Write to the event file; a failure, such as a full disk, is noted and ends that file alone."""
+        try:
+            work()
+        except Exception as error:
+            self.events = None
+            if self.notes:
+                self.notes(f"TensorBoard's file in {self.folder} cannot be written ({error}). The training goes on.")
 
     def _open(self) -> RunLog:
         if self.log is None:
