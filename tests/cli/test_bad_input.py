@@ -186,7 +186,7 @@ def test_train_options(place, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["trian"], ["No such command 'trian'", "Did you mean 'train'?"]),
+        (["trian"], ["No such command 'trian'", "Did you mean 'train'"]),
         (["sweep-frezee"], ["No such command", "Did you mean 'sweep-freeze'?"]),
         (["--jsn"], ["No such option: --jsn"]),
         (["explain"], ["Missing argument", "IMAGES", "xaitune explain --help"]),
