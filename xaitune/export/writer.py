@@ -133,7 +133,7 @@ def export_run(
 def _target(run: Run, to: str, path: str | Path | None) -> Path:
     """Where the file goes. Raises ConfigError for a place that would be wrong."""
     form = FORMATS[to]
-    place = run.path.resolve()
+    place = run.path if run.path.name not in ("", "..") else run.path.resolve()
     target = Path(path) if path is not None else place.parent / "export" / (place.name + form.suffix)
     if target.suffix.lower() != form.suffix and form.suffix:
         raise ConfigError(f"A file of {form.title} ends in {form.suffix}. Received: {target}.")
