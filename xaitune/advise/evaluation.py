@@ -195,6 +195,13 @@ def reasons(
             f"A {candidate_name(every.advised)}, fitted on frozen features in seconds, is expected to lose "
             f"{_names.points(row['regret'])} against the best of all candidates ({row['near']:.0%} to be within 1 point of it)."
         )
+    else:
+        head = str(every.table.loc[list(HEADS), "regret"].idxmin())
+        row = every.table.loc[head]
+        lines.append(
+            f"Among all candidates, a {candidate_name(head)}, which trains no block, is expected to lose "
+            f"{_names.points(row['regret'])} ({row['near']:.0%} to be within 1 point of the best)."
+        )
     lines.append(
         f"With {frozen(advised)} the expected loss against the best depth is {_names.points(table.loc[advised, 'regret'])}, "
         f"and the chance of being within 1 point of it is {trained.confidence:.0%}; training takes "

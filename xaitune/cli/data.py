@@ -1,6 +1,7 @@
 """Commands on images: init, data-check."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -147,9 +148,20 @@ def data_check(
         doubtful = check_them(job, config, images, label_count)
         wrote += doubtful.write(folder)
         found |= {"labels": doubtful.headline, "doubtful_labels": doubtful.table.to_dict("records")}
-    job.ui.finish(wrote, "" if errors else "xaitune train", **found)
+    following = "xaitune train"
+    if check.proposed_groups is not None:
+        following = _with_groups(config, folder / "groups.csv")
+    job.ui.finish(wrote, "" if errors else following, **found)
     if errors:
         raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
+
+
+def _with_groups(config: Any, groups: Path) -> str:
+    """The command that makes xaitune.toml again, with the proposed groups."""
+    height, width = config.data.image_size
+    options = ["--groups", str(groups), "--weights", config.train.weights, "--image-size", f"{height}x{width}"]
+    options += ["--masks", config.data.masks] if config.data.masks else []
+    return shlex.join(["xaitune", "init", config.data.path, *map(str, options), "--overwrite"])
 
 
 def _check_pixels(ui: Ui, images: Any, check: Any) -> Any:

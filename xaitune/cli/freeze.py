@@ -145,8 +145,9 @@ def _advise(job: Job, config: Any, images: Any, **options: Any) -> Any:
     job.ui.table(table, f"Evidence (score: {advice.measure})")
     if advice.method != "heatmap":
         job.ui.say(
-            "regret: expected loss against the best. near: chance of being within 1 point of it. linear, short: held-out scores "
-            "of linearised and of short trainings. cost: share of the multiply-adds of training all blocks."
+            "regret: expected loss against the best of all rows, linear heads included; the advice on depths below compares "
+            "depths alone. near: chance of being within 1 point of the best row. linear, short: held-out scores of linearised "
+            "and of short trainings. cost: share of the multiply-adds of training all blocks."
         )
     job.ui.say(f"Advice: {advice.headline} {advice.text}")
     few = len(images.indices("train"))
@@ -330,13 +331,13 @@ def say_sweep(ui: Ui, table: Any) -> None:
         ui.table(heads, "No block trained: a linear head on frozen features")
     if table.baseline is not None:
         ui.say(f"A model that marks nothing (all background) scores {table.baseline:.3f}.")
-    ui.say("* best on validation. = these test images cannot tell it apart from the best, which is no recommendation.")
+    ui.say("* best on validation. = not told apart from the best by these test images, which does not mean equal.")
     enough = table.enough
     if enough is not None:
         ui.say(f"The cheapest cell that is shown to be within 1 point of all the others is {enough['name']}.")
     if lacks := lacking(cells):
         ui.say(f"There is too little data to rely on the intervals: only {lacks}.")
-    if (cells["rates"] > 1).any():
+    if (cells["rates"] > 1).any() and "sgd" in order and len(order) > 1:
         ui.say(
             "lr: the learning rate that is best on validation, of as many as were tried. At a momentum of 0.9, nag and "
             "momentum at a tenth of sgd's rate take steps as long as sgd's."

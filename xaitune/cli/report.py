@@ -1,5 +1,6 @@
 """Commands on results: report, runs, demo."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +28,15 @@ def report(
 ) -> None:
     """Write one self-contained HTML page on a sweep or a run."""
     from xaitune.report.gather import report_on
+    from xaitune.training.folder import folder_kind
 
     if path is not None and not (path / "config.json").is_file():
         raise ConfigError(f"{path} holds no run and no sweep. Name one: 'xaitune runs' lists them.")
     with job.ui.progress("report") as progress:
         written = report_on(path, job.runs_dir, job.ui.say, progress, checked=check)
-    job.ui.finish([written], "", report=str(written))
+    place = written.parent
+    following = f"xaitune export {shlex.quote(str(place))} --to onnx" if folder_kind(place) in ("run", "sweep") else ""
+    job.ui.finish([written], following, report=str(written))
 
 
 @command("runs")

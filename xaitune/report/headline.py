@@ -129,7 +129,10 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
             chosen = frozen_name(best["freeze_through"])
-            headline = f"For now, freeze {chosen}: t{headline[1:]}"
+            if _leading_head(sweep) is None:
+                headline = f"For now, freeze {chosen}: t{headline[1:]}"
+            else:
+                headline = f"For now, train only a linear head, which leads. {headline}"
             todo.append((f"Train with {chosen} frozen ({best['name']}, the best on validation):", _cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
         text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
@@ -170,10 +173,24 @@ def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
     if head is None or head["verdict"] == "contradicted":
         return
     seconds = duration_text(max(head["seconds"], 1))
+    gap = f"{_signed(head['difference'])} points [{_signed(head['diff_low'])}, {_signed(head['diff_high'])}]"
     if head["verdict"] == "confirmed":
         todo.insert(0, (f"No block needs training. Fit only a linear head, in {seconds}:", head_command(head)))
+    elif _leading_head(sweep) is not None:
+        todo.insert(0, (f"Fit only a linear head, in {seconds} ({gap} against the best cell):", head_command(head)))
     else:
-        todo.append((f"Perhaps as good, in {seconds}: train only a linear head, and no block:", head_command(head)))
+        text = f"Perhaps as good ({gap} against the best cell), in {seconds}: train only a linear head, and no block:"
+        todo.append((text, head_command(head)))
+
+
+def _leading_head(sweep: SweepTable | None) -> Any:
+    """The linear head on frozen features that scores above every trained cell, shown or not; None if there is none."""
+    head = sweep.best_head if sweep is not None else None
+    return head if head is not None and head["difference"] > 0 and head["verdict"] != "contradicted" else None
+
+
+def _signed(share: float) -> str:
+    return f"{share * 100:+.1f}"
 
 
 def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:
