@@ -385,4 +385,10 @@ def test_every_public_result_shows_itself_in_a_notebook():
     public = (getattr(xaitune, name) for name in xaitune.__all__ if name != "__version__")
     classes = [each for each in public if isinstance(each, type) and not issubclass(each, Exception)]
     without = {each.__name__ for each in classes if not hasattr(each, "_repr_html_")}
-    assert without == {"Config", "DataConfig", "SweepConfig", "TrainConfig"}  # settings, whose repr is a call
+    assert without == {
+        "Config",
+        "DataConfig",
+        "SweepConfig",
+        "TrackingConfig",
+        "TrainConfig",
+    }  # settings, whose repr is a call
