@@ -76,15 +76,15 @@ def advise_freeze(
         >>> advise_freeze(data, weights="imagenet").freeze_through  # doctest: +SKIP
         3
     """
-    progress, given_method = shown_progress(progress, "advice"), method
+    progress = shown_progress(progress, "advice")
     given = _as_run(model)
     run = given if isinstance(given, Run) and given.fingerprint != data.fingerprint else None
     if method is None and notes and isinstance(given, Run) and run is None:
         notes(f"{given.path} was trained on these images, so there is no drift to test: its heatmaps are looked at.")
     config = replace_fields(config or TrainConfig(), options)
-    if method is None and model is None and not config.segments and max_calls is None:
+    is_open = method is None and model is None and not config.segments and max_calls is None
+    if is_open:
         method = _quick_method(data, config, sweep or SweepConfig())
-    chosen = given_method is None and method == "race"
     method = method or ("features" if model is None or run is not None else "heatmap")
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
@@ -128,7 +128,7 @@ def advise_freeze(
         if notes:
             notes(f"{folder} already exists, so the advice is not made again.")
         return load_advice(folder)
-    if notes and chosen:
+    if notes and is_open and method == "race":
         notes("Every depth is also tried for three epochs, since that is short on these images (--method race).")
     with locked(folder):
         start_folder(folder, "advice", {"identity": identity, "train": dataclasses.asdict(config)}, overwrite=overwrite)

@@ -337,11 +337,10 @@ def say_sweep(ui: Ui, table: Any) -> None:
         ui.say(f"The cheapest cell that is shown to be within 1 point of all the others is {enough['name']}.")
     if lacks := lacking(cells):
         ui.say(f"There is too little data to rely on the intervals: only {lacks}.")
-    if (cells["rates"] > 1).any() and "sgd" in order and len(order) > 1:
-        ui.say(
-            "lr: the learning rate that is best on validation, of as many as were tried. At a momentum of 0.9, nag and "
-            "momentum at a tenth of sgd's rate take steps as long as sgd's."
-        )
+    if (cells["rates"] > 1).any():
+        ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
+        if "sgd" in order and len(order) > 1:
+            ui.say("At a momentum of 0.9, nag and momentum at a tenth of sgd's rate take steps as long as sgd's.")
     for row in table.runs[~table.runs["state"].isin(["finished", "stopped"])].itertuples():
         ui.warn(f"{row.name}: {row.state}")
 

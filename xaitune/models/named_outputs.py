@@ -1,14 +1,13 @@
 """Forward passes of models with several named outputs: Keras models and TensorFlow SavedModels."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from xaitune.errors import ModelError
-from xaitune.models.backend import BACKEND, keras, tf, to_array, torch
+from xaitune.models.backend import BACKEND, tf, to_array
 from xaitune.models.model_files import load_model, reason_of
-from xaitune.models.tracing import Traced
+from xaitune.models.predict import forward_pass
 
 
 class KerasOutputs:
@@ -18,15 +17,7 @@ class KerasOutputs:
     """
 
     def __init__(self, path: Path) -> None:
-        model = load_model(path)
-
-        def forward(batch: Any) -> Any:
-            return model(batch, training=False)
-
-        if BACKEND == "torch":
-            self.forward = torch.no_grad()(lambda batch: forward(keras.ops.convert_to_tensor(batch)))
-        else:
-            self.forward = Traced(forward, [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
+        self.forward = forward_pass(load_model(path))
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         return {name: to_array(values) for name, values in self.forward(images).items()}

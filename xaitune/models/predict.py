@@ -1,5 +1,6 @@
 """Forward passes over many images, batch by batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,17 @@ import numpy as np
 from xaitune.models.backend import BACKEND, keras, tf, to_array, torch
 from xaitune.models.batches import images_at_once
 from xaitune.models.tracing import Traced
+
+
+def forward_pass(model: keras.Model) -> Callable[[np.ndarray], Any]:
+    """Inputs (n, ...) float32 -> the model's outputs as tensors of the backend, in inference and for any n."""
+
+    def forward(batch: Any) -> Any:
+        return model(batch, training=False)
+
+    if BACKEND == "torch":
+        return torch.no_grad()(lambda batch: forward(keras.ops.convert_to_tensor(batch)))
+    return Traced(forward, [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
 
 
 class Predictor:
@@ -20,13 +32,7 @@ class Predictor:
         self.batch_size = batch_size or images_at_once(*model.input_shape[1:3])
         self.output_shape = model.output_shape[1:]
 
-        def forward(batch: Any) -> Any:
-            return model(batch, training=False)
-
-        if BACKEND == "torch":
-            self.forward = torch.no_grad()(lambda batch: forward(keras.ops.convert_to_tensor(batch)))
-        else:
-            self.forward = Traced(forward, [tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)])
+        self.forward = forward_pass(model)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         starts = range(0, len(inputs), self.batch_size)
