@@ -64,7 +64,7 @@ def canvas(page, change):
 
 
 def drawn(page):
-    page.wait_for_function("document.getElementById('v-canvas').dataset.drawn")
+    page.wait_for_function("() => document.getElementById('v-canvas').dataset.drawn")
     return page.evaluate("document.getElementById('v-canvas').toDataURL()")
 
 
@@ -236,11 +236,11 @@ def test_commands_are_copied(open_page):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     commands, buttons = page.locator("#next code[data-copy]").all_inner_texts(), page.locator("#next .copy")
     buttons.first.click()
-    page.wait_for_function("document.querySelector('#next .copy').textContent === 'Copied'")
+    page.wait_for_function("() => document.querySelectorAll('#next .copy')[0].textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()") == commands[0]
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
     buttons.nth(1).click()
-    page.wait_for_function("document.querySelectorAll('#next .copy')[1].textContent === 'Copied'")
+    page.wait_for_function("() => document.querySelectorAll('#next .copy')[1].textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()") == commands[1]
 
 
