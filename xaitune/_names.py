@@ -103,14 +103,14 @@ def duration(seconds: float) -> str:
     """Seconds in a readable unit.
 
     Examples:
-        >>> duration(45), duration(150), duration(720), duration(12600)
-        ('45 s', '2.5 min', '12 min', '3.5 h')
+        >>> duration(45), duration(150), duration(720), duration(12600), duration(111600)
+        ('45 s', '2.5 min', '12 min', '3.5 h', '31 h')
     """
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 3600:.1f} h" if seconds < 36000 else f"{seconds / 3600:.0f} h"
 
 
 def disk_size(size: float) -> str:

@@ -18,7 +18,7 @@ from xaitune.advise.decision import COST_WEIGHT
 from xaitune.advise.evaluation import Evaluation
 from xaitune.advise.race import race_cost
 from xaitune.advise.recommend import _quick_method, advise_freeze
-from xaitune.cli.freeze import advise
+from xaitune.cli.advise import advise
 from xaitune.comparison.sweep import sweep_freeze
 from xaitune.comparison.table import find_sweep
 from xaitune.config.settings import SweepConfig, TrainConfig

@@ -3,7 +3,9 @@
 The commands, thin calls of the public functions, stand in the other modules of this folder.
 """
 
+import contextlib
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -13,24 +15,26 @@ from xaitune._machine import half_units
 
 # They register their commands.
 from xaitune.cli import (  # noqa: F401
+    advise,
     collect,
     comparison,
     data,
     doctor,
     explain,
     export,
-    freeze,
     predict,
     report,
     studio,
+    sweep,
     track,
     train,
+    verdict,
 )
 from xaitune.cli.console import error_report, print_error
 from xaitune.cli.options import app
 from xaitune.doctor import versions
 
-INTERRUPTED = 130  # exit status
+INTERRUPTED, TERMINATED = 130, 143  # exit statuses
 COMMANDS = (
     "init",
     "data-check",
@@ -55,6 +59,7 @@ app.registered_commands.sort(key=lambda made: COMMANDS.index(str(made.name)))  #
 
 def main() -> None:
     """The entry point: runs a command and turns every error into one or two lines and an exit status."""
+    ended = _end_as_interrupted()
     try:
         status = app(prog_name="xaitune", standalone_mode=False)  # however it was started
         sys.stdout.flush()
@@ -73,7 +78,21 @@ def main() -> None:
         print_error(message)
     if status == INTERRUPTED:  # the parser may have turned Ctrl-C into this status
         print_error("Interrupted. What was finished is kept: run the same command again to go on.")
+        status = TERMINATED if ended else INTERRUPTED
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_as_interrupted() -> list[int]:
+    """Let the signal SIGTERM end a command as Ctrl-C does; returns the list that receives it."""
+    ended: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # not in the main thread, where no signal arrives
+        signal.signal(signal.SIGTERM, end)
+    return ended
 
 
 def _precision() -> str:

@@ -3,11 +3,12 @@
 import time
 from typing import Annotated, Any
 
-from xaitune._names import duration, metric_name
+from xaitune._names import metric_name
 from xaitune.cli.console import Ui
-from xaitune.cli.data import DataPath, load_data
+from xaitune.cli.data import DataPath, check_call, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
+from xaitune.cli.verdict import say_time
 from xaitune.config.choices import PRESETS
 from xaitune.config.settings import DataConfig, SweepConfig, TrackingConfig, TrainConfig
 from xaitune.errors import ConfigError
@@ -49,14 +50,15 @@ def compare(
 
     With the same seeds on the same images. What is not a factor is as in xaitune.toml and the options.
     """
-    from xaitune.comparison.factors import parse_factors
+    from xaitune.comparison.factors import parse_factors, parts_of
 
     factors = parse_factors(factor or [], values or [])
     _require_effect(job, factors)
+    check_call(job, data, name, sweeps=True)
+    parts_of(factors, job.config(data).train)  # refuses values that contradict other settings
     config, images = load_data(job, data)
     from xaitune.comparison.comparison import plan_comparison, run_comparison
 
-    config.sweep.require_engine(job.given.get(SweepConfig, {}))
     plan = plan_comparison(
         images, factors, config.sweep, config.train, name=name, runs_dir=job.runs_dir, notes=job.ui.say
     )
@@ -64,7 +66,7 @@ def compare(
     if dry_run:
         job.ui.finish([], "the same command without --dry-run", runs=plan.total, missing=plan.total - plan.done)
         return
-    start = time.monotonic()
+    start, again = time.monotonic(), plan.folder.is_dir()
     with job.ui.progress("comparing") as report:
         table = run_comparison(
             plan,
@@ -76,7 +78,7 @@ def compare(
             tracking=config.tracking.located(job.runs_dir),
         )
     _say_comparison(job.ui, table)
-    job.ui.say(f"The comparison took {duration(time.monotonic() - start)}")
+    say_time(job.ui, start, sum(part.runs["seconds"].sum() for part in table.parts.values()) if again else None)
     job.ui.finish(
         [table.path / name for name in ("comparison.csv", "comparison.png", "curves.png")],
         f"xaitune report {table.path}",
@@ -89,17 +91,18 @@ def compare(
 
 def _say_comparison(ui: Ui, table: Any) -> None:
     """Print the cells, their scores, with the factor loss the loss of each class, the pairs, and what follows."""
-    seeds = f"mean over the seeds [95 % over {table.groups} groups, {table.images} images]"
+    from xaitune.comparison.cells import over_seeds
+
+    seeds = over_seeds(table.cells)
     shown = table.table()
-    ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds}")
+    tested = f"[95 % over {table.groups} groups, {table.images} images]"
+    ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds} {tested}")
     scores = table.scores().round(3)
     if table.segments:
-        ui.table(
-            scores.rename(columns=metric_name), "Test IoU of each class, mean IoU and F1@IoU; means over the seeds"
-        )
+        ui.table(scores.rename(columns=metric_name), f"Test IoU of each class, mean IoU and F1@IoU; {seeds}")
     else:
         scores.columns = ["validation loss", "train", "validation", "test", "test weighted F1"]
-        ui.table(scores, "Loss in nats, accuracy on each split, and weighted F1; means over the seeds")
+        ui.table(scores, f"Loss in nats, accuracy on each split, and weighted F1; {seeds}")
     if "loss" in table.factors and not table.segments:
         for split in ("validation", "test"):
             ui.table(_wide(table.losses(split)), f"Loss per class and seed, {split} (-log p of the true class, nats)")

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._files import write_csv, writing
-from xaitune._names import plural
+from xaitune._names import disk_size, duration, plural
 from xaitune.cli.console import Ui
 from xaitune.cli.options import Job, command, option
 from xaitune.config.choices import NAMED_WEIGHTS
 from xaitune.config.fields import settings_of
-from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
+from xaitune.config.settings import Config, DataConfig, SweepConfig, TrackingConfig, TrainConfig
 from xaitune.config.toml import CONFIG_FILE, config_text
 from xaitune.errors import ConfigError, DataError
 
@@ -24,6 +24,29 @@ USED = ("task", *FOR_LABELS)
 LISTED_LABELS = 10
 SAID = ("passed over", "grey values")  # kinds of problems that `load_data` names
 Overwrite = Annotated[bool, option("--overwrite", help="Replace what is there.")]
+
+
+def check_call(job: Job, path: Path | None, name: str | None = None, *, sweeps: bool = False) -> None:
+    """Refuse, before any image is read, what needs none: a name, missing packages and weights, and the engine of a sweep.
+
+    Raises InputError and RunError.
+    """
+    from xaitune.comparison.engines.ray import check_ray
+    from xaitune.tracking.follow import require_packages
+    from xaitune.training.folder import check_name
+
+    config = job.config(path)
+    check_name(name)
+    if TrackingConfig in job.tables:
+        require_packages(config.tracking.located(job.runs_dir))
+    if sweeps:
+        config.sweep.require_engine(job.given.get(SweepConfig, {}))
+        if config.sweep.engine == "ray":
+            check_ray(config.sweep.ray_address)
+    if config.train.weights not in NAMED_WEIGHTS and not config.train.from_scratch:
+        from xaitune.models.weights import load_backbone
+
+        load_backbone(config.train.weights, config.train.architecture)
 
 
 def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
@@ -68,13 +91,11 @@ def init(
 
     The estimate is made for several image sizes.
     """
-    from xaitune.comparison.cost import sweep_costs
-    from xaitune.comparison.grid import cell_rates
-
     file = Path(CONFIG_FILE)
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} exists already. Edit it, or replace it with --overwrite.")
     job.fresh = job.config_file is None
+    check_call(job, data)
     _, images = load_data(job, data)
     config = job.config(data)  # with its paths as they were given
     from xaitune.training.targets import require_trainable
@@ -85,12 +106,7 @@ def init(
         job.ui.warn(
             "No groups: if one thing was photographed several times, run 'xaitune data-check' and give --groups."
         )
-    table, sweep = sweep_costs(config, images), config.sweep
-    cells = len(sweep.freeze_through) * len(sweep.optimizers)
-    rates = len(cell_rates(sweep, config.train, sweep.optimizers[0]))
-    seeds = plural(sweep.seeds, "seed")
-    tried = f"{rates} learning rates x " if rates > 1 else ""
-    job.ui.table(table, f"A sweep of {cells} cells x {tried}{seeds}", digits=1)
+    costs = _say_costs(job.ui, config, images)
     with writing(file) as part:
         part.write_text(config_text(config), encoding="utf-8")
     job.ui.finish(
@@ -98,8 +114,29 @@ def init(
         "xaitune data-check",
         images=len(images),
         classes=list(images.class_names),
-        cost=table.reset_index().to_dict("records"),
+        cost=costs.reset_index().to_dict("records"),
     )
+
+
+def _say_costs(ui: Ui, config: Config, images: Any) -> Any:
+    """Print what the whole sweep and the quick one cost; returns the figures."""
+    from xaitune.comparison.cost import sweep_costs
+    from xaitune.comparison.grid import QUICK_OPTIONS, cell_rates
+
+    costs, sweep, optimizer = sweep_costs(config, images), config.sweep, config.train.optimizer
+    rates = len(cell_rates(sweep, config.train, sweep.optimizers[0]))
+    tried = f" x {rates} learning rates" if rates > 1 else ""
+    depths, optimizers = plural(len(sweep.freeze_through), "depth"), plural(len(sweep.optimizers), "optimizer")
+    shown = costs.assign(
+        seconds=costs["seconds"].map(duration),
+        quick_seconds=costs["quick_seconds"].map(duration),
+        disk_bytes=costs["disk_bytes"].map(disk_size),
+    )
+    shown.columns = ["whole sweep", "quick sweep", "disk space"]
+    ui.table(shown, "What a sweep over the freeze depths takes, at most")
+    ui.say(f"Whole: xaitune sweep-freeze, {depths} x {optimizers}{tried} x {plural(sweep.seeds, 'seed')}.")
+    ui.say(f"Quick: xaitune sweep-freeze {QUICK_OPTIONS.format(optimizer)}.")
+    return costs
 
 
 @command("data-check", DataConfig, TrainConfig, skip=tuple(n for n in settings_of(TrainConfig) if n not in USED))

@@ -38,13 +38,15 @@ CHOICES_WIDTH = 24  # characters of names that --help shows instead of a metavar
 class Job:
     """One call of the command line: the screen, where runs are kept, and the settings that were given.
 
-    `given`: configuration class -> field name -> value, for what was given as an option.
+    `given`: configuration class -> field name -> value, for what was given as an option. `tables`: the configuration classes
+    that the command has options of.
     """
 
     ui: Ui
     runs_dir: Path
     config_file: Path | None
     given: dict[type, dict[str, Any]]
+    tables: frozenset[type] = frozenset()
     fresh: bool = False  # ignore an existing xaitune.toml
 
     def config(self, path: Path | None = None) -> Config:
@@ -149,7 +151,8 @@ class _Command:
             if value is not None:
                 given.setdefault(table, {})[name] = settings_of(table)[name].rule.from_text(name, value)
         values.pop("debug")
-        return Job(ui, values.pop("runs_dir"), values.pop("config"), given)
+        tables = frozenset(table for table, _ in self.fields.values())
+        return Job(ui, values.pop("runs_dir"), values.pop("config"), given, tables)
 
     def typed(self) -> Callable[..., None]:
         """The command as a function whose signature tells typer its options, panel by panel."""

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from xaitune.cli.completion import complete_run
-from xaitune.cli.freeze import say_sweep
 from xaitune.cli.options import Job, command, option
+from xaitune.cli.verdict import say_sweep, say_verdict
 from xaitune.errors import ConfigError
 
 
@@ -71,11 +71,13 @@ def demo(
     with job.ui.progress("demo") as progress:
         summary = run_demo(folder, progress, job.ui.say, quick=quick)
     say_sweep(job.ui, summary["sweep"])
-    job.ui.say(summary["check"].sentence())
+    verdict = say_verdict(job.ui, summary["sweep"], summary["check"])
+    job.ui.say(f"Open the page in a browser: {summary['report'].absolute()}")
+    job.ui.say("Your own images: put those of each class into a folder named after it, and give the folder above them.")
     job.ui.finish(
         [summary["report"]],
-        f"open {summary['report']}",
-        verdict=summary["check"].verdict,
+        "xaitune init FOLDER",
+        **verdict,
         advised=summary["check"].advised,
         seconds=summary["seconds"],
     )

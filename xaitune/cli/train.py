@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from xaitune._names import frozen_name, metric_name
 from xaitune.cli.console import Ui
-from xaitune.cli.data import DataPath, Overwrite, load_data
+from xaitune.cli.data import DataPath, Overwrite, check_call, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.config.settings import DataConfig, TrackingConfig, TrainConfig
 from xaitune.errors import XaituneError
@@ -25,6 +25,7 @@ def train(
     job: Job, data: DataPath = None, name: Name = None, overwrite: Overwrite = False, cache_gb: CacheGb = 20.0
 ) -> None:
     """Train one model with Block 1..k frozen."""
+    check_call(job, data, name)
     config, images = load_data(job, data)
     from xaitune.models.precision import resolve_precision
     from xaitune.training.train import train_model

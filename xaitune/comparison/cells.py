@@ -1,5 +1,6 @@
 """From the runs of a sweep to its cells and its linear heads: means over seeds, intervals, differences from the best cell."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -106,9 +107,33 @@ def complete_cells(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[cells["seeds"] == cells["seeds"].max()]
 
 
+def over_seeds(cells: pd.DataFrame) -> str:
+    """What the scores of the cells are: 'mean over 3 seeds', or 'one seed'.
+
+    Examples:
+        >>> over_seeds(pd.DataFrame({"seeds": [3, 2]})), over_seeds(pd.DataFrame({"seeds": [1]}))
+        ('mean over 3 seeds', 'one seed')
+    """
+    seeds = int(cells["seeds"].max())
+    return "one seed" if seeds == 1 else f"mean over {seeds} seeds"
+
+
 def lacking(cells: pd.DataFrame) -> str:
-    """What there is too little of to rely on the cells' intervals, such as '3 groups in the smallest class'; '' if nothing."""
-    return ", ".join(dict.fromkeys(reason for few in cells["few"] if few for reason in few.split(", ")))
+    """What there is too little of to rely on the cells' intervals, each thing once; '' if nothing.
+
+    Examples:
+        >>> lacking(pd.DataFrame({"few": ["14 groups, 5 groups with a mistake", "", "14 groups, 1 group with a mistake"]}))
+        '14 groups, 1 to 5 groups with a mistake'
+    """
+    counts: dict[str, dict[int, str]] = {}  # what is counted -> count -> the reason with that count
+    for reason in (reason for few in cells["few"] if few for reason in few.split(", ")):
+        number, what = reason.split(" ", 1)
+        counts.setdefault(re.sub("^groups?", "group", what), {})[int(number)] = reason
+    texts = []
+    for found in counts.values():
+        low, high = min(found), max(found)
+        texts.append(found[low] if low == high else f"{low} to {found[high]}")
+    return ", ".join(texts)
 
 
 def best_cell(cells: pd.DataFrame) -> pd.Series:

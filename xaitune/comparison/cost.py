@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from xaitune.comparison.grid import grid_runs
+from xaitune.comparison.grid import base_config, frozen_runs, grid_runs, quick_sweep
 from xaitune.comparison.plan import SweepPlan
 from xaitune.comparison.rates import cells_of, expected_runs
-from xaitune.config.settings import Config, TrainConfig
+from xaitune.config.settings import Config, SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.models.blocks import CHANNELS, multiply_adds, weight_count
 from xaitune.models.precision import resolve_precision
@@ -70,18 +70,32 @@ def plan_cost(plan: SweepPlan, data: ImageData) -> tuple[float, int]:
 
 
 def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
-    """The estimated cost of the sweep at several image sizes, including the configured one: one row per size."""
+    """What a sweep costs at most, at several image sizes with the configured one among them: one row per size.
+
+    `seconds` and `disk_bytes` of the whole sweep, `quick_seconds` of the quick one (`grid.quick_sweep`).
+    """
     channels = load_backbone(config.train.weights, config.train.architecture).channels
     rate = training_rate(config.train.precision)
-    cells = cells_of(grid_runs(config.sweep, config.train))
-    runs = [run for cell in cells for run in expected_runs(cell, None)] * (config.sweep.folds or 1)
+    whole, quick = (_new_runs(config.train, s) for s in (config.sweep, quick_sweep(config.sweep, config.train)))
     sizes: list[tuple[int, int]] = sorted({(s, s) for s in SIZES} | {data.image_size})
+
+    def seconds(runs: Sequence[TrainConfig], size: tuple[int, int]) -> float:
+        return START_SECONDS + _work(runs, data, size, channels) / rate + RUN_SECONDS * len(runs)
+
     table = {
         "image size": [f"{h}x{w}" + (" (chosen)" if (h, w) == data.image_size else "") for h, w in sizes],
-        "minutes, at most": [(_work(runs, data, s, channels) / rate + RUN_SECONDS * len(runs)) / 60 for s in sizes],
-        "disk, GB": [_disk_bytes(runs, data, size, channels) / 1e9 for size in sizes],
+        "seconds": [seconds(whole, size) for size in sizes],
+        "quick_seconds": [seconds(quick, size) for size in sizes],
+        "disk_bytes": [_disk_bytes(whole, data, size, channels) for size in sizes],
     }
     return pd.DataFrame(table).set_index("image size")
+
+
+def _new_runs(train: TrainConfig, sweep: SweepConfig) -> list[TrainConfig]:
+    """The runs of a sweep of which nothing is there yet."""
+    base = base_config(train, sweep)
+    cells = [run for cell in cells_of(grid_runs(sweep, base)) for run in expected_runs(cell, None)]
+    return (cells + frozen_runs(base)) * (sweep.folds or 1)
 
 
 def _work(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, int], channels: tuple[int, ...]) -> float:

@@ -15,6 +15,7 @@ UNUSED_BY_HEADS = (
     *("optimizer", "learning_rate", "seed", "augmentation", "augment_classes", "augmented_views"),
     *("balance_by_augmentation", "block_rates", "trained_blocks", "final_epochs"),
 )
+QUICK_OPTIONS = "--optimizers {} --seeds 1"  # of `quick_sweep` on the command line
 RATE_FACTORS = (1, 3)  # multiples of the optimizer's own learning rate that each cell tries by default
 
 
@@ -59,6 +60,11 @@ def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
     if not runs:
         raise ConfigError("freeze_through must have a depth below 5 with head blocks: at 5 nothing is left to train.")
     return runs
+
+
+def quick_sweep(config: SweepConfig, base: TrainConfig) -> SweepConfig:
+    """The same sweep with the training's own optimizer alone and one seed: the cheapest that compares the depths."""
+    return replace_fields(config, {"optimizers": (base.optimizer,), "seeds": 1})
 
 
 def cell_rates(config: SweepConfig, base: TrainConfig, optimizer: str) -> tuple[float | str | None, ...]:

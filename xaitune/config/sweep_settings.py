@@ -1,7 +1,7 @@
 """The settings of a sweep: its grid, and what runs it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xaitune.config.choices import ENGINES, OPTIMIZERS
 from xaitune.config.fields import check_fields, setting, settings_of
@@ -86,6 +86,14 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def with_depth(self, depth: int) -> "SweepConfig":
+        """The same sweep with that freeze depth in its grid.
+
+        >>> SweepConfig(freeze_through="4-5").with_depth(0).freeze_through
+        (0, 4, 5)
+        """
+        return replace(self, freeze_through=tuple(sorted({*self.freeze_through, depth})))
 
     def require_engine(self, given: Iterable[str]) -> None:
         """Raise ConfigError where the settings `given` by name belong to another engine; a file's are ignored."""

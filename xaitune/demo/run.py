@@ -69,8 +69,7 @@ def run_demo(folder: Path, progress: Progress, say: Notes, *, quick: bool = Fals
         progress=_StepProgress("advise", progress),
     )
     say(f"Advice: {advice.headline}")
-    depths = tuple(sorted({*compared.freeze_through, advice.freeze_through}))
-    grid = replace_fields(compared, {"freeze_through": depths})  # with the advised depth, which the sweep is to check
+    grid = compared.with_depth(advice.freeze_through)  # which the sweep is to check
     table = sweep.sweep_freeze(data, grid, train=train, runs_dir=runs_dir, progress=_StepProgress("sweep", progress))
     check = check_advice(advice, table)
     save_check(check, table.path)
@@ -87,7 +86,8 @@ def _explain(run: Any, data: Any, runs_dir: Path, progress: Progress, samples: i
         progress(step, 2, method)
         test = data.indices("test")
         paths = data.paths(test[:: max(len(test) // count, 1)][:count])
-        explanations = explain_images(run, paths, method=method, num_samples=samples)
+        # Quickshift finds too little in scans of this size.
+        explanations = explain_images(run, paths, method=method, segmenter="slic", num_samples=samples)
         about = {"method": method, "rule": "gradcam", "model": str(run.path), "class_names": list(data.class_names)}
         with ExplanationWriter(out, about) as writer:
             writer.add(explanations)

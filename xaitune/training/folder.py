@@ -83,6 +83,12 @@ def identity_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ", ".join(f"{k} {old.get(k)} -> {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k))
 
 
+def check_name(name: str | None) -> None:
+    """Raise ConfigError unless `name` can be the name of a folder, or is None."""
+    if name is not None and (name != Path(name).name or name in ("", "..")):
+        raise ConfigError(f"name must be a folder name without a path. Received: name={name!r}.")
+
+
 def choose_folder(
     runs_dir: Path, base: str, name: str | None, identity: dict[str, Any], *, overwrite: bool
 ) -> tuple[Path, str]:
@@ -91,8 +97,7 @@ def choose_folder(
     If another configuration already has the default name `base`, -2, -3, ... is added to it. An explicit `name` that
     another configuration has is refused with the difference (RunError) unless `overwrite` is set, which empties it.
     """
-    if name is not None and (name != Path(name).name or name in ("", "..")):
-        raise ConfigError(f"name must be a folder name without a path. Received: name={name!r}.")
+    check_name(name)
     path, note, number = runs_dir / (name or base), "", 1
     while (path / CONFIG).is_file() and not overwrite:
         difference = identity_difference(read_json(path / CONFIG)["identity"], identity)

@@ -1,0 +1,193 @@
+"""The command that recommends how many blocks to freeze: advise."""
+
+import shlex
+import time
+from typing import Annotated, Any
+
+from xaitune._names import duration, plural
+from xaitune.cli.completion import complete_run
+from xaitune.cli.data import DataPath, Overwrite, check_call, load_data
+from xaitune.cli.model_choice import choose_model
+from xaitune.cli.options import Job, command, option
+from xaitune.cli.train import CacheGb, Name
+from xaitune.config.settings import Config, DataConfig, TrainConfig
+
+FEW_IMAGES = 100  # docs/advice.md: with 62 the advice from features lost 25 points, the race none
+LONG = 3600  # seconds of a sweep, from which on cheaper steps are named first
+
+
+@command(
+    "advise", DataConfig, TrainConfig, skip=("seed", "freeze_through", "trained_blocks", "final_epochs", "head_blocks")
+)
+def advise(
+    job: Job,
+    data: DataPath = None,
+    method: Annotated[
+        str | None,
+        option(
+            "--method",
+            help="What the advice rests on: frozen features (features), also a few epochs of every depth (race), or "
+            "heatmaps alone (heatmap).",
+            default="race where it is short, else features; heatmap with a --model that is not trained on other images",
+            metavar="NAME",
+        ),
+    ] = None,
+    cost_weight: Annotated[
+        float,
+        option(
+            "--cost-weight",
+            help="Points of the score that the dearest training must gain over the cheapest.",
+            metavar="POINTS",
+        ),
+    ] = 1.0,
+    model: Annotated[
+        str | None,
+        option(
+            "--model",
+            help="A run to train again on these images: compared with its own, its weights the start. On its own images, "
+            "or with --method heatmap (also a .keras file): look at its heatmaps.",
+            panel="Model",
+            default="a new model",
+            metavar="PATH",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    name: Name = None,
+    overwrite: Overwrite = False,
+    max_calls: Annotated[
+        int | None,
+        option(
+            "--max-calls",
+            help="Maximum network calls for heatmaps: an image once forward or backward is one.",
+            default="by image size",
+            metavar="N",
+        ),
+    ] = None,
+    cache_gb: CacheGb = 20.0,
+) -> None:
+    """Recommend how many blocks to freeze, or to train nothing.
+
+    Looks at what frozen features and the gradients of each block tell about the classes of the training and validation
+    images, and weighs it by what was learnt from many tasks. With --method race, the default where that is short, every
+    depth is also fine-tuned for three epochs, which a sweep that follows continues. With --model RUN on other images than
+    the run's own: whether they have drifted, and how deep to train the run again.
+    """
+    if model is not None:
+        choose_model(model, job.runs_dir)  # refuse what is no model before the images are read
+    check_call(job, data, name)
+    config, images = load_data(job, data)
+    options = {
+        "method": method,
+        "cost_weight": cost_weight / 100,
+        "model": model,
+        "name": name,
+        "overwrite": overwrite,
+        "max_calls": max_calls,
+        "cache_gb": cache_gb,
+    }
+    advice = make_advice(job, config, images, **options)
+    if advice.drift:
+        following = _training_again(config.data, advice, model, job.given.get(DataConfig, {}))
+    else:
+        following = _following(job, config, images, advice)
+    job.ui.finish(
+        [advice.path],
+        following,
+        drift=advice.drift,
+        retrain=advice.retrain,
+        freeze_through=advice.freeze_through,
+        frozen=advice.frozen,
+        confidence=advice.confidence,
+        votes=advice.votes,
+        reasons=advice.reasons,
+        model_calls=advice.model_calls,
+    )
+
+
+def _training_again(data: DataConfig, advice: Any, model: str | None, given: dict[str, Any]) -> str:
+    """The command that trains a model again as the advice says."""
+    height, width = advice.image_size
+    words = ["train", data.path, "--weights", str(model), "--image-size", f"{height}x{width}"]
+    for name in ("groups", "masks", "pixel_classes", "label_fixes", "split", "split_seed", "resize"):
+        if name in given:
+            value = given[name]
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{name.replace('_', '-')}", text]
+    return shlex.join(["xaitune", *words, *_advised_options(advice)])
+
+
+def _advised_options(advice: Any) -> list[str]:
+    """The options of `xaitune train` that follow the advice."""
+    if not advice.frozen:
+        return ["--freeze-through", str(advice.freeze_through)]
+    blocks = [] if advice.frozen == "frozen-all-blocks" else ["--head-blocks", "best"]
+    return ["--head", "blocks", "--freeze-through", "5", *blocks]
+
+
+def _following(job: Job, config: Config, images: Any, advice: Any) -> str:
+    """Say what a sweep that checks the advice costs; returns that command, or the advised training where it is long."""
+    from xaitune.comparison.cost import plan_cost
+    from xaitune.comparison.grid import QUICK_OPTIONS, quick_sweep
+    from xaitune.comparison.plan import plan_sweep
+
+    check = "xaitune sweep-freeze"
+    if advice.task != ("segment" if config.train.segments else "classify"):
+        return check  # it is about another training than the settings
+    grid = config.sweep.with_depth(advice.freeze_through)
+    plans = [
+        plan_sweep(images, g, config.train, runs_dir=job.runs_dir) for g in (grid, quick_sweep(grid, config.train))
+    ]
+    seconds, quick_seconds = (plan_cost(plan, images)[0] for plan in plans)
+    runs, quick_runs = (plural(plan.total - plan.done, "run") for plan in plans)
+    text = f"A sweep checks this advice: {runs}, about {duration(seconds)}"
+    if seconds < LONG:
+        job.ui.say(f"{text}.")
+        return check
+    if quick_runs != runs:
+        quick = f"{check} {QUICK_OPTIONS.format(config.train.optimizer)}"
+        text += f"; a small one with one optimizer and one seed, about {duration(quick_seconds)}: {quick}"
+    job.ui.say(text)
+    return shlex.join(["xaitune", "train", *_advised_options(advice)])
+
+
+def make_advice(job: Job, config: Config, images: Any, **options: Any) -> Any:
+    """Make the advice and print it."""
+    from xaitune.advise.candidates import candidate_name
+    from xaitune.advise.recommend import advise_freeze
+
+    start = time.monotonic()
+    with job.ui.progress("advising", "steps") as report:
+        advice = advise_freeze(
+            images,
+            config.train,
+            runs_dir=job.runs_dir,
+            sweep=config.sweep,
+            progress=report,
+            notes=job.ui.say,
+            **options,
+        )
+    columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
+    if advice.method != "heatmap":
+        columns = ["score", "low", "high", *advice.figures]
+    table = advice.evidence[columns].rename(index=lambda candidate: candidate_name(candidate))
+    job.ui.table(table, f"Evidence (score: {advice.measure})")
+    if advice.method != "heatmap":
+        job.ui.say(
+            "regret: expected loss against the best of all rows, linear heads included; the advice on depths below compares "
+            "depths alone. near: chance of being within 1 point of the best row. linear, short: held-out scores of linearised "
+            "and of short trainings. cost: share of the multiply-adds of training all blocks."
+        )
+    job.ui.say(f"Advice: {advice.headline} {advice.text}")
+    if advice.frozen:
+        job.ui.say(
+            "A linear head has no heatmaps that an exported file can hold: for 'xaitune export --with-heatmap', train with "
+            "--head gap instead."
+        )
+    few = len(images.indices("train"))
+    if advice.method == "features" and few < FEW_IMAGES:
+        job.ui.say(
+            f"With {few} training images, frozen features may promise what a short training does not learn: "
+            "--method race tries every depth for three epochs."
+        )
+    job.ui.say(f"This command took {duration(time.monotonic() - start)}")
+    return advice

@@ -1,0 +1,158 @@
+"""The command that compares freezing depths: sweep-freeze."""
+
+import time
+from typing import Annotated, Any
+
+from xaitune._names import disk_size, duration
+from xaitune.cli.advise import make_advice
+from xaitune.cli.data import DataPath, check_call, load_data
+from xaitune.cli.options import Job, command, option
+from xaitune.cli.train import CacheGb, Name
+from xaitune.cli.verdict import check_sweep, say_sweep, say_time, say_verdict
+from xaitune.config.settings import Config, DataConfig, SweepConfig, TrackingConfig, TrainConfig
+from xaitune.errors import RunError
+
+
+@command(
+    "sweep-freeze",
+    *(DataConfig, TrainConfig, SweepConfig, TrackingConfig),
+    skip=("seed", "optimizer", "trained_blocks"),
+)
+def sweep_freeze(
+    job: Job,
+    data: DataPath = None,
+    name: Name = None,
+    dry_run: Annotated[
+        bool, option("--dry-run", help="Print runs, time and disk space, and start nothing.", panel="Comparison")
+    ] = False,
+    cache_gb: CacheGb = 20.0,
+) -> None:
+    """Train depth x optimizer x seed, and check the advice.
+
+    Makes the advice first where there is none. An advised depth is added to the grid unless --freeze-through is given.
+    """
+    check_call(job, data, name, sweeps=True)
+    config, images = load_data(job, data)
+    from xaitune.comparison.plan import plan_sweep
+
+    plan = plan_sweep(images, config.sweep, config.train, name=name, runs_dir=job.runs_dir, notes=job.ui.say)
+    advice = _known_advice(job, images, plan.weights, "segment" if config.train.segments else "classify")
+    plan = _with_advised(job, config, images, plan, advice, name)
+    costs = _say_cost(job, plan, images)
+    if advice is None:
+        _say_no_advice(job, config)
+    if dry_run:
+        job.ui.finish([], "the same command without --dry-run", folder=str(plan.folder), **costs)
+        return
+    if advice is None and not config.train.segments:
+        method = None if _race_is_shared(config, name) else "features"
+        advice = make_advice(job, config, images, method=method, cache_gb=cache_gb)
+        known = plan
+        plan = _with_advised(job, config, images, plan, advice, name)
+        if plan is not known:
+            _say_cost(job, plan, images)
+    table = _train(job, config, images, plan, cache_gb)
+    _finish(job, config, table, advice)
+
+
+def _say_cost(job: Job, plan: Any, images: Any) -> dict[str, Any]:
+    """Say what the runs of a plan that are still to be trained cost; returns that for the JSON object."""
+    from xaitune.comparison.cost import plan_cost
+
+    seconds, disk_bytes = plan_cost(plan, images)
+    missing = plan.total - plan.done
+    job.ui.say(
+        f"{missing} of {plan.total} runs to do, about {duration(seconds)} and {disk_size(disk_bytes)} of disk in {plan.folder}"
+    )
+    return {"runs": plan.total, "missing": missing, "seconds": seconds, "disk_bytes": disk_bytes}
+
+
+def _say_no_advice(job: Job, config: Config) -> None:
+    """Say what becomes of the sweep where no advice is known."""
+    if config.train.segments:
+        job.ui.say("No advice was made: for a segmentation it is based on a trained run (xaitune advise --model RUN).")
+        return
+    added = "" if _grid_given(job) else "; if it advises a depth that is not in the grid, that is added, with more runs"
+    job.ui.say(f"There is no advice on these images yet: it is made first{added}.")
+
+
+def _grid_given(job: Job) -> bool:
+    return "freeze_through" in job.given.get(SweepConfig, {})
+
+
+def _race_is_shared(config: Config, name: str | None) -> bool:
+    """Whether the trainings of a race are a part of this sweep: its grid has them all, on one split."""
+    from xaitune.advise.candidates import DEPTHS
+
+    whole = len(config.sweep.freeze_through) >= len(DEPTHS) - 1 and not config.sweep.folds
+    return whole and config.train.optimizer in config.sweep.optimizers and name is None
+
+
+def _with_advised(job: Job, config: Config, images: Any, plan: Any, advice: Any | None, name: str | None) -> Any:
+    """The plan with the advised depth in its grid, unless the grid was given; warns of a grid that cannot check the advice."""
+    from xaitune.comparison.plan import plan_sweep
+
+    if advice is None:
+        return plan
+    depths, advised = plan.config.freeze_through, advice.freeze_through
+    if advised not in depths and not _grid_given(job):
+        grid = config.sweep.with_depth(advised)
+        plan = plan_sweep(images, grid, config.train, name=name, runs_dir=job.runs_dir)
+        job.ui.say(f"The advised depth {advised} is added to the grid.")
+    elif advised not in depths or len(depths) < 2:
+        job.ui.warn(
+            f"This grid cannot check the advice: it needs the advised depth {advised} and another. "
+            f"Received: {', '.join(map(str, depths))}."
+        )
+    return plan
+
+
+def _known_advice(job: Job, images: Any, weights: str, task: str) -> Any | None:
+    """The advice on these images and weights that is there already, if any."""
+    from xaitune.advise.advice import find_advice, load_advice
+
+    folder = find_advice(job.runs_dir, images.fingerprint, weights, task)
+    if folder is None:
+        return None
+    advice = load_advice(folder)
+    job.ui.say(f"Advice: {folder}, made {advice.created}")
+    return advice
+
+
+def _train(job: Job, config: Config, images: Any, plan: Any, cache_gb: float) -> Any:
+    """Train the runs that the plan lacks, and print the table of all."""
+    from xaitune.comparison.sweep import run_sweep
+
+    start, again = time.monotonic(), plan.folder.is_dir()
+    with job.ui.progress("sweeping") as report:
+        table = run_sweep(
+            plan,
+            images,
+            cache_dir=job.runs_dir / "cache",
+            cache_gb=cache_gb,
+            progress=report,
+            run_progress=report.part,
+            notes=job.ui.say,
+            tracking=config.tracking.located(job.runs_dir),
+        )
+    say_sweep(job.ui, table)
+    say_time(job.ui, start, table.to_dataframe()["seconds"].sum() if again else None)
+    return table
+
+
+def _finish(job: Job, config: Config, table: Any, advice: Any | None) -> None:
+    """Check the advice where the sweep can, and say the answer. Raises RunError if runs failed."""
+    from xaitune.comparison.tracked import close_group
+
+    wrote, check = [table.path / "sweep.csv"], check_sweep(advice, table)
+    if check is not None:
+        wrote.append(table.path / "check.json")
+        close_group(table.path, config.tracking.located(job.runs_dir), job.ui.say)  # once more, with the verdict
+    verdict = say_verdict(job.ui, table, check)
+    failed = table.runs[table.runs["state"].str.startswith("failed")]["name"].tolist()
+    records = {"cells": table.cells.to_dict("records"), "heads": table.heads.to_dict("records")}
+    job.ui.finish(wrote, "xaitune report", **records, failed=failed, **verdict)
+    if failed:
+        raise RunError(
+            f"{len(failed)} of the runs failed: {', '.join(failed)}. Run the same command again to try them."
+        )
