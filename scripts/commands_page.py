@@ -36,7 +36,7 @@ COMMON = """## What all commands have in common
 | 0 | done |
 | 1 | the work failed, or a repeated explanation has moved |
 | 2 | the input or the call must be fixed; the message says how |
-| 130 | interrupted; what was finished is kept |
+| 130, 143 | interrupted by Ctrl-C, or ended by the signal SIGTERM; what was finished is kept |
 """
 # Pages to read with a command.
 SEE = {

@@ -215,6 +215,30 @@ def test_other_commands(place, arguments, words):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["init", "images", "--overwrite", "--weights", "none.h5"], ["No weights at 'none.h5'"]),
+        (["train", "--name", "a/b"], ["name must be", "'a/b'"]),
+        (["train", "--weights", "none.h5"], ["No weights at 'none.h5'"]),
+        (["train", "--tensorboard"], ["--tensorboard needs the package tensorboard"]),
+        (["advise", "--name", "a/b"], ["name must be", "'a/b'"]),
+        (["sweep-freeze", "--name", "a/b", "--dry-run"], ["name must be", "'a/b'"]),
+        (["sweep-freeze", "--run-gpus", "1"], ["run_gpus must be left out unless engine is ray"]),
+        (["sweep-freeze", "--mlflow", "local"], ["--mlflow needs the package mlflow"]),
+        (["compare", "--run-gpus", "1"], ["run_gpus must be left out unless engine is ray"]),
+        (["compare", "--factor", "loss", "--values", "focal", "--label-smoothing", "0.1"], ["label_smoothing"]),
+    ],
+)
+def test_what_needs_no_image_is_refused_before_any_is_read(place, monkeypatch, arguments, words):
+    def read(config):
+        raise AssertionError("the images were read")
+
+    monkeypatch.setattr(ImageData, "from_config", read)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # as if no package were installed
+    refused(xaitune(place, *arguments), 2, *words)
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("[train]\nfreeze_trough = 3\n", ["[train]", "'freeze_trough'", "Did you mean 'freeze_through'?"]),
@@ -395,8 +419,9 @@ def wait_for(condition, seconds=120):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_interrupt_in_a_sweep(place):
-    """Ctrl-C: the line how to go on, status 130, and no worker is left."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_in_a_sweep(place, number, status):
+    """Ctrl-C and kill: the line how to go on, the signal's status, and no worker is left."""
     grid = ["--freeze-through", "1", "--optimizers", "sgd,nag", "--seeds", "1", "--workers", "2"]
     long = ["--weights", "slim", "--head-epochs", "1", "--epochs", "200", "--patience", "200"]
     process = start(place, "sweep-freeze", *long, *grid)
@@ -405,11 +430,11 @@ def test_interrupt_in_a_sweep(place):
         workers = children(process.pid)
         assert workers
         began = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         answer = finish(process, timeout=30)
     finally:
         process.kill()
-    refused(answer, 130, "Interrupted", "same command again")
+    refused(answer, status, "Interrupted", "same command again")
     assert time.monotonic() - began < 20
     assert not any(alive(pid) for pid in workers)
     assert not list((place / "runs").glob("sweep/freeze*/result.json"))

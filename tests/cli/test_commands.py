@@ -19,7 +19,7 @@ from driving import files, finish, start, xaitune
 from rich.console import Console
 
 import xaitune as xt
-from xaitune.cli import console
+from xaitune.cli import advise, console
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
@@ -96,7 +96,9 @@ def test_stderr_stays_clean_in_a_process_of_its_own(project, crack):
 def test_init_writes_what_the_next_commands_read(project, demo):
     folder, said = project
     assert said["init"].status == 0
-    assert "minutes, at most" in said["init"].out
+    assert "xaitune sweep-freeze --optimizers nag --seeds 1." in said["init"].out
+    chosen = next(line for line in said["init"].out.splitlines() if "32x32 (chosen)" in line)
+    assert len(re.findall(r"\d (s|min|h)\b", chosen)) == 2  # the whole sweep and the quick one
     assert "Next: xaitune data-check" in said["init"].out
     config = load_config(folder / "xaitune.toml")
     assert config.data == demo.config
@@ -412,6 +414,36 @@ def test_dry_run_starts_nothing(project):
     assert files(folder / "runs") == before
 
 
+def test_known_advice_is_in_the_plan_before_it_is_priced(project, tmp_path):
+    folder, _ = project
+    shutil.copytree(folder / "runs/advice", tmp_path / "runs/advice")
+    values = json.loads((tmp_path / "runs/advice/advice.json").read_text())
+    (tmp_path / "runs/advice/advice.json").write_text(json.dumps(values | {"freeze_through": 0}))
+    command = ["sweep-freeze", "--config", folder / "xaitune.toml", "--dry-run", "--seeds", "1"]
+    known = xaitune(tmp_path, *command, "--runs-dir", tmp_path / "runs")
+    assert "The advised depth 0 is added to the grid.\n20 of 20 runs to do" in known.out  # 6 x 3 and two linear heads
+    given = xaitune(tmp_path, *command, "--freeze-through", "1-5", "--runs-dir", tmp_path / "runs")
+    assert "\n17 of 17 runs to do" in given.out
+    assert "cannot check the advice" in given.err
+    none = xaitune(tmp_path, *command, "--runs-dir", tmp_path / "other")
+    assert "17 of 17 runs to do" in none.out
+    assert "it is made first. If it advises a depth that this grid lacks" in none.out
+
+
+def test_what_follows_the_advice_names_its_cost(project, monkeypatch):
+    folder, said = project
+    following = [line for line in said["advise"].err.splitlines() if line.startswith(("A sweep checks", "Next: "))]
+    assert re.fullmatch(r"A sweep checks this advice: \d+ runs, about \d+ (s|min|h)\.", following[0])
+    assert following[1] == "Next: xaitune sweep-freeze"
+    monkeypatch.setattr(advise, "LONG", 0)  # a cheap step first
+    long = xaitune(folder, "advise", "--method", "features")
+    assert ": xaitune sweep-freeze --optimizers nag --seeds 1\n" in long.out
+    assert "Next: xaitune train --" in long.out
+    headed = "Train no block" in long.out
+    assert ("Next: xaitune train --head blocks --freeze-through 5" in long.out) == headed
+    assert ("for 'xaitune export --with-heatmap', train with --head gap" in long.out) == headed
+
+
 def test_sweep_table_and_verdict(project):
     folder, said = project
     answer = said["sweep"]
@@ -420,6 +452,7 @@ def test_sweep_table_and_verdict(project):
     assert "Block 1-5" in lines[0] or "Advice" in answer.out
     header = next(line for line in answer.out.splitlines() if "frozen" in line and "sgd" in line)
     assert header.index("sgd") < header.index("nag")
+    assert "Test macro F1, one seed [95 % interval over " in answer.out
     assert answer.out.count("]*") == 1  # one cell is the best on validation
     assert "= not told apart from the best by these test images" in answer.out
     advised = xt.load_advice(folder / "runs/advice").freeze_through
@@ -435,6 +468,7 @@ def test_the_same_sweep_again_trains_nothing(project):
     answer = xaitune(folder, "sweep-freeze", *GRID, "--json")
     assert answer.status == 0
     assert "6 of 6 runs are already finished" in answer.err
+    assert re.search(r"This call took \d+ s. All its trainings together, .*, took \d+ s\.", answer.err)
     assert len(answer.json["cells"]) == 4
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -445,11 +479,13 @@ def test_check_advice_report_and_runs(project):
     grown = xaitune(folder, "sweep-freeze", "--freeze-through", f"{advised},4,5", *GRID[4:], "--json")
     assert grown.json["verdict"] in ("confirmed", "contradicted", "cannot tell")
     checked = xaitune(folder, "check-advice", "--json")
+    assert f"\n{checked.json['headline']}\n" in checked.err
     assert checked.json["verdict"] == grown.json["verdict"]
     assert checked.json["sentence"] in json.loads((folder / "runs/sweep/check.json").read_text())["sentence"]
     page = xaitune(folder, "report", "--json").json["report"]
     text = re.sub(r"<[^>]+>", "", (folder / page).read_text(encoding="utf-8"))  # without the glossary's marks
     assert checked.json["sentence"].split(":")[0] in text
+    assert checked.json["headline"] in text  # the page and the terminal give the same answer
     assert xaitune(folder, "report", "runs/freeze4-nag-seed0").status == 0
     listed = xaitune(folder, "runs", "--json").json["runs"]
     kinds = {row["name"]: row["kind"] for row in listed}

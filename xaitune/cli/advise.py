@@ -177,7 +177,8 @@ def make_advice(job: Job, config: Config, images: Any, **options: Any) -> Any:
             "depths alone. near: chance of being within 1 point of the best row. linear, short: held-out scores of linearised "
             "and of short trainings. cost: share of the multiply-adds of training all blocks."
         )
-    job.ui.say(f"Advice: {advice.headline} {advice.text}")
+    job.ui.say(f"Advice: {advice.headline}")
+    job.ui.say(f"Reasons: {advice.text}")
     if advice.frozen:
         job.ui.say(
             "A linear head has no heatmaps that an exported file can hold: for 'xaitune export --with-heatmap', train with "

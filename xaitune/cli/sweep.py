@@ -72,8 +72,10 @@ def _say_no_advice(job: Job, config: Config) -> None:
     if config.train.segments:
         job.ui.say("No advice was made: for a segmentation it is based on a trained run (xaitune advise --model RUN).")
         return
-    added = "" if _grid_given(job) else "; if it advises a depth that is not in the grid, that is added, with more runs"
-    job.ui.say(f"There is no advice on these images yet: it is made first{added}.")
+    text = "There is no advice on these images yet, so it is made first."
+    if not _grid_given(job):
+        text += " If it advises a depth that this grid lacks, the depth is added, which makes more runs."
+    job.ui.say(text)
 
 
 def _grid_given(job: Job) -> bool:

@@ -41,10 +41,10 @@ def say_verdict(ui: Ui, table: Any, check: Any | None) -> dict[str, Any]:
 
 def say_time(ui: Ui, start: float, trainings: float | None) -> None:
     """Print how long a command took that began at `start`, and the seconds of all trainings where earlier calls did some."""
-    text = f"This call took {duration(time.monotonic() - start)}"
+    text = f"This call took {duration(time.monotonic() - start)}."
     if trainings is not None:
-        text += f"; all trainings, with those of earlier calls, took {duration(trainings)}"
-    ui.say(f"{text}.")
+        text += f" All its trainings together, those of earlier calls included, took {duration(trainings)}."
+    ui.say(text)
 
 
 def say_sweep(ui: Ui, table: Any) -> None:
@@ -57,7 +57,7 @@ def say_sweep(ui: Ui, table: Any) -> None:
     cells["shown"] = [
         f"{r.test:.3f} [{r.low:.3f}, {r.high:.3f}]"
         + ("*" if r.name == best else "=" if r.equals else "")
-        + (f" lr {r.learning_rate:g} of {r.rates}" if r.rates > 1 else "")
+        + (f" lr {r.learning_rate:g}" if r.rates > 1 else "")
         for r in cells.itertuples()
     ]
     order = list(dict.fromkeys(cells["optimizer"]))
@@ -88,7 +88,8 @@ def say_sweep(ui: Ui, table: Any) -> None:
     if lacks := lacking(cells):
         ui.say(f"There is too little data to rely on the intervals: only {lacks}.")
     if (cells["rates"] > 1).any():
-        ui.say("lr: the learning rate that is best on validation, of as many as were tried.")
+        tried = " or ".join(str(count) for count in sorted(set(cells["rates"]) - {1}))
+        ui.say(f"lr: the learning rate that is best on validation, of {tried} that were tried.")
         if "sgd" in order and len(order) > 1:
             ui.say("At a momentum of 0.9, nag and momentum at a tenth of sgd's rate take steps as long as sgd's.")
     for row in table.runs[~table.runs["state"].isin(["finished", "stopped"])].itertuples():

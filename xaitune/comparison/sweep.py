@@ -268,7 +268,7 @@ class _Monitor:
         self.spent[task.name] = self.costs[task.name] * step.done / max(step.total, 1)
         if self.run_progress:  # done becomes total only in `on_end`, when the results exist
             self.run_progress(task.name, min(step.done, step.total - 1), step.total, step.what)
-        self._show(f"{task.name}: {step.what}")
+        self._show(step.what if step.what == task.name else f"{task.name}: {step.what}")
 
     def on_end(self, task: Task, end: End) -> None:
         """Record the end of a task, successful or not."""
