@@ -4,11 +4,13 @@ import re
 import time
 
 import pytest
+from driving import xaitune
 
 from xaitune.config.toml import load_config
 from xaitune.demo import run as demo
 
 
+@pytest.mark.filterwarnings("error::xaitune.errors.XaituneWarning")  # a newcomer should see none
 def test_interrupted_then_completed_then_repeated(tmp_path):
     seen, messages = [], []
 
@@ -55,6 +57,14 @@ def test_interrupted_then_completed_then_repeated(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in files} == before  # nothing was trained or drawn twice
     assert again["check"] == first["check"] or again["check"].difference == first["check"].difference
     assert again["check"].verdict == first["check"].verdict
+
+    answer = xaitune(tmp_path, "demo", "--quick", "--folder", "demo")
+    assert answer.status == 0
+    *_, headline, reasons, _ = answer.out.partition("How sure that is: ")[0].splitlines() + [""]
+    assert headline in re.sub(r"<[^>]+>", "", page)  # the page's own
+    assert reasons in first["check"].sentence()
+    assert f"Open the page in a browser: {first['report']}" in answer.out
+    assert answer.out.endswith("Next: xaitune init FOLDER\n")
 
 
 def test_the_full_demo_has_fifteen_cells_and_slim_weights():

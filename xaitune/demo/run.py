@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from xaitune import _files
+from xaitune._names import metric_name
 from xaitune._progress import Notes, Progress
 from xaitune.advise import recommend
 from xaitune.advise.check import check_advice, save_check
@@ -38,7 +39,7 @@ class _StepProgress:
 
     def __call__(self, done: int, total: int, text: str = "") -> None:
         percent = self.start + self.share * done / max(total, 1)
-        self.progress(int(10 * percent), 10 * sum(STEPS.values()), f"{self.step}: {text}")
+        self.progress(int(10 * percent), 10 * sum(STEPS.values()), f"{self.step}: {text}" if text else self.step)
 
 
 def run_demo(folder: Path, progress: Progress, say: Notes, *, quick: bool = False) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def run_demo(folder: Path, progress: Progress, say: Notes, *, quick: bool = Fals
         with _files.writing(folder / "xaitune.toml") as part:
             part.write_text(config_text(Config(relative, train, compared)), encoding="utf-8")
     run = train_model(data, train, runs_dir=runs_dir, progress=_StepProgress("train", progress))
-    say(f"Trained {run.path}: test {train.metric} {run.score():.3f}")
+    say(f"Trained {run.path}: test {metric_name(train.metric)} {run.score():.3f}")
     _explain(run, data, runs_dir, _StepProgress("explain", progress), samples=100 if quick else 500)
     say(f"Explained test images: {runs_dir / 'explain'}")
     advice = recommend.advise_freeze(
