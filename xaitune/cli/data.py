@@ -56,7 +56,8 @@ def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
 
     config = job.config(path)
     config = dataclasses.replace(config, train=_absolute_weights(config.train))
-    data = ImageData.from_config(config.data)
+    with job.ui.errors.status("reading the images"):  # seen on a terminal alone
+        data = ImageData.from_config(config.data)
     data.require_classes(config.train.named_classes)
     groups = len(set(data.groups))
     job.ui.say(
