@@ -222,11 +222,12 @@ def test_other_commands(place, arguments, words):
         (["train", "--weights", "none.h5"], ["No weights at 'none.h5'"]),
         (["train", "--tensorboard"], ["--tensorboard needs the package tensorboard"]),
         (["advise", "--name", "a/b"], ["name must be", "'a/b'"]),
+        (["advise", "--method", "guess"], ["method must be one of features, race, heatmap", "'guess'"]),
         (["sweep-freeze", "--name", "a/b", "--dry-run"], ["name must be", "'a/b'"]),
         (["sweep-freeze", "--run-gpus", "1"], ["run_gpus must be left out unless engine is ray"]),
         (["sweep-freeze", "--mlflow", "local"], ["--mlflow needs the package mlflow"]),
         (["compare", "--run-gpus", "1"], ["run_gpus must be left out unless engine is ray"]),
-        (["compare", "--factor", "loss", "--values", "focal", "--label-smoothing", "0.1"], ["label_smoothing"]),
+        (["compare", "--factor", "warmup_epochs", "--values", "0,90"], ["warmup_epochs must be fewer than"]),
     ],
 )
 def test_what_needs_no_image_is_refused_before_any_is_read(place, monkeypatch, arguments, words):

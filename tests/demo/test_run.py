@@ -60,7 +60,7 @@ def test_interrupted_then_completed_then_repeated(tmp_path):
 
     answer = xaitune(tmp_path, "demo", "--quick", "--folder", "demo")
     assert answer.status == 0
-    *_, headline, reasons, _ = answer.out.partition("How sure that is: ")[0].splitlines() + [""]
+    *_, headline, reasons = answer.out.partition("How sure that is: ")[0].splitlines()
     assert headline in re.sub(r"<[^>]+>", "", page)  # the page's own
     assert reasons in first["check"].sentence()
     assert f"Open the page in a browser: {first['report']}" in answer.out

@@ -82,28 +82,20 @@ def advise_freeze(
     if method is None and notes and isinstance(given, Run) and run is None:
         notes(f"{given.path} was trained on these images, so there is no drift to test: its heatmaps are looked at.")
     config = replace_fields(config or TrainConfig(), options)
+    check_settings(config, method, cost_weight)
     is_open = method is None and model is None and not config.segments and max_calls is None
     if is_open:
         method = _quick_method(data, config, sweep or SweepConfig())
     method = method or ("features" if model is None or run is not None else "heatmap")
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
     if head_seeds < 1:
         raise ConfigError(f"head_seeds must be at least 1. Received: {head_seeds}.")
     if model is not None and run is None and method != "heatmap":
         raise ConfigError(
             f"The methods features and race take a finished run that was trained on other images. Received: {model}."
         )
-    if not cost_weight >= 0:
-        raise ConfigError(f"cost_weight must be at least 0. Received: {cost_weight}.")
     if max_calls is not None and method != "heatmap":
         raise ConfigError(
             f"max_calls limits the method heatmap alone. Received: max_calls={max_calls}, method={method!r}."
-        )
-    if config.from_scratch:
-        raise ConfigError(
-            f"The architecture {config.architecture} has no blocks to freeze: it is trained from random weights. "
-            f"Advice is for {', '.join(BACKBONES)}."
         )
     if isinstance(given, Run) and given.config.segments and run is None:
         config = replace_fields(config, {"task": "segment"})
@@ -136,6 +128,19 @@ def advise_freeze(
         source.draw(folder)
         write_advice(advice, folder)
     return load_advice(folder)
+
+
+def check_settings(config: TrainConfig, method: str | None, cost_weight: float) -> None:
+    """Raise ConfigError for settings of `advise_freeze` that no images can make possible."""
+    if method not in (None, *METHODS):
+        raise ConfigError(f"method must be one of {', '.join(METHODS)}. Received: {method!r}.")
+    if not cost_weight >= 0:
+        raise ConfigError(f"cost_weight must be at least 0. Received: {cost_weight}.")
+    if config.from_scratch:
+        raise ConfigError(
+            f"The architecture {config.architecture} has no blocks to freeze: it is trained from random weights. "
+            f"Advice is for {', '.join(BACKBONES)}."
+        )
 
 
 def _quick_method(data: ImageData, config: TrainConfig, sweep: SweepConfig) -> str:

@@ -75,6 +75,9 @@ def advise(
     if model is not None:
         choose_model(model, job.runs_dir)  # refuse what is no model before the images are read
     check_call(job, data, name)
+    from xaitune.advise.recommend import check_settings
+
+    check_settings(job.config(data).train, method, cost_weight / 100)
     config, images = load_data(job, data)
     options = {
         "method": method,

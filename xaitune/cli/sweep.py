@@ -47,9 +47,8 @@ def sweep_freeze(
     if advice is None and not config.train.segments:
         method = None if _race_is_shared(config, name) else "features"
         advice = make_advice(job, config, images, method=method, cache_gb=cache_gb)
-        known = plan
         plan = _with_advised(job, config, images, plan, advice, name)
-        if plan is not known:
+        if plan.total != costs["runs"]:
             _say_cost(job, plan, images)
     table = _train(job, config, images, plan, cache_gb)
     _finish(job, config, table, advice)

@@ -82,9 +82,6 @@ def say_sweep(ui: Ui, table: Any) -> None:
     if table.baseline is not None:
         ui.say(f"A model that marks nothing (all background) scores {table.baseline:.3f}.")
     ui.say("* best on validation. = not told apart from the best by these test images, which does not mean equal.")
-    enough = table.enough
-    if enough is not None:
-        ui.say(f"The cheapest cell that is shown to be within 1 point of all the others is {enough['name']}.")
     if lacks := lacking(cells):
         ui.say(f"There is too little data to rely on the intervals: only {lacks}.")
     if (cells["rates"] > 1).any():
