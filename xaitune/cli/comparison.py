@@ -95,7 +95,7 @@ def _say_comparison(ui: Ui, table: Any) -> None:
 
     seeds = over_seeds(table.cells)
     shown = table.table()
-    tested = f"[95 % over {table.groups} groups, {table.images} images]"
+    tested = f"[95 % interval over {table.groups} groups, {table.images} images]"
     ui.table(shown.set_index(shown.columns[0]), f"Test {metric_name(table.metric)}, {seeds} {tested}")
     scores = table.scores().round(3)
     if table.segments:
