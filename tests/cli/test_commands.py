@@ -203,6 +203,16 @@ def test_explain_by_other_methods(project, crack, tmp_path, method):
     assert sorted(p.name for p in (tmp_path / "crack").iterdir()) == sorted(f"{p.stem}.png" for p in crack)
 
 
+def test_lime_says_once_that_it_uses_finer_superpixels(project, tmp_path):
+    folder, _ = project
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"flat{i}.png"), np.full((40, 40, 3), 90 + i, np.uint8))
+    answer = xaitune(folder, "explain", tmp_path, "--method", "lime", "--num-samples", "16", "--out", tmp_path / "out")
+    assert answer.status == 0
+    assert answer.err.count("quickshift finds fewer than 4 superpixels") == 1, answer.err
+    assert "slic gives about 50" in answer.err
+
+
 def test_explain_score_takes_masks_and_groups_of_the_file(project, crack, tmp_path):
     folder, _ = project
     options = ["--block", "3,5", "--score-images", "1", "--score-steps", "3", "--out", tmp_path]

@@ -134,7 +134,7 @@ class _Command:
         aside = contextlib.redirect_stdout(sys.stderr) if ui.json_only else contextlib.nullcontext()
         try:
             with aside, warnings.catch_warnings():
-                warnings.simplefilter("always", XaituneWarning)
+                warnings.simplefilter("default", XaituneWarning)  # each text once
                 warnings.showwarning = functools.partial(_show_warning, ui)
                 self.function(self.job(ui, values), **values)
         except Exception as error:
