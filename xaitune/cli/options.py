@@ -134,8 +134,8 @@ class _Command:
         aside = contextlib.redirect_stdout(sys.stderr) if ui.json_only else contextlib.nullcontext()
         try:
             with aside, warnings.catch_warnings():
-                warnings.simplefilter("default", XaituneWarning)  # each text once
-                warnings.showwarning = functools.partial(_show_warning, ui)
+                warnings.simplefilter("always", XaituneWarning)
+                warnings.showwarning = functools.partial(_show_warning, ui, set())
                 self.function(self.job(ui, values), **values)
         except Exception as error:
             ui.fail(*error_report(error))
@@ -168,9 +168,12 @@ class _Command:
         return run_command
 
 
-def _show_warning(ui: Ui, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Ours go to the screen; those of the libraries help no user of a command."""
-    if issubclass(category, XaituneWarning):
+def _show_warning(
+    ui: Ui, shown: set[str], message: Warning | str, category: type[Warning], *_: Any, **__: Any
+) -> None:
+    """Ours go to the screen, each text once; those of the libraries help no user of a command."""
+    if issubclass(category, XaituneWarning) and str(message) not in shown:
+        shown.add(str(message))
         ui.warn(str(message))
 
 
