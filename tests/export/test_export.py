@@ -295,11 +295,26 @@ def test_a_missing_package(run, exports, few, tmp_path, monkeypatch):
     for package, name in (("tf2onnx", "onnx"), ("openvino", "openvino")):
         hidden = lambda wanted, *rest, package=package: None if wanted == package else found(wanted, *rest)  # noqa: E731
         monkeypatch.setattr(formats.importlib.util, "find_spec", hidden)
-        with pytest.raises(ConfigError, match=rf"needs {package}\. .*pip install 'xaitune\[export\]'"):
+        with pytest.raises(
+            ConfigError, match=rf"needs {package}, which is not installed\. Install it: .*\[export-{name}\]"
+        ):
             xt.export_run(run, name, path=tmp_path / f"x{FORMATS[name].suffix}", images=few)
     answer = xaitune(tmp_path, "predict", exports["openvino"].path, few[0])
-    assert (answer.status, "pip install 'xaitune[export]'" in answer.error) == (2, True)
+    assert (answer.status, "pip install 'xaitune[export-openvino]'" in answer.error) == (2, True)
+    # The command says so before it looks for the run and reads the images.
+    answer = xaitune(tmp_path, "export", "no-run", "no.png", "--to", "openvino")
+    assert (answer.status, "needs openvino" in answer.error) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_with_torch_the_command_says_what_works(tmp_path, monkeypatch):
+    """Before Keras is loaded: torch need not be installed."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for name in ("onnx", "openvino", "savedmodel"):
+        answer = xaitune(tmp_path, "export", "no-run", "--to", name)
+        assert answer.status == 2
+        assert "give KERAS_BACKEND=tensorflow. --to keras works with both." in answer.error
+    assert "No model at no-run" in xaitune(tmp_path, "export", "no-run", "--to", "keras").error
 
 
 def test_files_that_are_not_exports(exports, few, tmp_path):

@@ -26,7 +26,7 @@ from xaitune.errors import ConfigError, ImageError, RunError
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.provenance import file_digest
 from xaitune.export.exported import open_exported
-from xaitune.export.formats import ABOUT, FORMATS, KEY, PROOF, require_packages
+from xaitune.export.formats import ABOUT, FORMATS, KEY, PROOF, require_writable
 from xaitune.export.outputs import RunOutputs, with_outputs
 from xaitune.export.proof import as_json, compare_outputs
 from xaitune.export.session import import_openvino
@@ -98,12 +98,7 @@ def export_run(
         >>> export_run("runs/freeze3-nag-seed0", "onnx", with_heatmap=True).sentence()  # doctest: +SKIP
     """
     require_choice("to", to, FORMATS)
-    form = FORMATS[to]
-    require_packages((*form.writes, *form.runs), f"Exporting to {form.title}")
-    if BACKEND != "tensorflow" and to != "keras":
-        raise ConfigError(
-            f"Exporting to {form.title} needs Keras's TensorFlow backend. Received: KERAS_BACKEND={BACKEND}."
-        )
+    require_writable(to, BACKEND)
     run = run if isinstance(run, Run) else load_run(run)
     target = _target(run, to, path)
     classifier = open_classifier(run)
