@@ -276,7 +276,9 @@ def test_captions_are_drawn():
 
 
 def test_what_the_colours_mean_stands_beside_a_bar_and_no_text_is_wider_than_the_pictures():
-    ax = pictures.panels([np.zeros((64, 64))] * 3, ["a", "b", "c"], caption="a little text " * 9, colours="it is light " * 9)
+    ax = pictures.panels(
+        [np.zeros((64, 64))] * 3, ["a", "b", "c"], caption="a little text " * 9, colours="it is light " * 9
+    )
     picture = cv2.imdecode(np.frombuffer(figures.png_bytes(ax), np.uint8), cv2.IMREAD_COLOR)
     assert (np.ptp(picture.astype(int), axis=2) > 100).any()  # the only colours: those of the bar
     ax.figure.draw_without_rendering()

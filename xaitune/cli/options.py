@@ -168,9 +168,7 @@ class _Command:
         return run_command
 
 
-def _show_warning(
-    ui: Ui, shown: set[str], message: Warning | str, category: type[Warning], *_: Any, **__: Any
-) -> None:
+def _show_warning(ui: Ui, shown: set[str], message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Ours go to the screen, each text once; those of the libraries help no user of a command."""
     if issubclass(category, XaituneWarning) and str(message) not in shown:
         shown.add(str(message))

@@ -202,7 +202,9 @@ class BlockHeatmaps:
         named = ["from the map: light blue"] * (boxes is not None) + ["true: green"] * (true_boxes is not None)
         caption += f"; boxes {', '.join(named)}" if named else ""
         sizes = (f"{self.title(block)} {_size_text(self.raw[block].shape[1:])}" for block in self.blocks)
-        caption += f"\nValues of the maps: {', '.join(sizes)}; the image has {_size_text(self.images.shape[1:3])} pixels"
+        caption += (
+            f"\nValues of the maps: {', '.join(sizes)}; the image has {_size_text(self.images.shape[1:3])} pixels"
+        )
         return panels(pictures, titles, caption=caption, colours=COLOURS, ax=ax)
 
     def coarseness(self) -> str:
@@ -213,8 +215,8 @@ class BlockHeatmaps:
         if max(cell) < 2:
             return ""
         return (
-            f"The maps of {self.title(self.blocks[-1])} have {_size_text((height, width))} values for {_size_text(of)} pixels: they "
-            f"cannot place a detail smaller than {_size_text(cell)} pixels."
+            f"The maps of {self.title(self.blocks[-1])} have {_size_text((height, width))} values for {_size_text(of)} pixels: "
+            f"they cannot place a detail smaller than {_size_text(cell)} pixels."
         )
 
     def show(self, images: Iterable[int] | None = None) -> MapsView:

@@ -143,16 +143,13 @@ def _target(run: Run, to: str, path: str | Path | None) -> Path:
 
 def _images_of(run: Run) -> list[Path]:
     """At most MOST_IMAGES of the run's test images, else of its validation images. Raises ImageError."""
-    table, place = run.predictions, Path(run.data_config.path)
-    root = place.parent if place.suffix.lower() == ".csv" and not place.is_dir() else place
     for split in ("test", "validation"):
-        files = [root / file for file in table.loc[table["split"] == split, "file"]]
-        there = [file for file in files if file.is_file()]
+        there = [file for file in run.paths(split) if file.is_file()]
         if there:
             step = max(len(there) / MOST_IMAGES, 1)
             return [there[int(i * step)] for i in range(min(len(there), MOST_IMAGES))]
     raise ImageError(
-        f"The images of {run.path} are not in {root}, and the file must be compared with the run on some. "
+        f"The images of {run.path} are not at {run.data_config.path}, and the file must be compared with the run on some. "
         "Name images or folders after the run."
     )
 

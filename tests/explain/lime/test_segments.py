@@ -51,7 +51,9 @@ def test_too_few_superpixels_are_made_finer_with_a_warning(name):
 def test_a_finer_setting_is_tried_before_another_segmenter():
     soft = np.random.default_rng(0).normal(128, 12, (40, 40, 3)).clip(0, 255).astype(np.uint8)
     assert len(np.unique(segment(soft, bounded=False))) < FEWEST
-    with pytest.warns(XaituneWarning, match=r"fewer than 4 superpixels, .* a finer quickshift is used there .* slic gives"):
+    with pytest.warns(
+        XaituneWarning, match=r"fewer than 4 superpixels, .* a finer quickshift is used there .* slic gives"
+    ):
         segment(soft)
 
 
