@@ -7,12 +7,12 @@ A test compares the pages with the package, so they cannot fall behind. The exam
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
+
+from pages import write_pages
 
 import xaitune
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
 WRITTEN = "*Written by `python scripts/api_page.py` from the docstrings: change them there.*\n"
 INTRODUCTION = f"""# The Python API
 
@@ -141,17 +141,5 @@ def _escaped(line: str) -> str:
     return "`".join(re.sub(r"([<*])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts))
 
 
-def write(folder: Path = DOCS) -> None:
-    """Write all pages, and remove those of folders that are gone."""
-    made = pages()
-    for old in folder.glob("api/*.md"):
-        if f"api/{old.name}" not in made:
-            old.unlink()
-    for name, text in made.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    write()
-    print(f"wrote {DOCS / 'api.md'} and {DOCS / 'api'}")
+    write_pages(pages(), "api")

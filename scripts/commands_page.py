@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import typer
+from pages import write_pages
 from rich.markup import render
 
 from xaitune.cli.app import app
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
 WRITTEN = "*Written by `python scripts/commands_page.py` from the command line itself.*\n"
 INTRODUCTION = f"""# Commands
 
@@ -140,17 +140,5 @@ def _plain(text: str) -> str:
     return render(text).plain.replace("<", "\\<")
 
 
-def write(folder: Path = DOCS) -> None:
-    """Write all pages, and remove those of commands that are gone."""
-    made = pages()
-    for old in folder.glob("commands/*.md"):
-        if f"commands/{old.name}" not in made:
-            old.unlink()
-    for name, text in made.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    write()
-    print(f"wrote {DOCS / 'commands.md'} and {DOCS / 'commands'}")
+    write_pages(pages(), "commands")

@@ -37,7 +37,11 @@ def test_every_extra_that_is_named_exists():
     extras = setup["options.extras_require"]
     assert set(doctor.EXTRAS) <= set(extras)
     everything = extras["all"].strip().removeprefix("xaitune[").removesuffix("]").split(",")
-    assert set(everything) == set(extras) - {"all", "docs", "test"}
+    assert set(everything) == set(extras) - {"all", "docs", "test"} - {
+        "export-onnx",
+        "export-openvino",
+    }  # both in export
+    assert extras["export"].strip() == "xaitune[export-onnx,export-openvino]"
 
 
 def test_a_poor_machine_is_told_why_it_is_slow(tmp_path, monkeypatch):

@@ -19,7 +19,8 @@ LONG = 1800  # seconds that such a training may take
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
 EXTRAS = {  # what it is for -> its module
     "fast": ("ncnn", "faster float32 forward passes for LIME, scores and predict"),
-    "export": ("onnx", "xaitune export"),
+    "export-onnx": ("tf2onnx", "xaitune export --to onnx"),
+    "export-openvino": ("openvino", "xaitune export --to openvino"),
     "labels": ("cleanlab", "data-check --labels"),
     "dicom": ("pydicom", "DICOM files"),
     "studio": ("starlette", "xaitune studio"),

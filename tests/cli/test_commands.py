@@ -199,10 +199,35 @@ def test_explain_by_other_methods(project, crack, tmp_path, method):
     answer = xaitune(folder, "explain", *crack, *options)
     assert answer.status == 0
     assert "2 images in" in answer.out
-    assert "Next:" in answer.out
+    end = (
+        "with --check, which says which maps can be trusted"
+        if method == "cam"
+        else "xaitune report runs/freeze4-nag-seed0"
+    )
+    assert answer.out.strip().endswith(end)
     about = json.loads((tmp_path / "explain.json").read_text(encoding="utf-8"))
     assert {row["class"] for row in about["maps"]} == {"crack"}
     assert sorted(p.name for p in (tmp_path / "crack").iterdir()) == sorted(f"{p.stem}.png" for p in crack)
+
+
+def test_what_follows_heatmaps_is_their_check_and_then_the_report(project, crack):
+    folder, _ = project
+    said = xaitune(folder, "explain", crack[0], "--block", "5")
+    assert "The maps of Block 5 have 2x2 values for 32x32 pixels" in said.out
+    following = said.out.strip().splitlines()[-1]
+    assert following == f"Next: xaitune explain {crack[0]} --block 5 --check"
+    checked = xaitune(folder, *shlex.split(following)[2:], "--json")
+    assert checked.json["next"] == "xaitune report runs/freeze4-nag-seed0"
+
+
+def test_lime_says_once_that_it_uses_finer_superpixels(project, tmp_path):
+    folder, _ = project
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"flat{i}.png"), np.full((40, 40, 3), 90 + i, np.uint8))
+    answer = xaitune(folder, "explain", tmp_path, "--method", "lime", "--num-samples", "16", "--out", tmp_path / "out")
+    assert answer.status == 0
+    assert answer.err.count("quickshift finds fewer than 4 superpixels") == 1, answer.err
+    assert "slic gives about 50" in answer.err
 
 
 def test_explain_score_takes_masks_and_groups_of_the_file(project, crack, tmp_path):
@@ -321,6 +346,19 @@ def test_predict(project, crack, tmp_path):
     known = xt.load_run(run).predictions.set_index("file")  # as when it was trained
     kept = known.loc[[f"crack/{p.name}" for p in crack], list(probabilities)].to_numpy(float)
     np.testing.assert_allclose(probabilities, kept, atol=1e-4)
+    least = table.loc[table["probability"].idxmin(), "file"]
+    assert shlex.split(answer.json["next"]) == ["xaitune", "explain", least, "--model", str(run)]
+    assert f"Least sure: {least}, " in answer.err
+
+
+def test_predict_says_which_images_were_trained_on(project, demo, tmp_path):
+    folder, _ = project
+    run = folder / "runs/freeze4-nag-seed0"
+    split = xt.load_run(run).predictions["split"]
+    train, test = (demo.paths(np.flatnonzero(split == name)[:2]) for name in ("train", "test"))
+    answer = xaitune(tmp_path, "predict", run, *train, *test)
+    assert f"{run} was trained on 2 of these 4 images" in answer.err
+    assert xaitune(tmp_path, "predict", run, *test).err == ""
 
 
 def test_collect(project):

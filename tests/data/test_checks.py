@@ -185,6 +185,7 @@ def test_tables_and_the_worth_of_one_image(tmp_path):
     check = check_data(ImageData.from_folder(tmp_path / "d"), near_duplicates=False)
     assert check.frequencies.loc["a"].tolist() == [10, 10 / 51, 4.1]
     assert check.sizes["images"].tolist() == [50, 1]
+    assert check.sizes.index.tolist() == ["PNG, grey, 8 bits", "JPEG, colour, 8 bits"]
     assert check.sizes["largest"].tolist() == ["32 x 32", "60 x 50"]
     # two test images: one is half of the recall; F1 drops from 1 to 2/3, which is a sixth in the mean of two classes
     assert check.image_worth["test_images"] == 2

@@ -115,7 +115,9 @@ def test_predict_gives_the_same_csv(run, exports, few, tmp_path):
         pd.testing.assert_frame_equal(table, expected, check_exact=False, atol=1e-5)
         assert [row["file"] for row in again.json["predictions"]] == list(map(str, few))
     printed = xaitune(tmp_path, "predict", exports["onnx"].path, *few, "--csv", "run.csv")
-    assert printed.out == answer.out  # to three digits
+    assert answer.out.startswith(printed.out.rpartition("Wrote")[0])  # to three digits
+    assert "Least sure: " in printed.out
+    assert "Next: " not in printed.out  # an exported file cannot be explained
     refused = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--preprocess", "torch")
     assert refused.status == 2
     assert "preprocess is for a model of your own" in refused.error
@@ -295,11 +297,26 @@ def test_a_missing_package(run, exports, few, tmp_path, monkeypatch):
     for package, name in (("tf2onnx", "onnx"), ("openvino", "openvino")):
         hidden = lambda wanted, *rest, package=package: None if wanted == package else found(wanted, *rest)  # noqa: E731
         monkeypatch.setattr(formats.importlib.util, "find_spec", hidden)
-        with pytest.raises(ConfigError, match=rf"needs {package}\. .*pip install 'xaitune\[export\]'"):
+        with pytest.raises(
+            ConfigError, match=rf"needs {package}, which is not installed\. Install it: .*\[export-{name}\]"
+        ):
             xt.export_run(run, name, path=tmp_path / f"x{FORMATS[name].suffix}", images=few)
     answer = xaitune(tmp_path, "predict", exports["openvino"].path, few[0])
-    assert (answer.status, "pip install 'xaitune[export]'" in answer.error) == (2, True)
+    assert (answer.status, "pip install 'xaitune[export-openvino]'" in answer.error) == (2, True)
+    # The command says so before it looks for the run and reads the images.
+    answer = xaitune(tmp_path, "export", "no-run", "no.png", "--to", "openvino")
+    assert (answer.status, "needs openvino" in answer.error) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_with_torch_the_command_says_what_works(tmp_path, monkeypatch):
+    """Before Keras is loaded: torch need not be installed."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for name in ("onnx", "openvino", "savedmodel"):
+        answer = xaitune(tmp_path, "export", "no-run", "--to", name)
+        assert answer.status == 2
+        assert "give KERAS_BACKEND=tensorflow. --to keras works with both." in answer.error
+    assert "No model at no-run" in xaitune(tmp_path, "export", "no-run", "--to", "keras").error
 
 
 def test_files_that_are_not_exports(exports, few, tmp_path):

@@ -275,6 +275,19 @@ def test_captions_are_drawn():
     assert one_more_line, heights
 
 
+def test_what_the_colours_mean_stands_beside_a_bar_and_no_text_is_wider_than_the_pictures():
+    ax = pictures.panels(
+        [np.zeros((64, 64))] * 3, ["a", "b", "c"], caption="a little text " * 9, colours="it is light " * 9
+    )
+    picture = cv2.imdecode(np.frombuffer(figures.png_bytes(ax), np.uint8), cv2.IMREAD_COLOR)
+    assert (np.ptp(picture.astype(int), axis=2) > 100).any()  # the only colours: those of the bar
+    ax.figure.draw_without_rendering()
+    whole = ax.get_window_extent()
+    *_, colours, caption = (text.get_window_extent() for text in ax.texts)
+    assert max(colours.x1, caption.x1) < whole.x1 * 1.05
+    assert caption.y1 < colours.y0 + 2  # below one another
+
+
 def test_class_frequencies_are_sorted_with_totals_and_shares():
     counts = pd.DataFrame({"train": [1, 6], "validation": [0, 2], "test": [0, 1]}, index=["rare", "common"])
     ax = charts.class_frequencies(counts)

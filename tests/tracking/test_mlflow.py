@@ -36,9 +36,10 @@ def history(client, run_id, names):
 
 
 def expected(folder):
-    """The same from history.csv."""
-    frame = pd.read_csv(folder / "history.csv").drop(columns=["stage", "epoch"])
-    return {name: [(i, pytest.approx(v)) for i, v in enumerate(frame[name], start=1)] for name in frame}
+    """The same from history.csv, of three of its columns."""
+    frame = pd.read_csv(folder / "history.csv")
+    names = {"train_loss": "train/loss", "val_f1_macro": "validation/f1_macro", "seconds": "epoch/seconds"}
+    return {new: [(i, pytest.approx(v)) for i, v in enumerate(frame[name], start=1)] for name, new in names.items()}
 
 
 def artifacts(client, run_id):
@@ -66,7 +67,7 @@ def test_a_training_interrupted_and_resumed_is_one_run(server, client, demo, tmp
     assert begun["uri"] == server
     assert begun["sent"] is False
     assert client.get_run(begun["run_id"]).info.status == "RUNNING"
-    assert len(client.get_metric_history(begun["run_id"], "train_loss")) >= 1  # while it trained
+    assert len(client.get_metric_history(begun["run_id"], "train/loss")) >= 1  # while it trained
 
     run = train_model(demo, SMALL, runs_dir=tmp_path, tracking=tracking)
     assert record_of(folder) == begun | {"sent": True}
@@ -74,14 +75,14 @@ def test_a_training_interrupted_and_resumed_is_one_run(server, client, demo, tmp
     assert (logged.info.run_id, logged.info.run_name, logged.info.status) == (begun["run_id"], run.name, "FINISHED")
     # Every epoch once, with the figures of history.csv.
     want = expected(folder)
-    assert len(want["train_loss"]) == 4
+    assert len(want["train/loss"]) == 4
     assert history(client, begun["run_id"], want) == want
     params = logged.data.params
     assert (params["optimizer"], params["freeze_through"], params["seed"]) == ("nag", "4", "0")
     assert float(params["learning_rate"]) == run.config.rate
     assert json.loads(params["data.image_size"]) == [32, 32]
     for split in ("validation", "test"):
-        assert logged.data.metrics[f"{split}_f1_macro"] == pytest.approx(run.metrics[split]["f1_macro"])
+        assert logged.data.metrics[f"final/{split}_f1_macro"] == pytest.approx(run.metrics[split]["f1_macro"])
     tags = logged.data.tags
     assert (tags["xaitune.data"], tags["xaitune.state"]) == (demo.fingerprint, "finished")
     assert tags["xaitune.folder"] == str(folder)
@@ -97,11 +98,15 @@ def test_a_training_interrupted_and_resumed_is_one_run(server, client, demo, tmp
     events = read_events(folder)
     for name, values in want.items():
         assert [(e.step, pytest.approx(e.value, rel=1e-5)) for e in events.Scalars(name)] == values
-    assert events.Scalars("test_f1_macro")[0].value == pytest.approx(run.score("test"), rel=1e-5)
-    assert set(events.Tags()["images"]) == {"learning-curves", "confusion-matrix"}
-    assert events.Images("confusion-matrix")[0].encoded_image_string.startswith(b"\x89PNG")
-    text = events.Tensors("settings")[0].tensor_proto.string_val[0].decode()
-    assert "| optimizer | nag |" in text
+    assert events.Scalars("final/test_f1_macro")[0].value == pytest.approx(run.score("test"), rel=1e-5)
+    assert set(events.Tags()["images"]) == {"pictures/learning-curves", "pictures/confusion-matrix"}
+    assert events.Images("pictures/confusion-matrix")[0].encoded_image_string.startswith(b"\x89PNG")
+    groups = {tag.partition("/")[0] for tag in events.Tags()["scalars"]}
+    assert groups == {"train", "validation", "epoch", "final"}
+    hparams = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2")
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = hparams.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert (settings["optimizer"].string_value, settings["freeze_through"].number_value) == ("nag", 4)
 
 
 def read_events(folder):
@@ -237,6 +242,6 @@ def test_a_file_next_to_the_runs(copied, run, tmp_path):
     experiment = client.get_experiment_by_name("xaitune")
     assert experiment.artifact_location == (tmp_path / "runs/mlflow-artifacts").as_uri()
     (logged,) = client.search_runs([experiment.experiment_id])
-    assert logged.data.metrics["test_f1_macro"] == pytest.approx(run.score("test"))
+    assert logged.data.metrics["final/test_f1_macro"] == pytest.approx(run.score("test"))
     assert list((tmp_path / "runs/mlflow-artifacts").rglob("model-card.md"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]  # nothing elsewhere

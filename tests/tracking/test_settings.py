@@ -78,7 +78,7 @@ def test_a_slow_server_is_asked_no_more_once_the_time_is_up():
 
 def test_figures_that_are_not_finite_are_left_out():
     row = {"stage": "head", "epoch": 1, "train_loss": float("nan"), "val_loss": 0.5, "seconds": 2}
-    assert metrics_of(row) == {"val_loss": 0.5, "seconds": 2.0}
+    assert metrics_of(row) == {"validation/loss": 0.5, "epoch/seconds": 2.0}
     assert end_times([{"seconds": 1.0}, {"seconds": 2.0}, {"seconds": 4.0}], 50.0) == [44.0, 46.0, 50.0]
 
 

@@ -163,9 +163,7 @@ def data_check(
     config, images = load_data(job, data)
     with job.ui.progress("comparing images", "images") as report:
         check = images.check(report)
-    job.ui.table(check.counts[["images", "groups", "train", "validation", "test"]], "Images per class")
-    job.ui.table(check.frequencies, "Class frequencies")
-    job.ui.table(check.sizes, "Sizes and modes")
+    _say_counts(job.ui, check)
     if config.train.segments or (config.data.pixel_classes is not None and images.masks is not None):
         check = _check_pixels(job.ui, images, check)
     for row in check.problems[~check.problems["kind"].isin(SAID)].itertuples():
@@ -192,6 +190,20 @@ def data_check(
     job.ui.finish(wrote, "" if errors else following, **found)
     if errors:
         raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
+
+
+def _say_counts(ui: Ui, check: Any) -> None:
+    """Print how many images each class has, and the kinds of files."""
+    frequencies = check.frequencies
+    table = check.counts[["images", "groups", "train", "validation", "test"]].copy()
+    table.insert(1, "% of all", 100 * frequencies["share"])
+    ui.table(table, "Images per class", digits=1)
+    rarer = frequencies["times_rarer"]
+    if rarer.max() > 1:
+        ui.say(
+            f"The largest class, {rarer.idxmin()}, has {rarer.max():.1f} times the images of the smallest, {rarer.idxmax()}."
+        )
+    ui.table(check.sizes, "Kinds of files, height x width in pixels")
 
 
 def _with_groups(config: Any, groups: Path) -> str:

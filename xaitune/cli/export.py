@@ -1,5 +1,6 @@
 """The command that writes a run in another file format: export."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from xaitune.cli.inputs import readable_images
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.config.rules import require_choice
-from xaitune.export.formats import FORMATS
+from xaitune.export.formats import FORMATS, PROOF, require_writable
 
 
 @command("export")
@@ -36,6 +37,7 @@ def export(
 ) -> None:
     """Write a run as ONNX, OpenVINO, SavedModel or Keras, compared with the run on images before it is kept."""
     require_choice("to", to, FORMATS)
+    require_writable(to, os.environ.get("KERAS_BACKEND", "tensorflow"))
     choice = choose_model(run, job.runs_dir)
     paths = readable_images(job.ui, images, choice.bit_depth) if images else None
     from xaitune.export.writer import export_run
@@ -45,7 +47,7 @@ def export(
             choice.run(job.ui.say), to, path=output, with_heatmap=with_heatmap, images=paths, progress=report
         )
     job.ui.say(f"{disk_size(made.size)}. {made.sentence()}")
-    proof = made.path.with_name(f"{made.path.name}.proof.json")
+    proof = made.path.with_name(made.path.name + PROOF)
     job.ui.finish(
         [made.path, proof], f"xaitune predict {made.path} IMAGES", format=to, bytes=made.size, proof=made.proof
     )

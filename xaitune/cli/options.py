@@ -137,7 +137,7 @@ class _Command:
         try:
             with aside, warnings.catch_warnings():
                 warnings.simplefilter("always", XaituneWarning)
-                warnings.showwarning = functools.partial(_show_warning, ui)
+                warnings.showwarning = functools.partial(_show_warning, ui, set())
                 self.function(self.job(ui, values), **values)
         except Exception as error:
             ui.fail(*error_report(error))
@@ -171,9 +171,10 @@ class _Command:
         return run_command
 
 
-def _show_warning(ui: Ui, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Ours go to the screen; those of the libraries help no user of a command."""
-    if issubclass(category, XaituneWarning):
+def _show_warning(ui: Ui, shown: set[str], message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Ours go to the screen, each text once; those of the libraries help no user of a command."""
+    if issubclass(category, XaituneWarning) and str(message) not in shown:
+        shown.add(str(message))
         ui.warn(str(message))
 
 

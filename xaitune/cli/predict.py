@@ -1,6 +1,7 @@
 """The command that asks a model for the classes of images or of their pixels: predict."""
 
 import dataclasses
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._files import make_folder, write_csv
+from xaitune._names import plural
 from xaitune.cli.completion import complete_run
 from xaitune.cli.console import Ui
 from xaitune.cli.inputs import readable_images, say_scaling
@@ -51,7 +53,38 @@ def predict(
     if csv:
         write_csv(csv, table)
     predictions = table.to_dict("records") if job.ui.json_only else len(table)
-    job.ui.finish([*wrote, *([csv] if csv else [])], "", predictions=predictions)
+    following = _say_least_sure(job, run, table) if "probability" in table else ""
+    job.ui.finish([*wrote, *([csv] if csv else [])], following, predictions=predictions)
+
+
+def _say_least_sure(job: Job, run: Path, table: Any) -> str:
+    """Say of which image the model is least sure; returns the command that explains it, '' for an exported file."""
+    least = table.loc[table["probability"].idxmin()]
+    if len(table) > 1:
+        job.ui.say(
+            f"Least sure: {least['file']}, {least['predicted']} with a probability of {least['probability']:.2f}"
+        )
+    if format_of(run):
+        return ""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in job.given.get(ModelOptions, {}).items()]
+    return shlex.join(["xaitune", "explain", least["file"], "--model", str(run), *options])
+
+
+def _say_trained_on(ui: Ui, run: Path, paths: list[Path]) -> None:
+    """Say how many of the images the model of a run was trained on; nothing of other models."""
+    from xaitune.training.folder import is_finished
+
+    if not is_finished(run):
+        return
+    from xaitune.training.run import load_run
+
+    known = {path.resolve() for path in load_run(run).paths("train")}
+    count = sum(path.resolve() in known for path in paths)
+    if count:
+        ui.warn(
+            f"{run} was trained on {count} of these {plural(len(paths), 'image')}: that it gets them right says nothing about "
+            "new images."
+        )
 
 
 def _predict_run(
@@ -65,6 +98,7 @@ def _predict_run(
     if csv:
         make_folder(csv.parent)
     classifier = dataclasses.replace(choice.open(ui.say, **opening.given), bit_depth=bit_depth)
+    _say_trained_on(ui, Path(classifier.name), paths)
     if classifier.segmenter is not None:
         from xaitune.explain.pixels import PixelLabels
 

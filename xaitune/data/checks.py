@@ -21,6 +21,11 @@ from xaitune.data.splits import SPLITS
 SMALL_CLASS_GROUPS = 10  # a class with fewer has about 2 groups in the test split: its score is mostly chance
 LARGE_COMPONENT = 0.05  # a larger share of the images connected by near-duplicates is suspicious
 LEVELS = ("error", "warning", "note")
+COLOURS = {  # Pillow's mode -> what people call it
+    **dict.fromkeys(("L", "I", "I;16", "I;16B", "F"), "grey"),
+    **{"RGB": "colour", "P": "colour palette", "1": "black and white", "CMYK": "colour (CMYK)"},
+    **{"RGBA": "colour with transparency", "LA": "grey with transparency"},
+}
 _HALF_BRIGHT = 32767  # 16-bit values that stay below lack at least one bit
 _SHOWN = 3  # file names listed in a message
 
@@ -73,8 +78,9 @@ class DataCheck:
     """The findings of `check_data`.
 
     `counts`: images and groups per class and split. `frequencies`: each class's share of the images, 0..1, and how
-    many times rarer it is than the most frequent class. `sizes`: one row per mode and format with the range of sizes
-    in pixels. `problems`: level, kind, files (a tuple), message; errors first. `proposed_groups`: file and group for
+    many times rarer it is than the most frequent class. `sizes`: one row per kind of file (JPEG, grey, 8 bits), with
+    the smallest, median and largest height x width in pixels, each side by itself.
+    `problems`: level, kind, files (a tuple), message; errors first. `proposed_groups`: file and group for
     a groups CSV, or None if the current groups already keep duplicates together. `image_worth`: how much one test
     image of the smallest class counts (points, 0..100). `near_duplicates`: the pairs, or None if not searched.
     """
@@ -370,5 +376,7 @@ def _sizes(data: LabelledImages) -> pd.DataFrame:
     for kind, count in kinds.most_common():
         sides = np.array([(h.height, h.width) for h in data.headers if (h.mode, h.format, h.bits) == kind])
         smallest, median, largest = sides.min(axis=0), np.median(sides, axis=0).astype(int), sides.max(axis=0)
-        rows.append([*kind, count, *(f"{height} x {width}" for height, width in (smallest, median, largest))])
-    return pd.DataFrame(rows, columns=["mode", "format", "bits", "images", "smallest", "median", "largest"])
+        mode, form, bits = kind
+        named = f"{form}, {COLOURS.get(mode, mode)}, {bits} bits"
+        rows.append([named, count, *(f"{height} x {width}" for height, width in (smallest, median, largest))])
+    return pd.DataFrame(rows, columns=["files", "images", "smallest", "median", "largest"]).set_index("files")

@@ -22,6 +22,8 @@ from xaitune.plots.pictures import panels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# What the colours of all pictures of heatmaps mean.
+COLOURS = "No colour: no evidence for the class; light yellow: the most in this map. Each map has its own scale."
 LEANING = 1 / 3  # the share of what speaks for a class from which on the decision leans on it
 
 
@@ -199,7 +201,23 @@ class BlockHeatmaps:
         caption = f"{self.method}: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f})"
         named = ["from the map: light blue"] * (boxes is not None) + ["true: green"] * (true_boxes is not None)
         caption += f"; boxes {', '.join(named)}" if named else ""
-        return panels(pictures, titles, caption=caption, ax=ax)
+        sizes = (f"{self.title(block)} {_size_text(self.raw[block].shape[1:])}" for block in self.blocks)
+        caption += (
+            f"\nValues of the maps: {', '.join(sizes)}; the image has {_size_text(self.images.shape[1:3])} pixels"
+        )
+        return panels(pictures, titles, caption=caption, colours=COLOURS, ax=ax)
+
+    def coarseness(self) -> str:
+        """A sentence on the last block's maps: how many values they have, and how many pixels each of them covers."""
+        height, width = self.raw[self.blocks[-1]].shape[1:]
+        of = self.images.shape[1:3]
+        cell = (round(of[0] / height), round(of[1] / width))
+        if max(cell) < 2:
+            return ""
+        return (
+            f"The maps of {self.title(self.blocks[-1])} have {_size_text((height, width))} values for {_size_text(of)} pixels: "
+            f"they cannot place a detail smaller than {_size_text(cell)} pixels."
+        )
 
     def show(self, images: Iterable[int] | None = None) -> MapsView:
         """An interactive view for a notebook: sliders over images and blocks, and the strength of the overlay.
@@ -250,6 +268,11 @@ def own_picture(file: str, shown: np.ndarray, bit_depth: int | None = None, long
     height, width = picture.shape[:2]
     scale = min(1.0, longest / max(height, width))
     return resize_image(picture, (max(round(height * scale), 1), max(round(width * scale), 1)))
+
+
+def _size_text(shape: tuple[int, ...]) -> str:
+    """(height, width) as people write it."""
+    return f"{shape[0]}x{shape[1]}"
 
 
 def _boxed(picture: np.ndarray, *boxes: tuple[np.ndarray, tuple[int, int, int]]) -> np.ndarray:

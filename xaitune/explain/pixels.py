@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from xaitune.data.resize import map_to_image, resize_image
 from xaitune.data.sample import choose_images
 from xaitune.errors import ModelError
 from xaitune.explain.arrays import as_arrays
+from xaitune.explain.rows import ReadsImages
 from xaitune.plots.pictures import label_sheet
 from xaitune.stats.segmentation import largest_class
 
@@ -115,24 +116,8 @@ def sample_sheet(run: Any, data: ImageData) -> "Axes":
     return made.plot(truth=[labels.read(int(row)) for row in rows], images=SHOWN)
 
 
-class Segments(Protocol):
-    """What knows its classes and how an image becomes its input: a `Classifier`, an `ExportedModel`."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-
-    @property
-    def resize(self) -> str: ...
-
-    @property
-    def bit_depth(self) -> int | None: ...
-
-
 def iter_segmentations(
-    model: Segments,
+    model: ReadsImages,
     predict: Callable[[np.ndarray], np.ndarray],
     paths: Sequence[Path],
     progress: Progress | None = None,
@@ -148,7 +133,7 @@ def iter_segmentations(
             progress(start + len(files), len(paths), "")
 
 
-def _at_own_size(labels: np.ndarray, originals: Sequence[np.ndarray], model: Segments) -> tuple[np.ndarray, ...]:
+def _at_own_size(labels: np.ndarray, originals: Sequence[np.ndarray], model: ReadsImages) -> tuple[np.ndarray, ...]:
     """Class numbers at the model's input size, brought to the size of each image."""
     pairs = zip(labels, originals, strict=True)
     return tuple(map_to_image(a, o.shape, a.shape, model.resize, nearest=True) for a, o in pairs)

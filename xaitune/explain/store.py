@@ -18,8 +18,10 @@ from xaitune.data.resize import resize_image
 from xaitune.errors import RunError, RunLockedError
 from xaitune.explain.api import Explanation
 from xaitune.explain.boxes import Boxes, boxes_from_maps, join_boxes
+from xaitune.explain.heatmaps import COLOURS as MAP_COLOURS
 from xaitune.explain.heatmaps import BlockHeatmaps, Contributions
 from xaitune.explain.lime.fit import STABLE
+from xaitune.explain.lime.result import COLOURS as SUPERPIXEL_COLOURS
 from xaitune.explain.map_checks import checks_of_rows
 from xaitune.plots import figures, overlays
 from xaitune.plots.pictures import contact_sheet
@@ -205,7 +207,8 @@ class ExplanationWriter:
         (self.folder / "contact-sheet.png").unlink(missing_ok=True)
         if len(self.pictures) > 1:
             strips = [overlays.strip(row, height=160) for _, row in self.sheet]
-            caption = SIGN if any(self.doubts()) else ""
+            colours = SUPERPIXEL_COLOURS if self.about["method"] == "lime" else MAP_COLOURS
+            caption = f"{colours}\n{SIGN}" if any(self.doubts()) else colours
             sheet = contact_sheet(strips, [label for label, _ in self.sheet], titles=self.titles, caption=caption)
             written["contact_sheet"] = str(figures.save(sheet, self.folder / "contact-sheet.png"))
         self._remove_old_pictures()

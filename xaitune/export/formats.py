@@ -1,7 +1,6 @@
 """The file formats of an export: their names, suffixes, the packages that they need, and where their metadata is."""
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +15,19 @@ ABOUT, PROOF = (
 
 @dataclass(frozen=True)
 class Format:
-    """A file format. `writes`, `runs`: the packages that are needed to write it and to run it, besides xaitune's own."""
+    """A file format. `writes`, `runs`: the packages that are needed to write it and to run it, which `extra` installs."""
 
     title: str
     suffix: str
     writes: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     about_inside: bool = False
+    extra: str = ""
 
 
 FORMATS = {
-    "onnx": Format("ONNX", ".onnx", ("onnx", "tf2onnx"), ("onnxruntime",), about_inside=True),
-    "openvino": Format("OpenVINO", ".xml", ("openvino",), ("openvino",), about_inside=True),
+    "onnx": Format("ONNX", ".onnx", ("onnx", "tf2onnx"), ("onnxruntime",), about_inside=True, extra="export-onnx"),
+    "openvino": Format("OpenVINO", ".xml", ("openvino",), ("openvino",), about_inside=True, extra="export-openvino"),
     "savedmodel": Format("SavedModel", ""),
     "keras": Format("Keras", ".keras"),
 }
@@ -58,10 +58,27 @@ def about_beside(path: Path) -> Path:
     return path.with_name(path.name + ABOUT)
 
 
-def require_packages(packages: Sequence[str], what: str) -> None:
-    """Raise ConfigError, with the command that installs them, for packages that are missing."""
-    missing = [name for name in dict.fromkeys(packages) if importlib.util.find_spec(name) is None]
-    if missing:
+def require_writable(name: str, backend: str) -> None:
+    """Raise ConfigError if a file of this format cannot be written here: Keras has another backend, or packages are missing."""
+    form = FORMATS[name]
+    if backend != "tensorflow" and name != "keras":
         raise ConfigError(
-            f"{what} needs {' and '.join(missing)}. Install what is missing: pip install 'xaitune[export]'."
+            f"Exporting to {form.title} needs Keras's TensorFlow backend, also for a run that was trained with {backend}: give "
+            f"KERAS_BACKEND=tensorflow. --to keras works with both. Received: KERAS_BACKEND={backend}."
+        )
+    _require(form, tuple(dict.fromkeys((*form.writes, *form.runs))), f"Exporting to {form.title}")
+
+
+def require_runnable(name: str, what: str) -> None:
+    """Raise ConfigError if packages are missing that `what`, done with a file of this format, needs."""
+    _require(FORMATS[name], FORMATS[name].runs, what)
+
+
+def _require(form: Format, packages: tuple[str, ...], what: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        one = len(missing) == 1
+        raise ConfigError(
+            f"{what} needs {' and '.join(missing)}, which {'is' if one else 'are'} not installed. "
+            f"Install {'it' if one else 'them'}: pip install 'xaitune[{form.extra}]'."
         )

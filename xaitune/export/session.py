@@ -8,7 +8,7 @@ import numpy as np
 
 from xaitune._machine import usable_threads
 from xaitune.errors import ModelError
-from xaitune.export.formats import FORMATS, KEY, require_packages
+from xaitune.export.formats import FORMATS, KEY, require_runnable
 
 
 class OnnxSession:
@@ -19,7 +19,7 @@ class OnnxSession:
     """
 
     def __init__(self, path: Path) -> None:
-        require_packages(FORMATS["onnx"].runs, f"Running {path}")
+        require_runnable("onnx", f"Running {path}")
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()  # which it has on Windows
@@ -64,7 +64,7 @@ def import_openvino(what: str) -> Any:
 
     Raises ConfigError, about `what` needs it, if it is missing.
     """
-    require_packages(FORMATS["openvino"].runs, what)
+    require_runnable("openvino", what)
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import fails; openvino does without
     import openvino
 

@@ -26,7 +26,7 @@ from xaitune.errors import ConfigError, ImageError, RunError
 from xaitune.explain.classifier import Classifier, Images, open_classifier
 from xaitune.explain.provenance import file_digest
 from xaitune.export.exported import open_exported
-from xaitune.export.formats import ABOUT, FORMATS, KEY, PROOF, require_packages
+from xaitune.export.formats import ABOUT, FORMATS, KEY, PROOF, require_writable
 from xaitune.export.outputs import RunOutputs, with_outputs
 from xaitune.export.proof import as_json, compare_outputs
 from xaitune.export.session import import_openvino
@@ -98,12 +98,7 @@ def export_run(
         >>> export_run("runs/freeze3-nag-seed0", "onnx", with_heatmap=True).sentence()  # doctest: +SKIP
     """
     require_choice("to", to, FORMATS)
-    form = FORMATS[to]
-    require_packages((*form.writes, *form.runs), f"Exporting to {form.title}")
-    if BACKEND != "tensorflow" and to != "keras":
-        raise ConfigError(
-            f"Exporting to {form.title} needs Keras's TensorFlow backend. Received: KERAS_BACKEND={BACKEND}."
-        )
+    require_writable(to, BACKEND)
     run = run if isinstance(run, Run) else load_run(run)
     target = _target(run, to, path)
     classifier = open_classifier(run)
@@ -148,16 +143,13 @@ def _target(run: Run, to: str, path: str | Path | None) -> Path:
 
 def _images_of(run: Run) -> list[Path]:
     """At most MOST_IMAGES of the run's test images, else of its validation images. Raises ImageError."""
-    table, place = run.predictions, Path(run.data_config.path)
-    root = place.parent if place.suffix.lower() == ".csv" and not place.is_dir() else place
     for split in ("test", "validation"):
-        files = [root / file for file in table.loc[table["split"] == split, "file"]]
-        there = [file for file in files if file.is_file()]
+        there = [file for file in run.paths(split) if file.is_file()]
         if there:
             step = max(len(there) / MOST_IMAGES, 1)
             return [there[int(i * step)] for i in range(min(len(there), MOST_IMAGES))]
     raise ImageError(
-        f"The images of {run.path} are not in {root}, and the file must be compared with the run on some. "
+        f"The images of {run.path} are not at {run.data_config.path}, and the file must be compared with the run on some. "
         "Name images or folders after the run."
     )
 

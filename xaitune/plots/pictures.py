@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Patch
 
 from xaitune.errors import InputError
 from xaitune.plots.figures import figure_of, finish, own_axes, wrap
-from xaitune.plots.overlays import PANEL_PIXELS, strip, tint, to_height
+from xaitune.plots.overlays import PANEL_PIXELS, overlay, strip, tint, to_height
 
 PANEL_INCHES = 1.9
+BAR = (64, 9)  # width and height in points of the bar of colours
+LINE = 1.3  # height of a line of text, in font sizes
 
 
 def _inches_per_pixel(ax: Axes, shape: tuple[int, ...]) -> float:
@@ -20,19 +23,31 @@ def _inches_per_pixel(ax: Axes, shape: tuple[int, ...]) -> float:
 
 
 def panels(
-    images: Sequence[Any], titles: Sequence[str], *, caption: str = "", ax: Axes | None = None, size: float = 10
+    images: Sequence[Any],
+    titles: Sequence[str],
+    *,
+    caption: str = "",
+    colours: str = "",
+    ax: Axes | None = None,
+    size: float = 10,
 ) -> Axes:
     """Pictures side by side on one Axes, a title above each and a caption below all of them.
 
-    `images`: (h, w[, 3]) 0..255, of any size; small ones are enlarged. Titles and caption are broken into lines.
+    `images`: (h, w[, 3]) 0..255, of any size; small ones are enlarged. `colours`: what the colours of heatmaps mean, which gets a
+    line of its own with a bar of these colours. All texts are broken into lines.
     """
     if len(images) != len(titles):
         raise InputError(f"Every picture needs a title. Received: {len(images)} pictures, {len(titles)} titles.")
-    gap, row = 8, strip(images)
+    gap, row, bar = 8, strip(images), (BAR[0] + 6) / 72
     if ax is None:
-        width = min(PANEL_INCHES * row.shape[1] / PANEL_PIXELS, 16) if len(images) > 1 else 4.0
-        ax = own_axes(width, width * row.shape[0] / row.shape[1] + 0.6)
-    scale = _inches_per_pixel(ax, row.shape)
+        inches = min(PANEL_INCHES * row.shape[1] / PANEL_PIXELS, 16) if len(images) > 1 else 4.0
+    else:
+        inches = row.shape[1] * _inches_per_pixel(ax, row.shape)
+    caption, colours = wrap(caption, inches, size), wrap(colours, inches - bar, size)
+    if ax is None:
+        lines = [text.count("\n") + 1 for text in (caption, colours) if text]
+        ax = own_axes(inches, inches * row.shape[0] / row.shape[1] + 0.4 + sum(lines) * size * LINE / 72)
+    scale = inches / row.shape[1]
     ax.imshow(row, interpolation="antialiased")
     ax.set_axis_off()
     left = 0
@@ -41,19 +56,28 @@ def panels(
         text, top = wrap(title, picture_width * scale, size), (left + picture_width / 2, 0)
         ax.annotate(text, top, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size)
         left += picture_width + gap
+    drop = 6.0
+    if colours:
+        _draw_bar(ax, row.shape[0], drop)
+        _write_below(ax, colours, row.shape[0], (bar * 72, -drop), size)
+        drop += (colours.count("\n") + 1) * size * LINE
     if caption:
-        text = wrap(caption, row.shape[1] * scale, size)
-        ax.annotate(
-            text,
-            (0, row.shape[0]),
-            (0, -6),
-            textcoords="offset points",
-            ha="left",
-            va="top",
-            fontsize=size,
-            annotation_clip=False,
-        )
+        _write_below(ax, caption, row.shape[0], (0, -drop), size)
     return finish(ax)
+
+
+def _write_below(ax: Axes, text: str, bottom: int, offset: tuple[float, float], size: float) -> None:
+    """A text below a picture that ends at `bottom`; `offset` in points."""
+    style = dict[str, Any](ha="left", va="top", fontsize=size, annotation_clip=False)
+    ax.annotate(text, (0, bottom), offset, textcoords="offset points", **style)
+
+
+def _draw_bar(ax: Axes, bottom: int, drop: float) -> None:
+    """The colours of heatmaps as a bar, `drop` points below a picture that ends at `bottom`."""
+    width, height = BAR
+    bar = overlay(np.full((height, width), 160.0), np.tile(np.linspace(0, 1, width), (height, 1)))
+    place = dict[str, Any](xybox=(0, -drop - 2), boxcoords="offset points", box_alignment=(0, 1), annotation_clip=False)
+    ax.add_artist(AnnotationBbox(OffsetImage(bar), (0, bottom), frameon=False, pad=0, **place))
 
 
 def contact_sheet(
@@ -88,8 +112,8 @@ def contact_sheet(
         top = (width * (i + 0.5) / len(titles), 0)
         ax.annotate(title, top, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=size)
     if caption:
-        bottom, style = (0, sheet.shape[0]), dict[str, Any](va="top", fontsize=size, annotation_clip=False)
-        ax.annotate(caption, bottom, (0, -6), textcoords="offset points", **style)
+        text = wrap(caption, sheet.shape[1] * _inches_per_pixel(ax, sheet.shape), size)
+        _write_below(ax, text, sheet.shape[0], (0, -6), size)
     return finish(ax)
 
 

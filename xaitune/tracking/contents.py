@@ -14,6 +14,8 @@ from xaitune.errors import RunError
 from xaitune.plots import charts, figures
 
 STAMP = ("stage", "epoch")  # columns of a history that are not metrics
+HISTORY_GROUPS = {"train": "train", "val": "validation"}  # how a column begins -> its group; all others are in 'epoch'
+EPOCH = "epoch/seconds"  # a metric that every epoch has
 FILES = (  # sent from a folder that has them
     *("config.json", "metadata.json", "result.json", "history.csv", "model-card.md"),
     *("sweep.json", "sweep.csv", "check.json", "comparison.json", "comparison.csv", "report.html"),
@@ -118,9 +120,22 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def metrics_of(row: dict[str, Any]) -> dict[str, float]:
-    """The figures of a row of a history, under the names of its columns, without what is not finite."""
+    """The figures of a row of a history, without what is not finite: train/loss, validation/loss, epoch/seconds and so on.
+
+    TensorBoard and MLflow show what has the same word before the slash together.
+
+    Examples:
+        >>> metrics_of({"epoch": 1, "train_loss": 0.5, "val_f1_macro": 0.25, "seconds": 2.0})
+        {'train/loss': 0.5, 'validation/f1_macro': 0.25, 'epoch/seconds': 2.0}
+    """
     values = {name: value for name, value in row.items() if name not in STAMP and isinstance(value, float | int)}
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+    return {_grouped(name): float(value) for name, value in values.items() if math.isfinite(value)}
+
+
+def _grouped(column: str) -> str:
+    """The name of a history's column with its group before a slash."""
+    start, _, rest = column.partition("_")
+    return f"{HISTORY_GROUPS[start]}/{rest}" if start in HISTORY_GROUPS else f"epoch/{column}"
 
 
 def end_times(rows: list[dict[str, Any]], ended: float) -> list[float]:
@@ -135,12 +150,12 @@ def end_times(rows: list[dict[str, Any]], ended: float) -> list[float]:
 
 
 def _final_scores(result: dict[str, Any]) -> dict[str, float]:
-    """'test_f1_macro' and so on -> value; not of the training images, whose names the history has."""
+    """'final/test_f1_macro' and so on -> value, of the model that was kept; not of the training images."""
     found = {}
     for split in ("validation", "test"):
         for name, value in result.get("metrics", {}).get(split, {}).items():
             if isinstance(value, float | int) and math.isfinite(value):
-                found[f"{split}_{name}"] = float(value)
+                found[f"final/{split}_{name}"] = float(value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the scalars of every epoch, the settings as text, and pictures, by the package tensorboard."""
+"""TensorBoard's event files: the scalars of every epoch, the settings, and pictures, by the package tensorboard."""
 
 import importlib
 import io
@@ -19,7 +19,8 @@ class EventFiles:
             file.unlink()
         self.protos = importlib.import_module("tensorboard.compat.proto.summary_pb2")
         self.events = importlib.import_module("tensorboard.compat.proto.event_pb2")
-        self.texts = importlib.import_module("tensorboard.plugins.text.summary_v2")
+        self.hparams = importlib.import_module("tensorboard.plugins.hparams.metadata")
+        self.plugin_data = importlib.import_module("tensorboard.plugins.hparams.plugin_data_pb2")
         writers = importlib.import_module("tensorboard.summary.writer.event_file_writer")
         self.writer: Any = writers.EventFileWriter(str(folder))
 
@@ -28,9 +29,19 @@ class EventFiles:
         found = [self.protos.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._add(self.protos.Summary(value=found), step, when)
 
-    def text(self, name: str, markdown: str) -> None:
-        """Write a text."""
-        self._add(self.texts.text_pb(name, markdown), 0, time.time())
+    def settings(self, values: dict[str, str]) -> None:
+        """Write the settings, by which the page HPARAMS compares runs."""
+        start = self.plugin_data.SessionStartInfo(start_time_secs=time.time())
+        for name, text in values.items():
+            try:
+                start.hparams[name].number_value = float(text)
+            except ValueError:
+                start.hparams[name].string_value = text
+        about = self.hparams.create_summary_metadata(self.plugin_data.HParamsPluginData(session_start_info=start))
+        value = self.protos.Summary.Value(
+            tag=self.hparams.SESSION_START_INFO_TAG, metadata=about, tensor=self.hparams.NULL_TENSOR
+        )
+        self._add(self.protos.Summary(value=[value]), 0, time.time())
 
     def picture(self, name: str, png: bytes, step: int) -> None:
         """Write a PNG."""

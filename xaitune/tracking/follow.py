@@ -116,9 +116,7 @@ class Follower:
 
     def _begin_events(self) -> None:
         self.events = EventFiles(self.folder)
-        params = read_contents(self.folder).params
-        rows = "\n".join(f"| {name} | {value} |" for name, value in params.items())
-        self.events.text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
+        self.events.settings(read_contents(self.folder).params)
 
     def _end_events(self, contents: Contents, step: int) -> None:
         if self.events is None:
@@ -126,7 +124,7 @@ class Follower:
         if contents.state == "finished":
             self.events.scalars(contents.scores, step, time.time())
             for name, png in run_pictures(self.folder).items():
-                self.events.picture(Path(name).stem, png, step)
+                self.events.picture(f"pictures/{Path(name).stem}", png, step)
         self.events.close()
         self.events = None
 

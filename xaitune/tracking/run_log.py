@@ -9,6 +9,7 @@ from xaitune._files import read_json, write_json
 from xaitune.config.tracking_settings import TrackingConfig
 from xaitune.errors import RunError
 from xaitune.tracking.contents import (
+    EPOCH,
     STATUS,
     Contents,
     end_times,
@@ -21,7 +22,6 @@ from xaitune.tracking.mlflow_server import Server
 RECORD = (
     "mlflow.json"  # in the folder of what is logged: the address, the run's id, and whether all of it has been sent
 )
-EPOCH = "seconds"  # a metric that every epoch has
 
 
 def record_of(folder: Path) -> dict[str, Any]:

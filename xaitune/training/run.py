@@ -60,6 +60,13 @@ class Run:
 
         return load_model(self.path)
 
+    def paths(self, split: str) -> list[Path]:
+        """The image files of a split, in the place that they had in training; some may be gone."""
+        place = Path(self.data_config.path)
+        root = place.parent if place.suffix.lower() == ".csv" and not place.is_dir() else place
+        table = self.predictions
+        return [root / file for file in table.loc[table["split"] == split, "file"]] if len(table) else []
+
     def score(self, split: str = "test") -> float:
         """The run's own `metric` on a split; NaN for a run that diverged."""
         return float(self.metrics.get(split, {}).get(self.config.metric, np.nan))

@@ -17,6 +17,9 @@ from xaitune.plots.pictures import panels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# What the colours of all pictures of superpixels mean.
+COLOURS = "Green speaks for the class, orange against it; the stronger the colour, the larger the weight."
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Superpixels:
@@ -136,7 +139,7 @@ class Superpixels:
         caption = (
             f"lime: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f}, R² = {self.score[image]:.2f}, "
             f"{len(self.weights[image])} superpixels, {self.samples[image]} samples, "
-            f"stability {self.stability[image, 0]:.2f}{self._learnt_text(image)})\npositive share: {shares}"
+            f"stability {self.stability[image, 0]:.2f}{self._learnt_text(image)})\npositive share: {shares}\n{COLOURS}"
         )
         return panels(pictures, titles, caption=caption, ax=ax)
 

@@ -7,7 +7,6 @@ from types import MappingProxyType
 import numpy as np
 from skimage import segmentation
 
-from xaitune._names import plural
 from xaitune.config.rules import require_choice
 from xaitune.errors import ConfigError, XaituneWarning
 
@@ -67,13 +66,13 @@ def _named(pixels: np.ndarray, name: str, bounded: bool) -> np.ndarray:
     too_few = count < FEWEST
     for other, coarseness in [*((name, 1 / c if too_few else c) for c in _COARSENESS), ("slic", 1.0)]:
         labels = SEGMENTERS[other](pixels, coarseness)
-        new_count = len(np.unique(labels))
-        if FEWEST <= new_count <= MOST:
+        if FEWEST <= len(np.unique(labels)) <= MOST:
             break
     instead = f"a {'finer' if too_few else 'coarser'} {name}" if other == name else "slic"
+    few_or_many = f"fewer than {FEWEST} superpixels, too few" if too_few else f"more than {MOST} superpixels, too many"
+    choose = "" if name == "slic" else " The segmenter slic gives about 50 in every image."
     warnings.warn(
-        f"{name} gives {plural(count, 'superpixel')}, {'fewer' if too_few else 'more'} than "
-        f"{FEWEST if too_few else MOST}: {instead} with {new_count} is used instead.",
+        f"In at least one image {name} finds {few_or_many} to explain it; {instead} is used there instead.{choose}",
         XaituneWarning,
         stacklevel=2,
     )
