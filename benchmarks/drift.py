@@ -5,7 +5,7 @@
 Half of the groups, drawn at random, belong to a model (Block 1-4 frozen, NAG); the other half are new images: as they are
 (any drift found is false), brighter, darker, blurred, and with a class that the model does not know. Writes one row per draw
 and change to results/drift.csv: the smallest p-value, the block with the clearest drift, the change of the score, and the
-advice.
+advice; and the same images compared without their labels.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune.advise.drift import measure_drift
+from xaitune.advise.unlabelled import measure_unlabelled
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.data.images import read_image
@@ -71,8 +72,9 @@ def main() -> None:
         )
     result = pd.DataFrame(rows)
     result.to_csv(args.out, index=False, float_format="%.4f")
-    summary = result.assign(drifted=result["p"] <= 0.05).groupby("change", sort=False)
-    print(summary[["drifted", "lower", "gap"]].mean().round(3).to_string())
+    found = {"drifted": result["p"] <= 0.05, "unlabelled": result["p_unlabelled"] <= 0.05}
+    summary = result.assign(**found, classes=result["p_predicted"] <= 0.05).groupby("change", sort=False)
+    print(summary[["drifted", "unlabelled", "classes", "lower", "gap"]].mean().round(3).to_string())
 
 
 def old_groups(table: pd.DataFrame, draw: int) -> np.ndarray:
@@ -111,7 +113,7 @@ def changed(table: pd.DataFrame, change: Change | None, args: argparse.Namespace
 
 def row_of(run: Run, old: ImageData, data: ImageData) -> dict[str, object]:
     """What the comparison says."""
-    drift = measure_drift(run, old, data)
+    drift, without = measure_drift(run, old, data), measure_unlabelled(run, old, data)
     gap, low, high = drift.score_gap
     worst = drift.blocks["distance"].sub(drift.blocks["usual"]).idxmax()
     return {
@@ -125,6 +127,9 @@ def row_of(run: Run, old: ImageData, data: ImageData) -> dict[str, object]:
         "lower": high < 0,
         "retrain": drift.retrain,
         "new_classes": " ".join(drift.new_classes),
+        "p_unlabelled": without.p,
+        "p_predicted": without.p_predicted,
+        "without_labels": without.retrain,
     }
 
 
