@@ -35,9 +35,8 @@ from xaitune.training.run import Run, load_run
 RANDOM = 100  # images to label at random: the accuracy is then known to about 10 points either way
 TO_LABEL = "to_label.csv"
 HEADLINES = {  # by `UnlabelledDrift.retrain`
-    "drifted": "The images have drifted. Only labels tell whether the model is worse on them.",
-    "classes": "No drift was found, but the model predicts other classes than on its own images. Only labels tell whether it is "
-    "right.",
+    "drifted": "The images have drifted. That alone does not say that the model is worse on them.",
+    "classes": "No drift was found, but the model predicts other classes than on its own images.",
     "no": "Keep the model: no drift was found.",
     "unknown": "Too few images to tell drift.",
 }
@@ -82,12 +81,14 @@ class UnlabelledDrift(Drift):
         rest = len(self.to_label) - count
         images, points = _names.plural(count, "image"), 98 / math.sqrt(count)  # half of a 95 % interval at 50 %
         advice = (
-            f"How deep to train the model again needs labels. Label the first {images} of {TO_LABEL}, drawn at random: the "
-            f"accuracy is then known to about {points:.0f} points either way, and 'xaitune advise' on these alone says whether "
-            "it has fallen."
+            "Only labels tell whether the accuracy has fallen, and how deep to train the model again. Label the first "
+            f"{images} of {TO_LABEL}, drawn at random, and give these alone to 'xaitune advise': they show the accuracy to "
+            f"about {points:.0f} points either way."
         )
         if rest:
-            advice += f" The other {rest} follow, the least certain first: a training learns most from those."
+            advice += (
+                f" The other {rest} follow, the least certain prediction first: a training learns most from those."
+            )
         return [self._said_of_classes(), advice]
 
     def _said_of_classes(self) -> str:
@@ -164,7 +165,7 @@ def compare_unlabelled(
 def measure_unlabelled(run: Run, old: ImageData, data: ImageData, progress: Progress | None = None) -> UnlabelledDrift:
     """Compare images without labels with the validation images of `old`, the run's own data set (see `comparable_data`)."""
     unseen = unseen_images(old, data)
-    rows = {"old": _one_of_each_group(old, old.indices("validation")), "new": _one_of_each_group(data, unseen)}
+    rows = {"old": one_of_each_group(old, old.indices("validation")), "new": one_of_each_group(data, unseen)}
     sets = {"old": (old, rows["old"]), "new": (data, rows["new"])}
     groups = {which: np.asarray(of.groups)[chosen] for which, (of, chosen) in sets.items()}
     features, logits = seen_by(run, sets, progress)
@@ -192,7 +193,7 @@ def measure_unlabelled(run: Run, old: ImageData, data: ImageData, progress: Prog
         run=str(run.path),
         grey=(mean_grey(*sets["old"]), mean_grey(*sets["new"])),
         predicted=(counts / counts.sum()).rename_axis("class"),
-        p_predicted=_same_shares(predicted, groups),
+        p_predicted=same_shares(predicted, groups),
         to_label=images_to_label(table),
     )
 
@@ -208,7 +209,7 @@ def images_to_label(table: pd.DataFrame) -> pd.DataFrame:
     return ordered[["file", "why", "predicted", "probability", "group"]]
 
 
-def _same_shares(predicted: dict[str, np.ndarray], groups: dict[str, np.ndarray]) -> float:
+def same_shares(predicted: dict[str, np.ndarray], groups: dict[str, np.ndarray]) -> float:
     """The p-value of the shares of the predicted classes, old against new; NaN where all are of one class."""
     found = sorted(set(predicted["old"]) | set(predicted["new"]))
     old, new = ((predicted[which][:, None] == found).astype(float) for which in ("old", "new"))
@@ -216,7 +217,7 @@ def _same_shares(predicted: dict[str, np.ndarray], groups: dict[str, np.ndarray]
     return float(two_samples([(old, new)], alike, groups)["p"].item())
 
 
-def _one_of_each_group(data: ImageData, rows: np.ndarray) -> np.ndarray:
+def one_of_each_group(data: ImageData, rows: np.ndarray) -> np.ndarray:
     """An image of each group in random order, at most MOST_IMAGES."""
     shuffled = np.random.default_rng(0).permutation(rows)
     _, first = np.unique(np.asarray(data.groups)[shuffled], return_index=True)

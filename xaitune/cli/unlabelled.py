@@ -52,7 +52,8 @@ def compare_flat(
         options: dict[str, Any] = {"name": name, "runs_dir": job.runs_dir, "overwrite": overwrite}
         drift = compare_unlabelled(run, images, **options, progress=report, notes=job.ui.say)
     job.ui.table(
-        drift.blocks, f"Features and heatmaps of each block, old and new (maps: {drift.measure} of those not empty)"
+        drift.blocks,
+        "Drift of each block; heatmaps, old and new: the share of empty ones, and the Gini coefficient (maps)",
     )
     job.ui.table(drift.predicted, "Share of each predicted class", digits=2)
     job.ui.say(f"{drift.headline} {drift.text}")
