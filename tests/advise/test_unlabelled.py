@@ -11,7 +11,7 @@ from PIL import Image
 import xaitune as xt
 from xaitune.advise import unlabelled
 from xaitune.advise.drift import comparable_data
-from xaitune.advise.unlabelled import UnlabelledDrift, compare_unlabelled, drift_without_labels, images_to_label
+from xaitune.advise.unlabelled import UnlabelledDrift, drift_without_labels, images_to_label
 from xaitune.config.settings import DataConfig
 from xaitune.data.unlabelled import is_flat, unlabelled_images
 from xaitune.errors import ConfigError, DataError
@@ -167,8 +167,7 @@ def test_images_of_the_run_are_left_out(demo, run, faint, tmp_path):
     known = Path(demo.paths()[0])
     (mixed / "known.png").write_bytes(known.read_bytes())
     data = unlabelled_images(DataConfig(str(mixed), **SIZE))
-    options = {"name": None, "runs_dir": tmp_path / "runs", "overwrite": False, "progress": None, "notes": None}
-    drift = compare_unlabelled(run, data, **options)
+    drift = drift_without_labels(run, data, runs_dir=tmp_path / "runs")
     assert drift.known == 1
     assert "known.png" not in drift.to_label["file"].tolist()
     assert len(drift.to_label) == 30

@@ -1,9 +1,10 @@
 """Drift without labels: new images against a run's own, the classes that it predicts, and which images to label first."""
 
 import dataclasses
+import html
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,16 @@ from xaitune.advise.drift import (
     unseen_images,
 )
 from xaitune.advise.exchange import two_samples
-from xaitune.config.settings import DataConfig
+from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.data.unlabelled import unlabelled_images
 from xaitune.plots import figures
 from xaitune.plots.block_charts import block_drift
 from xaitune.training.folder import choose_folder, locked, start_folder
 from xaitune.training.run import Run, load_run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RANDOM = 100  # images to label at random: the accuracy is then known to about 10 points either way
 TO_LABEL = "to_label.csv"
@@ -75,6 +79,18 @@ class UnlabelledDrift(Drift):
         """What was found, and what it means, in a sentence or two."""
         return HEADLINES[self.retrain]
 
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Plot how far the features of each block differ, beside what is usual without drift."""
+        return block_drift(self.blocks, ax=ax)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The blocks: one row each."""
+        return self.blocks
+
+    def _repr_html_(self) -> str:
+        tables = self.blocks.round(3).to_html() + self.predicted.round(2).to_html()
+        return f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.text)}</p>{tables}"
+
     def said_of_answers(self) -> list[str]:
         """Sentences on the predicted classes, and on what to label."""
         count = int((self.to_label["why"] == "random").sum())
@@ -106,7 +122,7 @@ class UnlabelledDrift(Drift):
 
 def drift_without_labels(
     run: Run | str | Path,
-    path: str | Path,
+    images: ImageData | str | Path,
     *,
     groups: str | Path | None = None,
     name: str | None = None,
@@ -125,31 +141,9 @@ def drift_without_labels(
         >>> drift_without_labels("runs/freeze3-nag-seed0", "new-images").headline  # doctest: +SKIP
         'Keep the model: no drift was found.'
     """
+    progress = shown_progress(progress, "drift")
     run = run if isinstance(run, Run) else load_run(run)
-    size = {key: getattr(run.data_config, key) for key in ("image_size", "resize", "bit_depth")}
-    rule = None if groups is None else str(groups)
-    return compare_unlabelled(
-        run,
-        unlabelled_images(DataConfig(str(path), groups=rule, **size)),
-        name=name,
-        runs_dir=runs_dir,
-        overwrite=overwrite,
-        progress=shown_progress(progress, "drift"),
-        notes=notes,
-    )
-
-
-def compare_unlabelled(
-    run: Run,
-    data: ImageData,
-    *,
-    name: str | None,
-    runs_dir: str | Path,
-    overwrite: bool,
-    progress: Progress | None,
-    notes: Notes | None,
-) -> UnlabelledDrift:
-    """Measure the drift, and write its folder; see `drift_without_labels`."""
+    data = images if isinstance(images, ImageData) else unlabelled_images(config_for(run, images, groups))
     old = comparable_data(run, data)
     identity = {"fingerprint": data.fingerprint, "old": run.fingerprint, "run": str(run.path.resolve())}
     folder, note = choose_folder(Path(runs_dir), "drift", name, identity, overwrite=overwrite)
@@ -160,6 +154,14 @@ def compare_unlabelled(
         start_folder(folder, "drift", {"identity": identity}, overwrite=overwrite)
         _write(drift, folder)
     return drift
+
+
+def config_for(
+    run: Run, folder: str | Path, groups: str | Path | None, given: dict[str, Any] | None = None
+) -> DataConfig:
+    """The settings with which a folder is read as a run's images were, but for those `given`."""
+    read = {key: getattr(run.data_config, key) for key in ("image_size", "resize", "bit_depth")}
+    return replace_fields(DataConfig(str(folder), groups=None if groups is None else str(groups)), read | (given or {}))
 
 
 def measure_unlabelled(run: Run, old: ImageData, data: ImageData, progress: Progress | None = None) -> UnlabelledDrift:
@@ -229,7 +231,7 @@ def _write(drift: UnlabelledDrift, folder: Path) -> None:
     _files.write_csv(folder / "drift.csv", drift.blocks.reset_index())
     _files.write_csv(folder / "predicted.csv", drift.predicted.reset_index())
     _files.write_csv(folder / TO_LABEL, drift.to_label)
-    figures.save(block_drift(drift.blocks), folder / "drift.png")
+    figures.save(drift.plot(), folder / "drift.png")
     values: dict[str, Any] = {name: getattr(drift, name) for name in ("headline", "text", "retrain", "run", "measure")}
     for name in ("p", "p_predicted"):
         values[name] = getattr(drift, name) if math.isfinite(getattr(drift, name)) else None

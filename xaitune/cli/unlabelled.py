@@ -8,7 +8,7 @@ from xaitune._names import plural
 from xaitune.cli.data import say_remarks
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job
-from xaitune.config.settings import DataConfig, TrainConfig, replace_fields
+from xaitune.config.settings import DataConfig, TrainConfig
 from xaitune.errors import ConfigError
 
 USED = ("groups", "image_size", "resize", "bit_depth")  # settings of the images
@@ -34,10 +34,9 @@ def compare_flat(
             f"--{key.replace('_', '-')} needs labels, and {config.path} holds images without class folders: leave it out."
         )
     run = choose_model(model, job.runs_dir).run(job.ui.say)
-    size = {key: getattr(run.data_config, key) for key in ("image_size", "resize", "bit_depth")}
-    from xaitune.advise.unlabelled import TO_LABEL, compare_unlabelled
+    from xaitune.advise.unlabelled import TO_LABEL, config_for, drift_without_labels
 
-    images = unlabelled_images(replace_fields(DataConfig(config.path, groups=config.groups), size | given))
+    images = unlabelled_images(config_for(run, config.path, config.groups, given))
     groups = plural(len(set(images.groups)), "group")
     job.ui.say(
         f"Data: {plural(len(images), 'image')} without labels, {groups} ({config.path}): it has no class folders, so the images "
@@ -50,7 +49,7 @@ def compare_flat(
     say_remarks(job.ui, images)
     with job.ui.progress("comparing", "images") as report:
         options: dict[str, Any] = {"name": name, "runs_dir": job.runs_dir, "overwrite": overwrite}
-        drift = compare_unlabelled(run, images, **options, progress=report, notes=job.ui.say)
+        drift = drift_without_labels(run, images, **options, progress=report, notes=job.ui.say)
     job.ui.table(
         drift.blocks,
         "Drift of each block; heatmaps, old and new: the share of empty ones, and the Gini coefficient (maps)",
