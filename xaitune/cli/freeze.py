@@ -216,7 +216,7 @@ def sweep_freeze(
     else:
         known = _known_advice(job, images, plan.weights, "classify")
         # A race is a part of this sweep where its grid has the race's trainings.
-        shared = len(config.sweep.freeze_through) >= len(DEPTHS) - 1 and not config.sweep.folds
+        shared = len(config.sweep.freeze_through) >= len(DEPTHS) - 1
         shared = shared and config.train.optimizer in config.sweep.optimizers and name is None
         advice = known or _advise(job, config, images, method=None if shared else "features", cache_gb=cache_gb)
     if advice is not None:
