@@ -298,9 +298,8 @@ def _load(config: DataConfig, is_csv: bool) -> ImageData:
 
 def load_listed(config: DataConfig, listing: Listing) -> ImageData:
     """The images of a listing, each read once. Raises DataError."""
-    # Masks may stand in folders of the classes as they were.
     mask_paths = find_masks(listing, Path(config.masks)) if config.masks else None
-    if config.label_fixes:
+    if config.label_fixes:  # after the masks, which may stand in folders of the classes as they were
         kept = apply_label_fixes(listing, Path(config.label_fixes))
         mask_paths = [mask_paths[i] for i in kept] if mask_paths else None
     scanned = scan_files(listing.root, listing.files, config.bit_depth)
