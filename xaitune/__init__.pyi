@@ -4,6 +4,7 @@ from .advise.collection import CollectionAdvice, advise_collection, load_collect
 from .advise.labels import LabelCheck, doubtful_labels
 from .advise.mask_labels import MaskCheck, doubtful_masks
 from .advise.recommend import advise_freeze
+from .advise.unlabelled import UnlabelledDrift, drift_without_labels
 from .comparison.comparison import compare
 from .comparison.comparison_table import ComparisonTable, load_comparison
 from .comparison.sweep import sweep_freeze
@@ -77,6 +78,7 @@ __all__ = [
     "SweepTable",
     "TrackingConfig",
     "TrainConfig",
+    "UnlabelledDrift",
     "Verification",
     "WeightsError",
     "XaituneError",
@@ -91,6 +93,7 @@ __all__ = [
     "compare",
     "doubtful_labels",
     "doubtful_masks",
+    "drift_without_labels",
     "explain_images",
     "export_run",
     "freeze_blocks",

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from xaitune.advise.drift import Drift, comparable_data, measure_drift, two_samples
+from xaitune.advise.drift import Drift, comparable_data, measure_drift
+from xaitune.advise.exchange import two_samples
 from xaitune.advise.recommend import advise_freeze
 from xaitune.config.settings import TrainConfig
 from xaitune.data.dataset import ImageData

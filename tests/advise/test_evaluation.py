@@ -127,6 +127,31 @@ def test_a_race_is_the_beginning_of_the_sweep(demo, raced, cache):
     )
 
 
+def test_a_race_over_folds_is_the_beginning_of_the_sweep_over_folds(demo, cache, tmp_path):
+    """The trials are in the sweep's folds, their scores are averaged, and the sweep goes on with the same runs."""
+    sweep = SweepConfig(folds=3, learning_rates="own", workers=1)
+    plan = race.plan_race(demo, BASE, sweep, tmp_path)
+    table = race.run_race(plan, demo, cache_dir=cache)
+    folders = [tmp_path / f"sweep/fold{number}/freeze3-nag-seed0" for number in (1, 2, 3)]
+    trials = [read_history(folder) for folder in folders]
+    scores = [trial.query("stage == 'fine-tune'")["val_f1_macro"] for trial in trials]
+    assert [len(score) for score in scores] == [3, 3, 3]
+    assert len(set(map(tuple, scores))) > 1
+    assert table.loc["3", "short"] == pytest.approx(np.mean([score[-2:].mean() for score in scores]))
+    assert tuple(table.index) == CANDIDATES
+    assert table["short"].notna().all()
+    assert find_sweep(tmp_path) is None
+    before = [(folder / "config.json").stat().st_mtime_ns for folder in folders]
+    grid = {"folds": 3, "learning_rates": "own", "freeze_through": 3, "optimizers": "nag", "seeds": 1, "workers": 1}
+    done = sweep_freeze(demo, train=BASE, **grid, runs_dir=tmp_path, cache_dir=cache)
+    assert done.path == tmp_path / "sweep"
+    assert [(folder / "config.json").stat().st_mtime_ns for folder in folders] == before
+    for folder, trial in zip(folders, trials, strict=True):
+        columns = ["stage", "epoch", "train_loss", "val_loss"]
+        pd.testing.assert_frame_equal(read_history(folder)[columns].head(len(trial)), trial[columns])
+        assert len(read_history(folder)) > len(trial)
+
+
 def test_the_same_race_is_not_run_again(demo, raced, cache, monkeypatch):
     advice, runs_dir = raced
     monkeypatch.setattr(evaluation, "run_race", lambda *_, **__: pytest.fail("run again"))
@@ -175,7 +200,8 @@ def test_costs_of_training():
         (150, {"patience": 2}, {}, "features"),
         (1000, {}, {"learning_rates": (1e-2, 1e-3, 1e-4)}, "features"),
         (1000, {}, {"learning_rates": "own"}, "race"),
-        (150, {}, {"folds": 3}, "features"),
+        (150, {}, {"folds": 3}, "race"),
+        (150, {}, {"folds": 40}, "features"),  # 38 times all images
         (150, {}, {"engine": "ray"}, "features"),
     ],
 )

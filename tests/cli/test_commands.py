@@ -394,6 +394,30 @@ def test_advise_on_other_images(project, demo, tmp_path):
     assert (tmp_path / "runs/advice/drift.csv").is_file()
 
 
+def test_advise_on_images_without_labels(project, demo, tmp_path):
+    """Images directly in a folder: drift, what the model predicts and what to label; options that need labels are refused."""
+    folder, _ = project
+    (tmp_path / "new images").mkdir()
+    for number, path in enumerate(demo.paths()):
+        cv2.imwrite(str(tmp_path / f"new images/part{number // 2}_{number % 2}.png"), cv2.imread(str(path)) // 2)
+    run = folder / "runs/freeze4-nag-seed0"
+    command = ["advise", "new images", "--model", run]
+    said = xaitune(tmp_path, *command).out
+    assert f"{len(demo)} images without labels, {len(demo)} groups" in said
+    assert "no depth is advised" in said
+    assert "Give --groups if a thing was photographed several times" in said
+    made = json.loads(xaitune(tmp_path, *command, "--groups", r"(part\d+)", "--json").out)
+    assert made["retrain"] == "drifted"
+    assert made["p"] <= 0.05
+    assert len(made["to_label"]) == (len(demo) + 1) // 2
+    assert sum(row["new"] for row in made["predicted"]) == pytest.approx(1)
+    assert made["next"] == f"xaitune advise LABELLED --model {shlex.quote(str(run))} --image-size 32x32"
+    assert (tmp_path / "runs/drift-2/to_label.csv").is_file()
+    for option, value in (("--method", "race"), ("--split-seed", "3"), ("--weights", "slim")):
+        refused = xaitune(tmp_path, *command, option, value)
+        assert (refused.status, f"{option} needs labels, and new images holds" in refused.err) == (2, True)
+
+
 def test_compare(project):
     """Two losses: a table, pictures, and the same command again trains nothing."""
     folder, _ = project

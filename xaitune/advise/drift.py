@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import cdist
 
 from xaitune import _names, evaluate
 from xaitune._progress import Progress
 from xaitune.advise.evidence import localisation_scores, masked_images
+from xaitune.advise.exchange import two_samples
 from xaitune.data.dataset import ImageData
 from xaitune.data.sample import choose_images
+from xaitune.data.unlabelled import is_unlabelled
 from xaitune.errors import ConfigError, DataError
 from xaitune.evaluate.table import unit_maps
 from xaitune.explain.classifier import open_classifier
@@ -25,10 +26,11 @@ from xaitune.training.cut import POOLED, cached_output, pooled_columns
 from xaitune.training.run import Run
 
 SIGNIFICANT = 0.05
-PERMUTATIONS = 999
 MOST_IMAGES = 400  # of each set
 MAPPED_IMAGES = 80  # of each set, whose heatmaps are compared
 GREY_SHIFT = 0.1  # a change of the mean grey value, in relation to it, that is worth a sentence
+Sets = dict[str, tuple[ImageData, np.ndarray]]  # 'old' and 'new': images, and the rows that are compared
+Arrays = dict[str, np.ndarray]  # 'old' and 'new'
 FEW_GROUPS = 15  # with fewer, finding no drift says little
 
 
@@ -85,6 +87,10 @@ class Drift:
     @property
     def text(self) -> str:
         """A few plain sentences."""
+        return " ".join([*self.said_of_features(), *self.said_of_answers(), *self.said_of_images()])
+
+    def said_of_features(self) -> list[str]:
+        """Sentences on whether the features differ, and where."""
         old, new = self.scores.loc["old"], self.scores.loc["new"]
         sets = (
             f"{_names.plural(int(old['images']), 'validation image')} of {self.run} "
@@ -101,14 +107,17 @@ class Drift:
             lines = [f"The features of {sets} do not differ more than by chance (p = {self.p:.2f})."]
         else:
             lines = [f"The features of {sets} cannot be compared: no class has a group in both."]
-        if self.retrain == "unknown":
-            lines.append("With so few groups that says little.")
+        return [*lines, "With so few groups that says little."] if self.retrain == "unknown" else lines
+
+    def said_of_answers(self) -> list[str]:
+        """Sentences on the accuracy, and on classes that only one of the two has."""
+        old, new = self.scores.loc["old"], self.scores.loc["new"]
         gap, low, high = self.score_gap
         change = "lower" if high < 0 else "higher" if low > 0 else "not shown to have changed"
-        lines.append(
+        lines = [
             f"The balanced accuracy is {change}: {old['score']:.3f} then, {new['score']:.3f} now "
             f"({gap * 100:+.1f} points [{low * 100:+.1f}, {high * 100:+.1f}])."
-        )
+        ]
         for which, few in self.scores["few"].items():
             if few:
                 lines.append(f"Do not rely on this interval: of the {which} images there are only {few}.")
@@ -120,25 +129,31 @@ class Drift:
                 f"These images lack {_names.listed(list(self.missing))}, so the accuracy is that of the other classes."
                 + (" A class that was only renamed needs its old name." if self.new_classes else "")
             )
-        grey_old, grey_new = self.grey
-        if abs(grey_new - grey_old) > GREY_SHIFT * max(grey_old, 1):
-            lines.append(
-                f"Their mean grey value is {grey_new:.0f}, and was {grey_old:.0f}: look at the lighting first."
-            )
+        return lines
+
+    def said_of_images(self) -> list[str]:
+        """Sentences on the lighting, and on the images that were left out."""
+        lines, (old, new) = [], self.grey
+        if abs(new - old) > GREY_SHIFT * max(old, 1):
+            lines.append(f"Their mean grey value is {new:.0f}, and was {old:.0f}: look at the lighting first.")
         if self.known:
             lines.append(f"Left out, since the model's own data set has them: {_names.plural(self.known, 'image')}.")
-        return " ".join(lines)
+        return lines
 
 
 def comparable_data(run: Run, data: ImageData) -> ImageData:
     """The images that the run was trained on, with which `data` can be compared.
 
-    Raises DataError where they have changed or are gone, where the run knows no class of `data` or all its images, and
+    Raises DataError where they have changed or are gone, where the run knows no class of labelled `data` or all its images, and
     ConfigError where `data` has another image size, or the run has no model of all five blocks.
     """
-    advice = "Drift is measured against them; --method heatmap looks at the model alone."
+    unlabelled = is_unlabelled(data)
+    advice = "Drift is measured against them"
+    advice += "." if unlabelled else "; --method heatmap looks at the model alone."
     if run.state != "finished":
         raise ConfigError(f"{run.path} {run.state}: it has no model to train again. Give a finished run.")
+    if run.config.segments or run.config.from_scratch:
+        raise ConfigError(f"{run.path} is no classification by the blocks of a VGG, and drift is measured on those.")
     if run.config.head_blocks != "all":
         raise ConfigError(f"{run.path} ends with the block of its linear head. Give a run of all five blocks.")
     try:
@@ -151,21 +166,24 @@ def comparable_data(run: Run, data: ImageData) -> ImageData:
         raise ConfigError(
             f"Images must be {_size_of(old)}, as for {run.path}, to be compared with its own. Received: {_size_of(data)}."
         )
-    if not set(data.class_names) & set(run.class_names):
+    if not unlabelled and not set(data.class_names) & set(run.class_names):
         raise DataError(
-            f"{run.path} knows none of these classes ({', '.join(data.class_names)}): it has {', '.join(run.class_names)}."
+            f"{run.path} knows none of these classes ({', '.join(data.class_names)}): it has {', '.join(run.class_names)}. "
+            "If they are no classes, put all images into one folder: they are then compared without labels."
         )
-    if not len(_unseen(old, data)):
+    if not len(unseen_images(old, data)):
         raise DataError(
             f"All images of {data.config.path} are among those that {run.path} was trained on. Give new ones."
         )
     return old
 
 
-def _unseen(old: ImageData, data: ImageData) -> np.ndarray:
-    """The training and validation images whose content the old data set lacks."""
+def unseen_images(old: ImageData, data: ImageData) -> np.ndarray:
+    """The training and validation images whose content the old data set lacks; without labels, all such images."""
     seen = set(old.digests)
     rows = np.concatenate([data.indices("train"), data.indices("validation")])
+    if is_unlabelled(data):  # which nothing will be trained or tested on
+        rows = np.arange(len(data))
     return np.array([row for row in rows if data.digests[row] not in seen], rows.dtype)
 
 
@@ -176,23 +194,16 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, progress: Progress 
     accuracy is that of these classes, so that other shares of the classes are no drift. At most MOST_IMAGES of each set are
     used, whole groups drawn at random; images that `old` has too are left out. `old`: the result of `comparable_data`.
     """
-    unseen = _unseen(old, data)
+    unseen = unseen_images(old, data)
     sets = {"old": (old, _some_groups(old, old.indices("validation"))), "new": (data, _some_groups(data, unseen))}
     names = {which: np.array(of.class_names)[of.labels[rows]] for which, (of, rows) in sets.items()}
     groups = {which: np.asarray(of.groups)[rows] for which, (of, rows) in sets.items()}
-    model = run.model
-    channels = block_channels(model)
-    both = keras.Model(model.input, keras.ops.concatenate([cached_output(model, POOLED), model.output], axis=1))
-    outputs = _passed(Predictor(both), sets, progress)
-    width = 2 * sum(channels)
+    features, logits = seen_by(run, sets, progress)
+    blocks = two_samples(features, names, groups)
     shared = sorted(set(names["old"]) & set(names["new"]) & set(run.class_names))
-    columns = [pooled_columns(channels, block) for block in BLOCKS]
-    blocks = two_samples([(outputs["old"][:, c], outputs["new"][:, c]) for c in columns], names, groups)
-    maps, measure = _compare_maps(run, sets)
+    maps, measure = compare_maps(run, sets)
     counts = pd.Series(np.array(data.class_names)[data.labels[unseen]]).value_counts()
-    scores = {
-        which: _score(run, shared, names[which], groups[which], outputs[which][:, width:]) for which in ("old", "new")
-    }
+    scores = {which: _score(run, shared, names[which], groups[which], logits[which]) for which in ("old", "new")}
     return Drift(
         blocks=blocks.join(maps),
         scores=pd.DataFrame.from_dict(scores, orient="index"),
@@ -203,11 +214,22 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, progress: Progress 
         known=len(data.indices("train")) + len(data.indices("validation")) - len(unseen),
         run=str(run.path),
         missing=tuple(name for name in run.class_names if name not in data.class_names),
-        grey=(_mean_grey(*sets["old"]), _mean_grey(*sets["new"])),
+        grey=(mean_grey(*sets["old"]), mean_grey(*sets["new"])),
     )
 
 
-def _mean_grey(data: ImageData, rows: np.ndarray) -> float:
+def seen_by(run: Run, sets: Sets, progress: Progress | None) -> tuple[list[tuple[np.ndarray, np.ndarray]], Arrays]:
+    """The old and new features of each block, as `two_samples` takes them, and the logits of both sets."""
+    model = run.model
+    channels = block_channels(model)
+    both = keras.Model(model.input, keras.ops.concatenate([cached_output(model, POOLED), model.output], axis=1))
+    outputs = _passed(Predictor(both), sets, progress)
+    columns = [pooled_columns(channels, block) for block in BLOCKS]
+    features = [(outputs["old"][:, c], outputs["new"][:, c]) for c in columns]
+    return features, {which: rows[:, 2 * sum(channels) :] for which, rows in outputs.items()}
+
+
+def mean_grey(data: ImageData, rows: np.ndarray) -> float:
     """The mean value of at most MAPPED_IMAGES of the images."""
     return float(data.load(rows[:MAPPED_IMAGES]).mean())
 
@@ -221,9 +243,7 @@ def _some_groups(data: ImageData, rows: np.ndarray) -> np.ndarray:
     return rows[np.isin(groups, chosen)]
 
 
-def _passed(
-    predictor: Predictor, sets: dict[str, tuple[ImageData, np.ndarray]], progress: Progress | None
-) -> dict[str, np.ndarray]:
+def _passed(predictor: Predictor, sets: Sets, progress: Progress | None) -> Arrays:
     """The outputs for the images of both sets, batch by batch."""
     total, done, outputs = sum(len(rows) for _, rows in sets.values()), 0, {}
     for which, (of, rows) in sets.items():
@@ -261,65 +281,7 @@ def _score(run: Run, shared: list[str], names: np.ndarray, groups: np.ndarray, l
     return {"score": found.value, "low": found.low, "high": found.high, "few": found.few, **about}
 
 
-def two_samples(
-    features: list[tuple[np.ndarray, np.ndarray]], classes: dict[str, np.ndarray], groups: dict[str, np.ndarray]
-) -> pd.DataFrame:
-    """Whether old and new features have the same distribution within each class, for several kinds of features at once.
-
-    `features`: for each kind (a block) the old (n, d) and the new ones (m, d); `classes` and `groups`: those of the 'old'
-    and 'new' images. Of every group one image of each of its classes is taken, at random, so that no group weighs more for
-    having more images. The statistic is the energy distance (Szekely and Rizzo 2004) of standardised features, summed over
-    the classes that both have. Whole groups are exchanged at random between old and new, among those with the same classes,
-    and p-values adjusted over the kinds by the largest statistic (Westfall and Young 1993). One row per kind, from 1:
-    `distance` (the energy distance over twice the mean distance of old from new), `usual` (its 95 % quantile under exchange)
-    and `p`; NaN where no class is in both.
-    """
-    rng = np.random.default_rng(0)
-    which = np.repeat(["old", "new"], [len(classes["old"]), len(classes["new"])])
-    label, group = (np.concatenate([names["old"], names["new"]]).astype(str) for names in (classes, groups))
-    table = pd.DataFrame({"class": label, "set": which, "group": group})
-    units = table.sample(frac=1, random_state=0).drop_duplicates(["class", "set", "group"]).sort_index()
-    owner = units.groupby(["set", "group"]).ngroup().to_numpy()  # the group of each unit, of one set
-    kinds = units.groupby(owner)["class"].agg(lambda names: "\n".join(sorted(names)))
-    is_new = (units.groupby(owner)["set"].first() == "new").to_numpy()
-    drawn = np.repeat(is_new[None], 1 + PERMUTATIONS, axis=0)
-    for kind in set(kinds):
-        inside = np.flatnonzero(kinds == kind)
-        drawn[1:, inside] = rng.permuted(drawn[1:, inside], axis=1)
-    rows = units.index.to_numpy()
-    standard = []
-    for old, new in features:
-        values = np.concatenate([old, new]).astype(np.float64)[rows]
-        spread = values.std(axis=0)
-        standard.append((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1))
-    statistic, scale = np.zeros((2, len(features), 1 + PERMUTATIONS))
-    for name in sorted(set(classes["old"]) & set(classes["new"])):
-        inside = np.flatnonzero(units["class"] == name)
-        new = drawn[:, owner[inside]].astype(float)
-        counts = new.sum(axis=1, keepdims=True)
-        a = (1 - new) / np.maximum(len(inside) - counts, 1)  # shares of the old and of the new units
-        b = new / np.maximum(counts, 1)
-        weight = (counts * (len(inside) - counts) / len(inside))[:, 0]  # 0 where all are on one side
-        for kind, values in enumerate(standard):
-            distances = cdist(values[inside], values[inside])
-            between = 2 * ((a @ distances) * b).sum(axis=1)
-            within = ((a @ distances) * a).sum(axis=1) + ((b @ distances) * b).sum(axis=1)
-            statistic[kind] += weight * np.where(weight > 0, between - within, 0)
-            scale[kind] += weight * between
-    relative = np.divide(statistic, scale, out=np.full_like(statistic, np.nan), where=scale > 0)
-    centre, spread = statistic[:, 1:].mean(axis=1, keepdims=True), statistic[:, 1:].std(axis=1, keepdims=True)
-    standardised = np.divide(statistic - centre, spread, out=np.zeros_like(statistic), where=spread > 0)
-    largest, rounding = standardised[:, 1:].max(axis=0), 1e-9
-    p = (1 + (largest[None] >= standardised[:, :1] - rounding).sum(axis=1)) / (1 + PERMUTATIONS)
-    usual = np.array(
-        [np.quantile(r[np.isfinite(r)], 0.95) if np.isfinite(r).any() else np.nan for r in relative[:, 1:]]
-    )
-    p = np.where(np.isfinite(relative[:, 0]), p, np.nan)
-    index = pd.Index(range(1, len(features) + 1), name="block")
-    return pd.DataFrame({"distance": relative[:, 0], "usual": usual, "p": p}, index=index)
-
-
-def _compare_maps(run: Run, sets: dict[str, tuple[ImageData, np.ndarray]]) -> tuple[pd.DataFrame, str]:
+def compare_maps(run: Run, sets: Sets) -> tuple[pd.DataFrame, str]:
     """The heatmaps of the predicted class at each block: shares of empty ones, and their quality, old and new.
 
     The quality is the localisation (see `localisation_scores`) where both sets have masks, and otherwise the Gini

@@ -1,6 +1,7 @@
 """The race: every freezing depth is fine-tuned for a few epochs, beside linear heads on the frozen features.
 
-The trainings are the first epochs of a sweep's own runs, in the sweep's folder: a sweep that follows continues them.
+The trainings are the first epochs of a sweep's own runs, in the sweep's folder: a sweep that follows continues them. Those of a
+sweep over folds are in its folds, and their scores are averaged.
 """
 
 from collections.abc import Sequence
@@ -48,10 +49,10 @@ def race_cost(
 def plan_race(
     data: ImageData, train: TrainConfig, sweep: SweepConfig, runs_dir: str | Path, notes: Notes | None = None
 ) -> SweepPlan:
-    """The short trainings of every depth, as a part of a sweep with these settings on one split. Raises ConfigError."""
+    """The short trainings of every depth, as a part of a sweep with these settings. Raises ConfigError."""
     if not train.epochs:
         raise ConfigError("A race needs trainings. Set epochs to at least 1, or use --method features.")
-    only = {"freeze_through": DEPTHS, "optimizers": (train.optimizer,), "seeds": 1, "folds": None}
+    only = {"freeze_through": DEPTHS, "optimizers": (train.optimizer,), "seeds": 1}
     config = replace_fields(sweep, only)
     return plan_sweep(data, config, train, runs_dir=runs_dir, only_trials=True, notes=notes)
 
@@ -67,13 +68,20 @@ def run_race(
     """Train what is missing, and return one row per candidate.
 
     `short`: the validation score of a depth's short training at the better of its learning rates, averaged over its last
-    LAST_EPOCHS epochs; for the linear heads their validation score. `learning_rate`: that rate.
-    Raises RunError if a training failed.
+    LAST_EPOCHS epochs; for the linear heads their validation score. `learning_rate`: that rate. Over folds the mean score, and
+    the most frequent rate. Raises RunError if a training failed.
     """
     failures = train_missing(plan, data, cache_dir=cache_dir, cache_gb=cache_gb, progress=progress)
     if failures:
         name, error = next(iter(failures.items()))
         raise RunError(f"The advice needs a short training of every depth. {name}: {error}")
+    parts = pd.concat([_scores(part) for _, part in plan.folds] or [_scores(plan)]).groupby(level="candidate")
+    rates = parts["learning_rate"].agg(lambda found: found.mode().get(0, np.nan))
+    return pd.DataFrame({"short": parts["short"].mean(), "learning_rate": rates}).loc[list(CANDIDATES)]
+
+
+def _scores(plan: SweepPlan) -> pd.DataFrame:
+    """The rows of `run_race` for one split."""
     rows = {}
     for cell in plan.cells:
         rate = chosen_rate(cell, plan.folder)
@@ -91,4 +99,4 @@ def run_race(
         fitted = load_run(plan.folder / run_name(head))
         rows[fitted.name] = {"short": fitted.score("validation")}
     rows.setdefault("5", rows[HEADS[0]])  # with --head blocks nothing is left to train there
-    return pd.DataFrame.from_dict(rows, orient="index").loc[list(CANDIDATES)].rename_axis("candidate")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")

@@ -46,15 +46,16 @@ def advise_freeze(
     notes: Notes | None = None,
     **options: Any,
 ) -> FreezeAdvice:
-    """Recommend how many blocks to freeze, or to train nothing, before any whole fine-tuning. Never uses test images.
+    """Recommend how many blocks to freeze, or to train nothing, before any whole fine-tuning.
+
+    No test image is used, but that a race over folds validates each fold on images that another one tests.
 
     `method` 'features' looks at the frozen features of all blocks, after one pass over the images: linear
     heads on them, and linearised fine-tuning of every depth. 'race' also fine-tunes every depth for a few epochs, as the
-    first part of a `sweep` with these settings (without folds), which then continues them; it is the default where these
-    trainings are short (`race.SHORT`), and 'features' elsewhere. Both weigh their evidence by a
-    model learnt from many tasks (see `decision.decide`): the advised depth has the least expected loss against the best
-    one, plus `cost_weight` (a score) times the share of the multiply-adds that its training takes. The confidence is the
-    chance of being within a point of the best.
+    first part of a `sweep` with these settings, in each of its folds, which then continues them; it is the default where these
+    trainings are short (`race.SHORT`), and 'features' elsewhere. Both weigh their evidence by a model learnt from many tasks (see
+    `decision.decide`): the advised depth has the least expected loss against the best one, plus `cost_weight` (a score) times the
+    share of the multiply-adds that its training takes. The confidence is the chance of being within a point of the best.
 
     With a `model` that is a run (or its folder) trained on other images, the advice is about training it again on these:
     they are compared with its own validation images (`FreezeAdvice.drift`), and its weights are those to start from.
@@ -144,13 +145,15 @@ def check_settings(config: TrainConfig, method: str | None, cost_weight: float) 
 
 
 def _quick_method(data: ImageData, config: TrainConfig, sweep: SweepConfig) -> str:
-    """'race' where its trainings are short, and no more than the beginning of trainings on one split here; else 'features'."""
+    """'race' where its trainings are short, and no more than the beginning of trainings on this machine; else 'features'."""
     whole = min(config.epochs, config.patience) <= TRIAL_EPOCHS + config.warmup_epochs  # they would end in the race
-    if config.from_scratch or whole or sweep.folds or sweep.engine != "local":
+    if config.from_scratch or whole or sweep.engine != "local":
         return "features"
     channels = load_backbone(config.weights, config.architecture).channels
     rates = len(cell_rates(sweep, config, config.optimizer))
-    cost = race_cost(len(data.indices("train")), data.image_size, channels, config.architecture, rates)
+    # A fold trains on all images but those of two folds, which validate and test.
+    images = len(data) * (sweep.folds - 2) if sweep.folds else len(data.indices("train"))
+    cost = race_cost(images, data.image_size, channels, config.architecture, rates)
     return "race" if cost <= SHORT else "features"
 
 

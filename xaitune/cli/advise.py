@@ -10,6 +10,7 @@ from xaitune.cli.data import DataPath, Overwrite, check_call, load_data
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
+from xaitune.cli.unlabelled import compare_flat
 from xaitune.config.settings import Config, DataConfig, TrainConfig
 
 FEW_IMAGES = 100  # docs/advice.md: with 62 the advice from features lost 25 points, the race none
@@ -70,10 +71,14 @@ def advise(
     Looks at what frozen features and the gradients of each block tell about the classes of the training and validation
     images, and weighs it by what was learnt from many tasks. With --method race, the default where that is short, every
     depth is also fine-tuned for three epochs, which a sweep that follows continues. With --model RUN on other images than
-    the run's own: whether they have drifted, and how deep to train the run again.
+    the run's own: whether they have drifted, and how deep to train the run again. Images directly in DATA, without class
+    folders, have no labels: then whether they have drifted, and which to label first.
     """
     if model is not None:
         choose_model(model, job.runs_dir)  # refuse what is no model before the images are read
+        others = {"method": method, "max_calls": max_calls}
+        if compare_flat(job, data, model, name=name, overwrite=overwrite, others=others):
+            return
     check_call(job, data, name)
     from xaitune.advise.recommend import check_settings
 

@@ -51,7 +51,6 @@ def check_call(job: Job, path: Path | None, name: str | None = None, *, sweeps: 
 
 def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
     """(configuration, ImageData), saying what was read and skipped."""
-    from xaitune.data.checks import remarks
     from xaitune.data.dataset import ImageData
 
     config = job.config(path)
@@ -64,15 +63,22 @@ def load_data(job: Job, path: Path | None = None) -> tuple[Any, Any]:
         f"Data: {len(data)} images, {len(data.class_names)} classes, {groups} groups, "
         f"{data.image_size[0]}x{data.image_size[1]} ({config.data.path})"
     )
-    for remark in remarks(data):
-        (job.ui.say if remark.level == "note" else job.ui.warn)(remark.message)
     if path is not None and config.data.groups is None and job.file_config().data.groups:
         job.ui.say("Without groups: those in xaitune.toml are for its own images. Give --groups if these have some.")
-    for file, reason in data.skipped[:5]:
-        job.ui.warn(f"Skipped {file}: {reason}")
-    if len(data.skipped) > 5:
-        job.ui.warn(f"and {len(data.skipped) - 5} more unreadable files: see 'xaitune data-check'.")
+    say_remarks(job.ui, data)
     return config, data
+
+
+def say_remarks(ui: Ui, data: Any) -> None:
+    """Say what was odd about the images, and which could not be read."""
+    from xaitune.data.checks import remarks
+
+    for remark in remarks(data):
+        (ui.say if remark.level == "note" else ui.warn)(remark.message)
+    for file, reason in data.skipped[:5]:
+        ui.warn(f"Skipped {file}: {reason}")
+    if len(data.skipped) > 5:
+        ui.warn(f"and {len(data.skipped) - 5} more unreadable files: see 'xaitune data-check'.")
 
 
 def _absolute_weights(train: TrainConfig) -> TrainConfig:

@@ -82,10 +82,10 @@ def _grid_given(job: Job) -> bool:
 
 
 def _race_is_shared(config: Config, name: str | None) -> bool:
-    """Whether the trainings of a race are a part of this sweep: its grid has them all, on one split."""
+    """Whether the trainings of a race are a part of this sweep: its grid has them all."""
     from xaitune.advise.candidates import DEPTHS
 
-    whole = len(config.sweep.freeze_through) >= len(DEPTHS) - 1 and not config.sweep.folds
+    whole = len(config.sweep.freeze_through) >= len(DEPTHS) - 1
     return whole and config.train.optimizer in config.sweep.optimizers and name is None
 
 

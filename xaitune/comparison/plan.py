@@ -59,7 +59,7 @@ class SweepPlan:
         heads = [run for run in self.frozen if not has_ended(run, self.folder)]
         parts = [run for _, part in self.folds for run in part.expected]
         if self.only_trials:
-            return heads + [as_trial(run) for cell in self.cells for run in trials_to_do(cell, self.folder)]
+            return parts + heads + [as_trial(run) for cell in self.cells for run in trials_to_do(cell, self.folder)]
         return parts + heads + [run for cell in self.cells for run in expected_runs(cell, self.folder)]
 
 
@@ -91,8 +91,11 @@ def plan_sweep(
         folds = []
         for number in range(1, config.folds + 1):
             part = ImageData.from_config(replace_fields(data.config, {"fold": f"{number}/{config.folds}"}))
-            folds.append((part, plan_sweep(part, one, base, name=f"fold{number}", runs_dir=folder)))
-        return SweepPlan(folder, config, base, identity, backbone.digest, backbone.channels, (), (), tuple(folds))
+            folds.append(
+                (part, plan_sweep(part, one, base, name=f"fold{number}", runs_dir=folder, only_trials=only_trials))
+            )
+        about = (folder, config, base, identity, backbone.digest, backbone.channels)
+        return SweepPlan(*about, (), (), tuple(folds), only_trials)
     cells = tuple(cells_of(grid_runs(config, base)))
     frozen = tuple(frozen_runs(base))
     return SweepPlan(

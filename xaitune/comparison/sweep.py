@@ -173,8 +173,11 @@ def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> di
     count = len(plan.folds)
     for number, (data, part) in enumerate(plan.folds):
         shown = part_of(progress, number / count, (number + 1) / count, f"fold {number + 1} of {count}: ")
-        run_sweep(part, data, progress=shown, **options)
-        own = read_json(part.folder / "sweep.json")["failures"]
+        if plan.only_trials:
+            own = train_missing(part, data, progress=shown, **options)
+        else:
+            run_sweep(part, data, progress=shown, **options)
+            own = read_json(part.folder / "sweep.json")["failures"]
         failures |= {f"{part.folder.name}/{name}": error for name, error in own.items()}
     return failures
 

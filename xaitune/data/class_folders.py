@@ -9,6 +9,7 @@ from pathlib import Path
 from xaitune._names import listed, plural
 from xaitune.data.images import IMAGE_SUFFIXES, is_image_name
 from xaitune.data.listing import Listing, names_masks, nfc, split_name
+from xaitune.data.masks import leave_out_masks
 from xaitune.data.walk import counted, endings, entries, escaped, leads_back, require_utf8, walk_files
 from xaitune.errors import DataError
 
@@ -34,7 +35,7 @@ def list_folder(root: Path, masks: Path | None, *, recursive: bool = False) -> L
     """The images of root/<class>/ or root/<split>/<class>/, sorted by name. Raises DataError.
 
     A class folder whose images all lie in its only subfolder (but for one of masks) is read from there; `recursive` reads
-    images at any depth below a class folder. `masks`: the mask folder, which is no class.
+    images at any depth below a class folder. `masks`: the mask folder, which is no class. Masks among the images are left out.
     """
     require_utf8(root)
     listing = Listing(root, [], [], [], [], [])
@@ -62,6 +63,7 @@ def list_folder(root: Path, masks: Path | None, *, recursive: bool = False) -> L
     listing.keep(sorted(range(len(listing.files)), key=lambda i: (nfc(listing.files[i]), listing.files[i])))
     for file in listing.files:
         require_utf8(root / file)
+    leave_out_masks(listing)
     return listing
 
 

@@ -16,7 +16,7 @@ from xaitune.data.images import ImageHeader, read_image
 from xaitune.data.label_fixes import apply_label_fixes
 from xaitune.data.listing import Listing, digest, list_csv, nfc, resolve_groups, run_threaded
 from xaitune.data.mask_values import read_marked
-from xaitune.data.masks import find_masks, leave_out_masks
+from xaitune.data.masks import find_masks
 from xaitune.data.resize import resize_image, resize_mask
 from xaitune.data.scan import Scanned, scan_files, unreadable_files
 from xaitune.data.splits import SPLITS, assign_splits
@@ -293,13 +293,13 @@ def _config(
 
 def _load(config: DataConfig, is_csv: bool) -> ImageData:
     path, masks = Path(config.path), Path(config.masks) if config.masks else None
-    if is_csv:
-        listing = list_csv(path)
-    else:
-        listing = list_folder(path, masks, recursive=config.recursive)
-        leave_out_masks(listing)
-    mask_paths = find_masks(listing, masks) if masks else None  # which may stand in folders of the classes as they were
-    if config.label_fixes:
+    return load_listed(config, list_csv(path) if is_csv else list_folder(path, masks, recursive=config.recursive))
+
+
+def load_listed(config: DataConfig, listing: Listing) -> ImageData:
+    """The images of a listing, each read once. Raises DataError."""
+    mask_paths = find_masks(listing, Path(config.masks)) if config.masks else None
+    if config.label_fixes:  # after the masks, which may stand in folders of the classes as they were
         kept = apply_label_fixes(listing, Path(config.label_fixes))
         mask_paths = [mask_paths[i] for i in kept] if mask_paths else None
     scanned = scan_files(listing.root, listing.files, config.bit_depth)

@@ -16,7 +16,7 @@ from xaitune.errors import ConfigError, RunError, RunLockedError
 LAYOUT = 2  # version of the layout of config.json, which names the folder's kind since 2
 CONFIG = "config.json"
 RESULT = "result.json"  # written last: a run is finished once it exists
-KINDS = ("run", "sweep", "comparison", "advice", "collection")
+KINDS = ("run", "sweep", "comparison", "advice", "collection", "drift")
 
 
 def folder_kind(path: str | Path) -> str | None:

@@ -1,0 +1,79 @@
+"""What `advise --model RUN` does with a folder of images without labels."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from xaitune._names import plural
+from xaitune.cli.data import say_remarks
+from xaitune.cli.model_choice import choose_model
+from xaitune.cli.options import Job
+from xaitune.config.settings import DataConfig, TrainConfig
+from xaitune.errors import ConfigError
+
+USED = ("groups", "image_size", "resize", "bit_depth")  # settings of the images
+
+
+def compare_flat(
+    job: Job, data: Path | None, model: str, *, name: str | None, overwrite: bool, others: dict[str, Any]
+) -> bool:
+    """Compare images without labels with a run's own, and print what was found and which to label first.
+
+    False, with nothing done, where `data` is no flat folder, or one with masks (of a segmentation). `others`: options that
+    need labels, and what was given. Raises ConfigError for one of them.
+    """
+    from xaitune.data.unlabelled import is_flat, unlabelled_images
+
+    config = job.config(data).data
+    if config.masks is not None or not is_flat(Path(config.path)):
+        return False
+    given = job.given.get(DataConfig, {})
+    needless = [*(key for key in given if key not in USED), *job.given.get(TrainConfig, {})]
+    for key in [*needless, *(key for key, value in others.items() if value is not None)]:
+        raise ConfigError(
+            f"--{key.replace('_', '-')} needs labels, and {config.path} holds images without class folders: leave it out."
+        )
+    run = choose_model(model, job.runs_dir).run(job.ui.say)
+    from xaitune.advise.unlabelled import TO_LABEL, config_for, drift_without_labels
+
+    images = unlabelled_images(config_for(run, config.path, config.groups, given))
+    groups = plural(len(set(images.groups)), "group")
+    job.ui.say(
+        f"Data: {plural(len(images), 'image')} without labels, {groups} ({config.path}): it has no class folders, so the images "
+        "are compared with the model's own, and no depth is advised."
+    )
+    if config.groups is None and run.data_config.groups is not None:
+        job.ui.say(
+            "Without groups: the model's own images have some. Give --groups if a thing was photographed several times."
+        )
+    say_remarks(job.ui, images)
+    with job.ui.progress("comparing", "images") as report:
+        options: dict[str, Any] = {"name": name, "runs_dir": job.runs_dir, "overwrite": overwrite}
+        drift = drift_without_labels(run, images, **options, progress=report, notes=job.ui.say)
+    job.ui.table(
+        drift.blocks,
+        "Drift of each block; heatmaps, old and new: the share of empty ones, and the Gini coefficient (maps)",
+    )
+    job.ui.table(drift.predicted, "Share of each predicted class", digits=2)
+    job.ui.say(f"{drift.headline} {drift.text}")
+    assert drift.path is not None
+    job.ui.finish(
+        [drift.path, drift.path / TO_LABEL],
+        _advice_on_labels(run.path, images.config),
+        headline=drift.headline,
+        drift=drift.text,
+        retrain=drift.retrain,
+        p=drift.p,
+        p_predicted=drift.p_predicted,
+        predicted=drift.predicted.reset_index().to_dict("records"),
+        to_label=drift.to_label["file"].tolist(),
+    )
+    return True
+
+
+def _advice_on_labels(run: Path, config: DataConfig) -> str:
+    """The command for the images once they are labelled, in class folders."""
+    words = ["xaitune", "advise", "LABELLED", "--model", str(run), "--image-size", "{}x{}".format(*config.image_size)]
+    words += ["--resize", config.resize] if config.resize != DataConfig().resize else []
+    words += ["--bit-depth", str(config.bit_depth)] if config.bit_depth else []
+    return shlex.join(words)
