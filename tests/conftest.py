@@ -7,6 +7,31 @@ import pytest
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_workers():
+    """Idle workers by their number of threads: sweeps share them, since a new one takes seconds to import TensorFlow."""
+    from xaitune.comparison.engines import local
+
+    kept = {}
+
+    class Pool(local._WorkerPool):
+        def __init__(self, threads):
+            super().__init__(threads)
+            self.idle = kept.pop(threads, [])
+
+        def stop(self):
+            with self.lock:
+                kept[self.threads], self.idle = [*kept.get(self.threads, []), *self.idle], []
+            super().stop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_WorkerPool", Pool)
+        yield kept
+    for workers in kept.values():
+        for worker in workers:
+            worker.close()
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real images and weights beside the repository; the test is skipped where there is none."""

@@ -53,6 +53,18 @@ def killer(text, times=1):
     return progress
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_workers(kept_workers):
+    """Here every sweep starts workers of its own and ends them, as outside the tests."""
+    for workers in kept_workers.values():
+        for worker in workers:
+            worker.close()
+    kept_workers.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_WorkerPool", engine._WorkerPool.__base__)
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """Frozen features and heads that the sweeps share."""
