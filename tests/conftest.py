@@ -1,10 +1,20 @@
 """Shared fixtures: a small drawn data set, a small trained run, and the place of real data where there is some."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Before its fixtures, each test seeds what draws the weights of a model, so that none fails by chance."""
+    if "tensorflow" in sys.modules:
+        from xaitune.models.backend import keras
+
+        keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
