@@ -1,10 +1,45 @@
 """Shared fixtures: a small drawn data set, a small trained run, and the place of real data where there is some."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Before its fixtures, each test seeds what draws the weights of a model, so that none fails by chance."""
+    if "tensorflow" in sys.modules:
+        from xaitune.models.backend import keras
+
+        keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_workers():
+    """Idle workers by their number of threads: sweeps share them, since a new one takes seconds to import TensorFlow."""
+    from xaitune.comparison.engines import local
+
+    kept = {}
+
+    class Pool(local._WorkerPool):
+        def __init__(self, threads):
+            super().__init__(threads)
+            self.idle = kept.pop(threads, [])
+
+        def stop(self):
+            with self.lock:
+                kept[self.threads], self.idle = [*kept.get(self.threads, []), *self.idle], []
+            super().stop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "_WorkerPool", Pool)
+        yield kept
+    for workers in kept.values():
+        for worker in workers:
+            worker.close()
 
 
 @pytest.fixture(scope="session")

@@ -151,24 +151,33 @@ def test_the_links_of_a_notebook_lead_somewhere(path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the notebooks are run, one after the other, so that they share images and frozen features."""
-    return tmp_path_factory.mktemp("notebooks")
+def execute(tmp_path_factory):
+    """Runs a notebook in the one kernel of all, which loads TensorFlow once, and the folder in which they share images."""
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    kernel = AsyncKernelManager(kernel_name="python3")
+    place = {"metadata": {"path": tmp_path_factory.mktemp("notebooks")}}
+
+    def execute(notebook):
+        client = nbclient.NotebookClient(notebook, km=kernel, timeout=300, resources=place)
+        client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})  # raises where a cell does
+
+    yield execute
+    run_sync(kernel.shutdown_kernel)(now=True)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_what_it_speaks_of(path, folder):
+def test_a_notebook_runs_and_shows_what_it_speaks_of(path, execute):
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
-    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
-    pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     if path.stem == "1_first_look":
         pytest.importorskip("cleanlab", reason="cleanlab is not installed")
     notebook = nbformat.read(path, as_version=4)
     settings(notebook)["source"] += "".join(f"\n{name} = {value!r}" for name, value in SMALL[path.stem].items())
-    client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
-    )
-    client.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})  # raises where a cell does
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # without the names of the notebook before
+    execute(notebook)
 
     outputs = {cell["id"]: cell["outputs"] for cell in code(notebook)}
     assert [(name, o["text"]) for name, made in outputs.items() for o in made if o.get("name") == "stderr"] == []

@@ -53,6 +53,16 @@ def killer(text, times=1):
     return progress
 
 
+@pytest.fixture
+def own_workers(kept_workers, monkeypatch):
+    """The sweeps of a test start workers of their own and end them, as outside the tests."""
+    for workers in kept_workers.values():
+        for worker in workers:
+            worker.close()
+    kept_workers.clear()
+    monkeypatch.setattr(engine, "_WorkerPool", engine._WorkerPool.__base__)
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     """Frozen features and heads that the sweeps share."""
@@ -66,6 +76,36 @@ def undisturbed(demo, cache, tmp_path_factory):
     return results(sweep_freeze(demo, train=BASE, runs_dir=runs_dir, cache_dir=cache, workers=1, **GRID).path)
 
 
+def test_the_number_of_workers_changes_nothing(demo, cache, undisturbed, tmp_path):
+    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=2, **GRID)
+    for name, (_, history) in results(table.path).items():
+        assert history.count("\n") == undisturbed[name][1].count("\n")
+    for name in NAMES:
+        assert list(table.predictions(name)["predicted"]) == [
+            row.split(",")[4] for row in undisturbed[name][0].decode().splitlines()[1:]
+        ]
+
+
+def test_a_diverged_run_is_recorded_and_never_tried_again(demo, cache, tmp_path):
+    """Without clipping or normalisation a rate of 10 blows up: float32 overflows to inf, then NaN."""
+    options = {"runs_dir": tmp_path, "cache_dir": cache, "workers": 1, "seeds": 1, "freeze_through": (0, 5)}
+    train = TrainConfig(weights="slim", head_epochs=1, epochs=3, precision="float32", learning_rate=10.0)
+    table = sweep_freeze(demo, train=train, optimizers=("rmsprop",), **options)
+    states = dict(zip(table.runs["name"], table.runs["state"], strict=True))
+    assert states == {"freeze0-rmsprop-seed0": "diverged", "freeze5-rmsprop-seed0": "finished"}
+    assert list(table.cells["name"]) == ["freeze5-rmsprop"]
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
+    sweep_freeze(demo, train=train, optimizers=("rmsprop",), **options)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_changed_images_fail_every_run_with_one_clear_error(demo, cache, tmp_path):
+    changed = dataclasses.replace(demo, fingerprint="0" * 16)
+    with pytest.raises(RunError, match="The images have changed since the sweep began"):
+        sweep_freeze(changed, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
+
+
+@pytest.mark.usefixtures("own_workers")
 def test_a_killed_worker_is_replaced_and_its_run_resumes(demo, cache, undisturbed, tmp_path):
     progress = killer("freeze4-nag-seed0: fine-tune 2/3")
     table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
@@ -77,16 +117,7 @@ def test_a_killed_worker_is_replaced_and_its_run_resumes(demo, cache, undisturbe
     assert not list(tmp_path.glob("sweep/*/checkpoint/*"))
 
 
-def test_the_number_of_workers_changes_nothing(demo, cache, undisturbed, tmp_path):
-    table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=2, **GRID)
-    for name, (_, history) in results(table.path).items():
-        assert history.count("\n") == undisturbed[name][1].count("\n")
-    for name in NAMES:
-        assert list(table.predictions(name)["predicted"]) == [
-            row.split(",")[4] for row in undisturbed[name][0].decode().splitlines()[1:]
-        ]
-
-
+@pytest.mark.usefixtures("own_workers")
 def test_a_run_that_dies_twice_is_recorded_and_the_others_continue(demo, cache, undisturbed, tmp_path):
     progress = killer("freeze5-nag-seed0: ", times=2)
     table = sweep_freeze(demo, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, progress=progress, **GRID)
@@ -127,19 +158,7 @@ sweep_freeze(data, train=train, runs_dir={str(tmp_path)!r}, cache_dir={str(cache
     assert results(table.path) == undisturbed
 
 
-def test_a_diverged_run_is_recorded_and_never_tried_again(demo, cache, tmp_path):
-    """Without clipping or normalisation a rate of 10 blows up: float32 overflows to inf, then NaN."""
-    options = {"runs_dir": tmp_path, "cache_dir": cache, "workers": 1, "seeds": 1, "freeze_through": (0, 5)}
-    train = TrainConfig(weights="slim", head_epochs=1, epochs=3, precision="float32", learning_rate=10.0)
-    table = sweep_freeze(demo, train=train, optimizers=("rmsprop",), **options)
-    states = dict(zip(table.runs["name"], table.runs["state"], strict=True))
-    assert states == {"freeze0-rmsprop-seed0": "diverged", "freeze5-rmsprop-seed0": "finished"}
-    assert list(table.cells["name"]) == ["freeze5-rmsprop"]
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("sweep/*/result.json")}
-    sweep_freeze(demo, train=train, optimizers=("rmsprop",), **options)
-    assert {p: p.stat().st_mtime_ns for p in before} == before
-
-
+@pytest.mark.usefixtures("own_workers")
 def test_interrupted_calls_end_their_workers(demo, cache, tmp_path):
     def progress(done, total, what):
         if "fine-tune 1/" in what:
@@ -150,12 +169,7 @@ def test_interrupted_calls_end_their_workers(demo, cache, tmp_path):
     assert not workers_of(os.getpid())
 
 
-def test_changed_images_fail_every_run_with_one_clear_error(demo, cache, tmp_path):
-    changed = dataclasses.replace(demo, fingerprint="0" * 16)
-    with pytest.raises(RunError, match="The images have changed since the sweep began"):
-        sweep_freeze(changed, train=BASE, runs_dir=tmp_path, cache_dir=cache, workers=1, **GRID)
-
-
+@pytest.mark.usefixtures("own_workers")
 def test_a_worker_that_has_grown_is_replaced_after_its_run(demo, cache, undisturbed, tmp_path, monkeypatch):
     """With a limit below a worker's memory after its first run, each run gets a new worker."""
     monkeypatch.setattr(engine, "GROWTH", 0.5)

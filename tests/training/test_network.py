@@ -29,15 +29,16 @@ def test_a_kept_network_trains_as_a_new_one_does(demo, tmp_path, options):
     """Whatever was trained before, at another depth and with another seed and loss, leaves no trace."""
     options = {**OPTIONS, **options}
     networks = {}
-    runs = [
-        train_until(
-            demo, TrainConfig(freeze_through=k, seed=seed, loss=loss, **options), runs_dir=tmp_path / kept, networks=n
-        )
-        for kept, n in (("kept", networks), ("new", None))
-        for k, seed, loss in ((4, 0, "categorical_crossentropy"), (1, 3, "focal"), (4, 1, "categorical_crossentropy"))
-    ]
-    assert len(networks) == 1
-    for kept, new in zip(runs[:3], runs[3:], strict=True):
+
+    def train(through, seed, loss, **where):
+        config = TrainConfig(freeze_through=through, seed=seed, loss=loss, **options)
+        return train_until(demo, config, **where)
+
+    train(4, 0, "categorical_crossentropy", runs_dir=tmp_path / "kept", networks=networks)
+    for run in ((1, 3, "focal"), (4, 1, "categorical_crossentropy")):
+        kept = train(*run, runs_dir=tmp_path / "kept", networks=networks)
+        assert len(networks) == 1
+        new = train(*run, runs_dir=tmp_path / "new")
         p = [column for column in new.predictions if column.startswith("p(")]
         np.testing.assert_allclose(kept.predictions[p], new.predictions[p], atol=1e-6)
         columns = kept.history.columns.drop("seconds")
