@@ -172,6 +172,20 @@ def test_checks_are_those_of_check_maps(client, images, run):
     assert "method must be one of" in ended["text"]
 
 
+def test_checks_stop_before_the_next_maps(client, images, run):
+    steps = []
+
+    def stop(done, total):
+        steps.append(done)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    pixels = read_image(Path(run.data_config.path) / images[0]["file"])
+    with pytest.raises(KeyboardInterrupt):
+        client.app.state.studio.explainers.checked_heatmaps(run, pixels, "gradcam", "gradcam", None, stop)
+    assert steps == [0, 3, 6, 9]
+
+
 def test_cam_has_one_map(client, images):
     answer = client.post("/api/explain", json={"run": "first", "file": images[0]["file"], "method": "cam"}).json()
     assert [panel["block"] for panel in answer["panels"]] == [5]

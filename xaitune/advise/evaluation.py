@@ -32,12 +32,12 @@ from xaitune.training.folder import CONFIG, run_identity
 from xaitune.training.run import Run
 
 SIGNAL_NAMES = {
-    "prior": "prior",
-    "linear": "linearised fine-tuning",
+    "prior": "what other tasks suggest",
+    "linear": "a linear approximation of the training",
     "short": "short trainings",
-    "cost": "cost of training",
+    "cost": "the cost of training",
 }
-LINEARISED = "linearised fine-tuning of all depths"
+LINEARISED = "linear approximation of the training at all depths"
 DRIFT_SHARE, FEATURES_SHARE = 0.15, 0.3  # of the work: of all of it; of all but drift, where there is a race
 LIKELY = 0.5  # depths with at least this chance of being near the best are not told apart
 
@@ -217,12 +217,12 @@ def reasons(
     said = [f"{SIGNAL_NAMES.get(str(signal), str(signal))} {value * 100:+.1f}" for signal, value in moved.items()]
     lines.append(
         f"What moved it, in points against {frozen(second)}, the next best: {', '.join(said)}. "
-        f"The prior and the weights were learnt from {model.tasks} tasks."
+        f"How much each of these counts was learnt from {model.tasks} tasks."
     )
     alone = dataclasses.replace(model, weights={})
     without = decide(alone, evidence, source, among=list(table.index), cost_weight=cost_weight).advised
     if without != advised:
-        lines.append(f"The prior alone would advise {frozen(without)}.")
+        lines.append(f"By what other tasks suggest alone, the advice would be {frozen(without)}.")
     return " ".join(lines)
 
 

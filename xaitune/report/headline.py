@@ -2,22 +2,25 @@
 
 from typing import Any
 
-from xaitune._names import frozen_name, metric_name, plural
+import pandas as pd
+
+from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.comparison_table import ComparisonTable
+from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.report.cell_details import improving_runs, still_improving
 from xaitune.report.commands import shown_path
-from xaitune.report.run_figures import best_or_none
+from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import duration_text, interval_text, picture, score_text
 from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
 
 
 def train_command(through: int, optimizer: str, rate: float | None = None) -> str:
-    """The command that trains one cell; `rate` is the learning rate that was best of several."""
+    """The command that trains one combination; `rate` is the learning rate that was best of several."""
     option = f" --learning-rate {rate:g}" if rate is not None else ""
     return f"xaitune train --freeze-through {through} --optimizer {optimizer}{option}"
 
@@ -71,7 +74,8 @@ def verdict_section(
     elif sweep is not None:
         headline, sentence = _sweep_sentences(sweep)
         best = sweep.best
-        todo.append(("Train the best cell:", _cell_command(best)))
+        _add_rest(todo, sweep)
+        todo.append(("Train the best combination:", _cell_command(best)))
         _add_frozen(todo, sweep)
     else:
         headline, sentence = _run_sentences(result, run)
@@ -88,7 +92,7 @@ def verdict_section(
 
 
 def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[tuple[str, str], tuple[str, str]] | None:
-    """Where the run, or the best cell, was still improving when it ended: (heading, sentence) and what to do about it.
+    """Where the run, or the best combination, was still improving when it ended: (heading, sentence) and what to do about it.
 
     `epochs`: the setting of the trainings, which is doubled; None where it is unknown.
     """
@@ -98,7 +102,8 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
             return None
         best = result.best
         improving, trainings = improving_runs(result, best)
-        command, which = _cell_command(best), f"The best cell, {best['name']},"
+        name = combination_name(best["freeze_through"], best["optimizer"])
+        command, which = _cell_command(best), f"The best combination, {name},"
     elif result.state == "finished":
         improving = int(still_improving(result.history, result.config.metric))
         command = f"xaitune train --config {shown_path(result.path / CONFIG)}"  # whatever was set for it
@@ -117,12 +122,16 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
     todo: list[tuple[str, str]] = []
     if check.verdict == "confirmed":
         tone, headline = "good", f"Freeze {advised}: the sweep confirms the advice."
+        if check.so_far:
+            tone, headline = "open", f"So far the sweep confirms the advice to freeze {advised}."
         todo.append((f"Train with {advised} frozen:", _advised_command(check, check.advised)))
     elif check.verdict == "contradicted":
         tone, headline = (
             "bad",
             f"Do not follow the advice: with {rival} frozen the score is better than with {advised} frozen.",
         )
+        if check.so_far:
+            tone, headline = "open", f"So far the score is better with {rival} frozen than with {advised} frozen, as advised."
         todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
     else:
         tone, headline = "open", f"The sweep cannot tell whether {advised} frozen or {rival} frozen is better."
@@ -133,11 +142,16 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
                 headline = f"For now, freeze {chosen}: t{headline[1:]}"
             else:
                 headline = f"For now, train only a linear head, which leads. {headline}"
-            todo.append((f"Train with {chosen} frozen ({best['name']}, the best on validation):", _cell_command(best)))
+            name = combination_name(best["freeze_through"], best["optimizer"])
+            todo.append((f"Train with {name}, the best on validation:", _cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
-        text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
-        todo.append((text, _cell_command(check.enough)))
+        name = combination_name(check.enough["freeze_through"], check.enough["optimizer"])
+        todo.append((f"Where training time matters, {name} is shown to be good enough:", _cell_command(check.enough)))
     _add_frozen(todo, sweep)
+    if check.so_far:
+        _add_rest(todo, sweep)
+    elif sweep is not None:
+        todo += _using(check, sweep)
     ax = check.plot()
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
@@ -154,16 +168,22 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
 
 def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
     best, equals = sweep.best, sweep.equals
-    headline = f"Best on validation: {frozen_name(best['freeze_through'])} frozen, {best['optimizer']}."
-    sentence = (
+    unfinished = so_far_text(sweep.path)
+    best_so_far = "Best on validation so far" if unfinished else "Best on validation"
+    headline = f"{best_so_far}: {combination_name(best['freeze_through'], best['optimizer'])}."
+    sentence = f"The sweep is not finished: {unfinished}. " if unfinished else ""
+    sentence += (
         f"Its test {metric_name(sweep.metric)} is {score_text(best['test'])} {interval_text(best['low'], best['high'])} on "
         f"{plural(sweep.images, 'image')} in {plural(sweep.groups, 'group')}."
     )
     if len(equals) > 1:
-        sentence += f" These images cannot tell {plural(len(equals) - 1, 'other cell')} apart from it."
+        sentence += f" These images cannot tell {plural(len(equals) - 1, 'other combination')} apart from it."
     if sweep.enough is not None:
-        enough = f"{sweep.enough['name']} ({duration_text(sweep.enough['seconds'])})"
-        sentence += f" The cheapest cell that is shown to be within 1 point of all the others is {enough}."
+        enough = combination_name(sweep.enough["freeze_through"], sweep.enough["optimizer"])
+        sentence += (
+            f" The cheapest combination that is shown to be within 1 point of all the others is {enough} "
+            f"({duration_text(sweep.enough['seconds'])})."
+        )
     return headline, " ".join(filter(None, [sentence, sweep.frozen_sentence()]))
 
 
@@ -177,16 +197,78 @@ def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
     if head["verdict"] == "confirmed":
         todo.insert(0, (f"No block needs training. Fit only a linear head, in {seconds}:", head_command(head)))
     elif _leading_head(sweep) is not None:
-        todo.insert(0, (f"Fit only a linear head, in {seconds} ({gap} against the best cell):", head_command(head)))
+        todo.insert(0, (f"Fit only a linear head, in {seconds} ({gap} against the best combination):", head_command(head)))
     else:
-        text = f"Perhaps as good ({gap} against the best cell), in {seconds}: train only a linear head, and no block:"
+        text = f"Perhaps as good ({gap} against the best combination), in {seconds}: train only a linear head, and no block:"
         todo.append((text, head_command(head)))
 
 
 def _leading_head(sweep: SweepTable | None) -> Any:
-    """The linear head on frozen features that scores above every trained cell, shown or not; None if there is none."""
+    """The linear head on frozen features that scores above every trained combination, shown or not; None if there is none."""
     head = sweep.best_head if sweep is not None else None
     return head if head is not None and head["difference"] > 0 and head["verdict"] != "contradicted" else None
+
+
+def _add_rest(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
+    """Put first what finishes a sweep of which some runs have not ended."""
+    if sweep is not None and so_far_text(sweep.path):
+        todo.insert(0, ("Finish the sweep:", sweep_command(sweep)))
+
+
+def _using(check: AdviceCheck, sweep: SweepTable) -> list[tuple[str, str]]:
+    """How to use the model that is recommended, which the sweep has trained: (text, command)."""
+    chosen, head = _recommended(check), sweep.best_head
+    if head is not None and (head["verdict"] == "confirmed" or _leading_head(sweep) is not None):
+        name, which = str(head["name"]), "the linear head"
+    elif chosen is None:
+        return []
+    else:
+        runs = sweep.cell_runs(*chosen)
+        name, which = str(runs.loc[runs["validation"].idxmax(), "name"]), combination_name(*chosen)
+    path = shown_path(sweep.path / sweep.parts.get(name, (name,))[0])
+    fold = " (of the first fold)" if name in sweep.parts else ""
+    todo = [
+        (f"Export the model that the sweep has trained, {which}{fold}:", f"xaitune export {path} --to onnx"),
+        ("Ask it about new images:", f"xaitune predict {path} IMAGES"),
+    ]
+    if which == "the linear head" and chosen is not None:
+        text = "A file that also gives heatmaps (xaitune export --with-heatmap) needs a model with a gap head. Train one:"
+        todo.append((text, f"{train_command(*chosen)} --head gap"))
+    return todo
+
+
+def _recommended(check: AdviceCheck) -> tuple[int, str] | None:
+    """The depth and the optimizer to take by the verdict; None where the sweep has no best combination."""
+    if check.verdict == "cannot tell":
+        best = check.best
+        return (int(best["freeze_through"]), str(best["optimizer"])) if {"freeze_through", "optimizer"} <= set(best) else None
+    depth = check.advised if check.verdict == "confirmed" else check.rival
+    return depth, check.optimizers[depth]
+
+
+def sweep_command(sweep: SweepTable) -> str:
+    """The command that runs the sweep, or goes on with it: its whole grid, with the runs that have not ended yet."""
+    runs, grid = all_runs(sweep), read_or_empty(sweep.path / CONFIG).get("grid") or {}
+    grid = grid or read_or_empty(sweep.path / "sweep.json").get("grid", {})
+    depths = grid.get("freeze_through") or sorted(runs["freeze_through"].unique())
+    optimizers = grid.get("optimizers") or list(dict.fromkeys(runs["optimizer"]))
+    seeds = grid.get("seeds") or runs["seed"].nunique()
+    rates, folds = grid.get("learning_rates"), grid.get("folds")
+    shown = rates if rates == "own" else ",".join(f"{rate:g}" for rate in rates or ())
+    return (
+        f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(optimizers)} "
+        f"--seeds {seeds}" + (f" --learning-rates {shown}" if rates else "") + (f" --folds {folds}" if folds else "")
+    )
+
+
+def all_runs(sweep: SweepTable) -> pd.DataFrame:
+    """The sweep's runs. A run that failed before it wrote anything has its depth, optimizer and seed in its name alone."""
+    runs = sweep.runs.copy()
+    named = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)(?:-lr.+)?-seed(?P<seed>\d+)")
+    for column in ("freeze_through", "optimizer", "seed"):
+        runs[column] = runs[column].where(runs[column].notna(), named[column])
+    runs = runs.dropna(subset=["freeze_through", "optimizer", "seed"])
+    return runs.astype({"freeze_through": int, "seed": int})
 
 
 def _signed(share: float) -> str:
