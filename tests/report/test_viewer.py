@@ -1,7 +1,6 @@
 """The parts behind the page's interactive views, against arithmetic."""
 
 import base64
-import dataclasses
 
 import cv2
 import numpy as np

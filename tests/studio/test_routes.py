@@ -5,12 +5,14 @@ import csv
 import io
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from xaitune.data.dataset import ImageData
+from xaitune.data.images import read_image
 from xaitune.evaluate.reliability import check_calls, check_maps
 from xaitune.explain.gradcam import gradcam_blocks
 from xaitune.studio.app import UPLOAD_LIMIT, make_app

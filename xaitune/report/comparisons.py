@@ -8,9 +8,7 @@ from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.report.texts import DASH, picture, points_text, score_text
 
 SCORE_COLUMNS = ["loss", "train", "validation", "test", "weighted F1"]
-CLASSIFIED = (
-    "Loss on validation images in nats, accuracy on each split, and weighted F1 on test images{over}."
-)
+CLASSIFIED = "Loss on validation images in nats, accuracy on each split, and weighted F1 on test images{over}."
 SEGMENTED = "IoU of each class, mean IoU and F1@IoU on test images{over}."
 
 
@@ -41,9 +39,15 @@ def comparison_section(table: ComparisonTable) -> dict[str, Any]:
             for name, row in zip(names, shown.itertuples(index=False), strict=True)
         ],
         "score_columns": [metric_name(c) for c in scores] if table.segments else SCORE_COLUMNS,
-        "scores_caption": (SEGMENTED if table.segments else CLASSIFIED).format(over="; means over the seeds" if several else ""),
+        "scores_caption": (SEGMENTED if table.segments else CLASSIFIED).format(
+            over="; means over the seeds" if several else ""
+        ),
         "scores": [(name, [score_text(value) for value in row]) for name, *row in scores.itertuples()],
-        "picture": picture(table.plot(), f"Test {score} of {plural(len(names), 'combination')} with intervals; best: {best}"),
-        "curves": picture(table.plot_histories(), f"Learning curves of {plural(len(names), 'combination')}, first seed"),
+        "picture": picture(
+            table.plot(), f"Test {score} of {plural(len(names), 'combination')} with intervals; best: {best}"
+        ),
+        "curves": picture(
+            table.plot_histories(), f"Learning curves of {plural(len(names), 'combination')}, first seed"
+        ),
         "pairs": pairs,
     }

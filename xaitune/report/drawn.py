@@ -100,11 +100,17 @@ class _Drawer:
             picture = own_picture(str(path), array[i], self.classifier.bit_depth, LONGEST_PICTURE)
             pixels, row = np.clip(np.rint(picture), 0, 255).astype(np.uint8), test.iloc[i]
             shares = [f"p({name})" for name in self.run.class_names]
-            about: dict[str, Any] = {"true": int(true[i]), "predicted": int(predicted[i]), "explained": int(explained[i])}
+            about: dict[str, Any] = {
+                "true": int(true[i]),
+                "predicted": int(predicted[i]),
+                "explained": int(explained[i]),
+            }
             about |= _drawn(pixels, views[i], self.masks(int(places[i])), self.classifier)
             about["iou"] = float(ious[i]) if np.isfinite(ious[i]) else None
             about["shares"] = _largest(None if self.run.config.segments else row[shares].to_numpy(float))
-            images.append(ViewedImage(file=row["file"], fold=(self.run.data_config.fold or "").partition("/")[0], **about))
+            images.append(
+                ViewedImage(file=row["file"], fold=(self.run.data_config.fold or "").partition("/")[0], **about)
+            )
         return images
 
     def _checked(self, images: list[ViewedImage], progress: Progress | None) -> list[ViewedImage]:

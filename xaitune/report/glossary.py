@@ -27,7 +27,7 @@ TERMS = {
     ),
     "interval": (
         "interval",
-        r"95 % (?:paired )?intervals?|\bintervals?\b",
+        r"\[?95 % (?:paired )?intervals?|\bintervals?\b",
         "Where the figure would lie with other test images of the same kind, 95 times in 100. It is found by drawing groups of "
         "test images again and again. A wide one means: too few images to be sure.",
     ),

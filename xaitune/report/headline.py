@@ -113,7 +113,8 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
     sentence = f"{which} was still improving at the last epoch{often}: with more epochs the score may be higher"
     sentence += ", and another depth may be the best." if isinstance(result, SweepTable) else "."
     longer = f"{command} --epochs {2 * epochs}" if epochs else f"{command} --epochs N"
-    return ("Trained long enough?", sentence), ("Train it for longer:", longer)
+    what = "the best combination" if isinstance(result, SweepTable) else "it"
+    return ("Trained long enough?", sentence), (f"Train {what} for longer:", longer)
 
 
 def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any]:
@@ -131,7 +132,10 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
             f"Do not follow the advice: with {rival} frozen the score is better than with {advised} frozen.",
         )
         if check.so_far:
-            tone, headline = "open", f"So far the score is better with {rival} frozen than with {advised} frozen, as advised."
+            tone, headline = (
+                "open",
+                f"So far the score is better with {rival} frozen than with {advised} frozen, as advised.",
+            )
         todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
     else:
         tone, headline = "open", f"The sweep cannot tell whether {advised} frozen or {rival} frozen is better."
@@ -197,7 +201,9 @@ def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
     if head["verdict"] == "confirmed":
         todo.insert(0, (f"No block needs training. Fit only a linear head, in {seconds}:", head_command(head)))
     elif _leading_head(sweep) is not None:
-        todo.insert(0, (f"Fit only a linear head, in {seconds} ({gap} against the best combination):", head_command(head)))
+        todo.insert(
+            0, (f"Fit only a linear head, in {seconds} ({gap} against the best combination):", head_command(head))
+        )
     else:
         text = f"Perhaps as good ({gap} against the best combination), in {seconds}: train only a linear head, and no block:"
         todo.append((text, head_command(head)))
@@ -229,10 +235,12 @@ def _using(check: AdviceCheck, sweep: SweepTable) -> list[tuple[str, str]]:
     fold = " (of the first fold)" if name in sweep.parts else ""
     todo = [
         (f"Export the model that the sweep has trained, {which}{fold}:", f"xaitune export {path} --to onnx"),
-        ("Ask it about new images:", f"xaitune predict {path} IMAGES"),
+        ("Use it on new images:", f"xaitune predict {path} IMAGES"),
     ]
     if which == "the linear head" and chosen is not None:
-        text = "A file that also gives heatmaps (xaitune export --with-heatmap) needs a model with a gap head. Train one:"
+        text = (
+            "A file that also gives heatmaps (xaitune export --with-heatmap) needs a model with a gap head. Train one:"
+        )
         todo.append((text, f"{train_command(*chosen)} --head gap"))
     return todo
 
@@ -241,7 +249,11 @@ def _recommended(check: AdviceCheck) -> tuple[int, str] | None:
     """The depth and the optimizer to take by the verdict; None where the sweep has no best combination."""
     if check.verdict == "cannot tell":
         best = check.best
-        return (int(best["freeze_through"]), str(best["optimizer"])) if {"freeze_through", "optimizer"} <= set(best) else None
+        return (
+            (int(best["freeze_through"]), str(best["optimizer"]))
+            if {"freeze_through", "optimizer"} <= set(best)
+            else None
+        )
     depth = check.advised if check.verdict == "confirmed" else check.rival
     return depth, check.optimizers[depth]
 

@@ -131,8 +131,8 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
         "meanings": "; ".join(f"{m}: {MEASURES[m]}" for m in measures if m in MEASURES),
         "rows": rows,
         "picture": picture(advice.plot(), alt),
-        "basis": f"{plural(advice.images, kind)} in {plural(advice.groups, 'group')}; no test image. "
-        f"Method {advice.method}, made {advice.created}.",
+        "basis": f"It rests on {plural(advice.images, kind)} in {plural(advice.groups, 'group')}, and on no test image. "
+        f"Method: {advice.method}. Made on {str(advice.created)[:16].replace('T', ' ')}.",
     }
 
 
@@ -175,7 +175,9 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         rows.append((frozen_name(depth), row))
     pictures = []
     if best is not None:
-        pictures.append(picture(sweep.plot(), f"Test {metric_name(sweep.metric)} of every combination with its interval"))
+        pictures.append(
+            picture(sweep.plot(), f"Test {metric_name(sweep.metric)} of every combination with its interval")
+        )
         pictures.append(picture(sweep.plot_histories(), "Validation curves of all runs of the sweep"))
     heads = [_head_row(head) for _, head in sweep.heads.iterrows()]
     return {
@@ -199,7 +201,11 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
 
 def _titled(cell: pd.Series | None) -> dict[str, Any] | None:
     """A combination with its name in words as its `title`; None without one."""
-    return None if cell is None else cell.to_dict() | {"title": combination_name(cell["freeze_through"], cell["optimizer"])}
+    return (
+        None
+        if cell is None
+        else cell.to_dict() | {"title": combination_name(cell["freeze_through"], cell["optimizer"])}
+    )
 
 
 def _improving_text(sweep: SweepTable, cell: dict[str, Any]) -> str:
