@@ -359,7 +359,7 @@ def test_sentences_state_their_reservations():
     assert against.startswith(
         "The sweep contradicts the advice to freeze Block 1-3 (nag). It scored 1.3 points of macro F1 above Block 1 (sgd)"
     )
-    assert against.endswith("is shown to be within 1 point of all the others is freeze4-nag.")
+    assert against.endswith("is shown to be within 1 point of all the others is Block 1-4 frozen with nag.")
     row = make_check().to_dataframe().iloc[0]
     assert (row["verdict"], row["advised"], row["rival"], row["groups"]) == ("confirmed", 3, 1, 15)
     assert make_check().interval == (-0.004, 0.03)
@@ -367,7 +367,9 @@ def test_sentences_state_their_reservations():
 
 def test_notebook_views_escape_names_given_by_users(run, maps, superpixels, advice, sweep):
     views = {"run": run, "maps": maps, "superpixels": superpixels, "advice": advice, "sweep": sweep}
-    views["check"] = make_check(optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, enough={"name": "y&z"})
+    views["check"] = make_check(
+        optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, enough={"freeze_through": 4, "optimizer": "y&z"}
+    )
     read = {name: Tags(result._repr_html_()) for name, result in views.items()}
     for name, page in read.items():
         assert set(page.tags) <= OWN_TAGS, name

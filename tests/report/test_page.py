@@ -259,7 +259,8 @@ def test_how_sure_the_advice_is():
     )
     said = confidence_sentence(dataclasses.replace(make_advice(), method="features", confidence=0.93))
     assert said == (
-        "How sure is the advice? Very. The chance that this depth is within 1 point of the best one is estimated at 93 %."
+        "How sure is the advice? Very. With Block 1-3 frozen, the chance of being within 1 point of the best depth is "
+        "estimated at 93 %."
     )
 
 

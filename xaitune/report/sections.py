@@ -12,7 +12,7 @@ import pandas as pd
 from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.candidates import candidate_name
-from xaitune.comparison.cells import head_name
+from xaitune.comparison.cells import head_name, lacking
 from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
 from xaitune.data.splits import SPLITS
@@ -49,7 +49,7 @@ MEASURES = {  # a column of the evidence -> what it is
     "near": "the chance of being within 1 point of the best",
     "linear": "held-out score of a linear approximation of the training",
     "short": "validation score after a few epochs of training",
-    "cost": "of training, as a share of training all blocks",
+    "cost": "the computing that training takes, as a share of that of training all blocks",
 }
 MOST_LINES = 50  # of skipped files and of problems
 SPAN = 0.1  # of scores that takes all shades of the sweep's table: smaller differences must not look large
@@ -131,7 +131,7 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
         "meanings": "; ".join(f"{m}: {MEASURES[m]}" for m in measures if m in MEASURES),
         "rows": rows,
         "picture": picture(advice.plot(), alt),
-        "basis": f"It rests on {plural(advice.images, kind)} in {plural(advice.groups, 'group')}, and on no test image. "
+        "basis": f"The advice rests on {plural(advice.images, kind)} in {plural(advice.groups, 'group')}, and on no test image. "
         f"Method: {advice.method}. Made on {str(advice.created)[:16].replace('T', ' ')}.",
     }
 
@@ -145,7 +145,8 @@ def confidence_sentence(advice: FreezeAdvice) -> str:
             f"alone would be {percent_text(1 / count)}"
         )
     else:
-        of = f"The chance that this depth is within 1 point of the best one is estimated at {sure}"
+        depth = f"{frozen_name(advice.freeze_through)} frozen" if advice.freeze_through else "no block frozen"
+        of = f"With {depth}, the chance of being within 1 point of the best depth is estimated at {sure}"
     how = next(word for bound, word in CONFIDENCE.items() if advice.confidence >= bound)
     return f"How sure is the advice? {how} {of}."
 
@@ -228,8 +229,8 @@ def _head_row(head: pd.Series) -> dict[str, Any]:
 
 def _few(sweep: SweepTable) -> str:
     """What is too scarce for the cells' intervals to be reliable, such as '4 groups in the smallest class'; '' nothing."""
-    lacks = list(dict.fromkeys(sweep.cells["few"])) if "few" in sweep.cells else []
-    return "; ".join(filter(None, lacks)) or (plural(sweep.groups, "group") if sweep.groups < FEW_GROUPS else "")
+    lacks = lacking(sweep.cells) if "few" in sweep.cells else ""
+    return lacks or (plural(sweep.groups, "group") if sweep.groups < FEW_GROUPS else "")
 
 
 def _shades(scores: pd.Series) -> list[int]:
