@@ -2,44 +2,27 @@
 
 from typing import Any
 
-import pandas as pd
-
 from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
-from xaitune.config.choices import PIXEL_METRICS
 from xaitune.report.cell_details import improving_runs, still_improving
 from xaitune.report.commands import shown_path
-from xaitune.report.run_figures import best_or_none, read_or_empty
-from xaitune.report.texts import duration_text, interval_text, picture, score_text
+from xaitune.report.next_steps import (
+    add_frozen,
+    add_use,
+    advise_command,
+    cell_command,
+    leading_head,
+    sweep_command,
+    train_command,
+)
+from xaitune.report.run_figures import best_or_none
+from xaitune.report.texts import duration_text, interval_text, picture, score_text, spaced_percent
 from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
-
-
-def train_command(through: int, optimizer: str, rate: float | None = None) -> str:
-    """The command that trains one combination; `rate` is the learning rate that was best of several."""
-    option = f" --learning-rate {rate:g}" if rate is not None else ""
-    return f"xaitune train --freeze-through {through} --optimizer {optimizer}{option}"
-
-
-def head_command(head: Any) -> str:
-    """The command that fits a linear head on frozen features."""
-    option = "" if len(head["blocks"]) == 5 else " --head-blocks best"
-    return f"xaitune train --head blocks --freeze-through 5{option}"
-
-
-def advise_command(result: Run | SweepTable) -> str:
-    """The command that makes advice; on a segmentation it looks at the heatmaps of a trained one."""
-    metric = result.config.metric if isinstance(result, Run) else result.metric
-    return "xaitune advise --model RUN" if metric in PIXEL_METRICS else "xaitune advise"
-
-
-def _cell_command(cell: Any) -> str:
-    rate = cell["learning_rate"] if cell.get("rates", 1) > 1 else None
-    return train_command(cell["freeze_through"], cell["optimizer"], rate)
 
 
 def _advised_command(check: AdviceCheck, depth: int) -> str:
@@ -74,19 +57,23 @@ def verdict_section(
     elif sweep is not None:
         headline, sentence = _sweep_sentences(sweep)
         best = sweep.best
-        _add_rest(todo, sweep)
-        todo.append(("Train the best combination:", _cell_command(best)))
-        _add_frozen(todo, sweep)
+        todo.append(("Train the best combination:", cell_command(best)))
+        add_frozen(todo, sweep)
     else:
         headline, sentence = _run_sentences(result, run)
     if advice is not None:
-        sentence += f" The advice is: {advice.headline} It has not been checked."
+        sentence += f" The advice is: {spaced_percent(advice.headline)} It has not been checked."
     if sweep is None:
         todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
     elif advice is None:
         todo.append(("Make the advice that the sweep can check:", advise_command(result)))
-    else:
+    elif advice.freeze_through in set(sweep.cells["freeze_through"]) and sweep.cells["freeze_through"].nunique() > 1:
         todo.append(("Check the advice against the sweep:", "xaitune check-advice"))
+    else:
+        todo.append(
+            ("Add the advised depth to the sweep, which can then check the advice:", sweep_command(sweep, advice))
+        )
+    add_use(todo, result, sweep)
     shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence)], "todo": todo}
     return shown | {"picture": None, "mcnemar": None}
 
@@ -103,7 +90,7 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
         best = result.best
         improving, trainings = improving_runs(result, best)
         name = combination_name(best["freeze_through"], best["optimizer"])
-        command, which = _cell_command(best), f"The best combination, {name},"
+        command, which = cell_command(best), f"The best combination, {name},"
     elif result.state == "finished":
         improving = int(still_improving(result.history, result.config.metric))
         command = f"xaitune train --config {shown_path(result.path / CONFIG)}"  # whatever was set for it
@@ -142,20 +129,18 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
             chosen = frozen_name(best["freeze_through"])
-            if _leading_head(sweep) is None:
+            if leading_head(sweep) is None:
                 headline = f"For now, freeze {chosen}: t{headline[1:]}"
             else:
                 headline = f"For now, train only a linear head, which leads. {headline}"
             name = combination_name(best["freeze_through"], best["optimizer"])
-            todo.append((f"Train with {name}, the best on validation:", _cell_command(best)))
+            todo.append((f"Train with {name}, the best on validation:", cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
         name = combination_name(check.enough["freeze_through"], check.enough["optimizer"])
-        todo.append((f"Where training time matters, {name} is shown to be good enough:", _cell_command(check.enough)))
-    _add_frozen(todo, sweep)
-    if check.so_far:
-        _add_rest(todo, sweep)
-    elif sweep is not None:
-        todo += _using(check, sweep)
+        todo.append((f"Where training time matters, {name} is shown to be good enough:", cell_command(check.enough)))
+    add_frozen(todo, sweep)
+    if sweep is not None:
+        add_use(todo, sweep, sweep, _recommended(check))
     ax = check.plot()
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
@@ -191,60 +176,6 @@ def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
     return headline, " ".join(filter(None, [sentence, sweep.frozen_sentence()]))
 
 
-def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
-    """Put first what needs no training, where that is shown to be good enough; last, where it may be."""
-    head = sweep.best_head if sweep is not None else None
-    if head is None or head["verdict"] == "contradicted":
-        return
-    seconds = duration_text(max(head["seconds"], 1))
-    gap = f"{_signed(head['difference'])} points [{_signed(head['diff_low'])}, {_signed(head['diff_high'])}]"
-    if head["verdict"] == "confirmed":
-        todo.insert(0, (f"No block needs training. Fit only a linear head, in {seconds}:", head_command(head)))
-    elif _leading_head(sweep) is not None:
-        todo.insert(
-            0, (f"Fit only a linear head, in {seconds} ({gap} against the best combination):", head_command(head))
-        )
-    else:
-        text = f"Perhaps as good ({gap} against the best combination), in {seconds}: train only a linear head, and no block:"
-        todo.append((text, head_command(head)))
-
-
-def _leading_head(sweep: SweepTable | None) -> Any:
-    """The linear head on frozen features that scores above every trained combination, shown or not; None if there is none."""
-    head = sweep.best_head if sweep is not None else None
-    return head if head is not None and head["difference"] > 0 and head["verdict"] != "contradicted" else None
-
-
-def _add_rest(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
-    """Put first what finishes a sweep of which some runs have not ended."""
-    if sweep is not None and so_far_text(sweep.path):
-        todo.insert(0, ("Finish the sweep:", sweep_command(sweep)))
-
-
-def _using(check: AdviceCheck, sweep: SweepTable) -> list[tuple[str, str]]:
-    """How to use the model that is recommended, which the sweep has trained: (text, command)."""
-    chosen, head = _recommended(check), sweep.best_head
-    if head is not None and (head["verdict"] == "confirmed" or _leading_head(sweep) is not None):
-        name, which = str(head["name"]), "the linear head"
-    elif chosen is None:
-        return []
-    else:
-        runs = sweep.cell_runs(*chosen)
-        name, which = str(runs.loc[runs["validation"].idxmax(), "name"]), combination_name(*chosen)
-    path = shown_path(sweep.path / sweep.parts.get(name, (name,))[0])
-    fold = " (of the first fold)" if name in sweep.parts else ""
-    todo = [
-        (f"Export the model that the sweep has trained, {which}{fold}:", f"xaitune export {path} --to onnx"),
-        ("Use it on new images:", f"xaitune predict {path} IMAGES"),
-    ]
-    if which == "the linear head" and chosen is not None:
-        text = (
-            "A file that also gives heatmaps (xaitune export --with-heatmap) needs a model with a gap head. Train one:"
-        )
-        todo.append((text, f"{train_command(*chosen)} --head gap"))
-    return todo
-
-
 def _recommended(check: AdviceCheck) -> tuple[int, str] | None:
     """The depth and the optimizer to take by the verdict; None where the sweep has no best combination."""
     if check.verdict == "cannot tell":
@@ -256,35 +187,6 @@ def _recommended(check: AdviceCheck) -> tuple[int, str] | None:
         )
     depth = check.advised if check.verdict == "confirmed" else check.rival
     return depth, check.optimizers[depth]
-
-
-def sweep_command(sweep: SweepTable) -> str:
-    """The command that runs the sweep, or goes on with it: its whole grid, with the runs that have not ended yet."""
-    runs, grid = all_runs(sweep), read_or_empty(sweep.path / CONFIG).get("grid") or {}
-    grid = grid or read_or_empty(sweep.path / "sweep.json").get("grid", {})
-    depths = grid.get("freeze_through") or sorted(runs["freeze_through"].unique())
-    optimizers = grid.get("optimizers") or list(dict.fromkeys(runs["optimizer"]))
-    seeds = grid.get("seeds") or runs["seed"].nunique()
-    rates, folds = grid.get("learning_rates"), grid.get("folds")
-    shown = rates if rates == "own" else ",".join(f"{rate:g}" for rate in rates or ())
-    return (
-        f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(optimizers)} "
-        f"--seeds {seeds}" + (f" --learning-rates {shown}" if rates else "") + (f" --folds {folds}" if folds else "")
-    )
-
-
-def all_runs(sweep: SweepTable) -> pd.DataFrame:
-    """The sweep's runs. A run that failed before it wrote anything has its depth, optimizer and seed in its name alone."""
-    runs = sweep.runs.copy()
-    named = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)(?:-lr.+)?-seed(?P<seed>\d+)")
-    for column in ("freeze_through", "optimizer", "seed"):
-        runs[column] = runs[column].where(runs[column].notna(), named[column])
-    runs = runs.dropna(subset=["freeze_through", "optimizer", "seed"])
-    return runs.astype({"freeze_through": int, "seed": int})
-
-
-def _signed(share: float) -> str:
-    return f"{share * 100:+.1f}"
 
 
 def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.plots import charts
 from xaitune.report.cell_details import improving_runs, sweep_details
-from xaitune.report.headline import all_runs, sweep_command, train_command
+from xaitune.report.next_steps import all_runs, sweep_command, train_command
 from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import (
     SHADES,
