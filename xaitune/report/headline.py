@@ -41,6 +41,7 @@ def verdict_section(
     if check is not None:
         return checked_section(check, sweep)
     todo: list[tuple[str, str]] = []
+    more: list[tuple[str, str]] = []
     if comparison is not None:
         headline, *rest = comparison.lines()
         todo.append(
@@ -56,13 +57,14 @@ def verdict_section(
         todo.append(("Try a lower learning rate:", "xaitune sweep-freeze --learning-rate 0.0001"))
     elif sweep is not None:
         headline, sentence = _sweep_sentences(sweep)
+        more += [("Without training", text) for text in (sweep.frozen_sentence(),) if text]
         best = sweep.best
         todo.append(("Train the best combination:", cell_command(best)))
         add_frozen(todo, sweep)
     else:
         headline, sentence = _run_sentences(result, run)
     if advice is not None:
-        sentence += f" The advice is: {spaced_percent(advice.headline)} It has not been checked."
+        more.append(("The advice", f"{spaced_percent(advice.headline)} It has not been checked by a sweep."))
     if sweep is None:
         todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
     elif advice is None:
@@ -74,7 +76,7 @@ def verdict_section(
             ("Add the advised depth to the sweep, which can then check the advice:", sweep_command(sweep, advice))
         )
     add_use(todo, result, sweep)
-    shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence)], "todo": todo}
+    shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence), *more], "todo": todo}
     return shown | {"picture": None, "mcnemar": None}
 
 
@@ -134,7 +136,7 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
             else:
                 headline = f"For now, train only a linear head, which leads. {headline}"
             name = combination_name(best["freeze_through"], best["optimizer"])
-            todo.append((f"Train with {name}, the best on validation:", cell_command(best)))
+            todo.append((f"Train the combination that is best on validation, {name}:", cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
         name = combination_name(check.enough["freeze_through"], check.enough["optimizer"])
         todo.append((f"Where training time matters, {name} is shown to be good enough:", cell_command(check.enough)))
@@ -145,7 +147,7 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
     caption = (
-        f"{metric_name(check.metric)} with {advised} frozen minus that with {rival} frozen, 95 % interval over "
+        f"The {metric_name(check.metric)} with {advised} frozen minus that with {rival} frozen, 95 % interval over "
         f"{plural(d.groups, 'group')} ({plural(d.images, 'test image')}, {plural(check.seeds, 'seed')})."
     )
     if not d.reliable:
@@ -173,7 +175,7 @@ def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
             f" The cheapest combination that is shown to be within 1 point of all the others is {enough} "
             f"({duration_text(sweep.enough['seconds'])})."
         )
-    return headline, " ".join(filter(None, [sentence, sweep.frozen_sentence()]))
+    return headline, sentence
 
 
 def _recommended(check: AdviceCheck) -> tuple[int, str] | None:
