@@ -189,6 +189,7 @@ def make_viewed(images=12):
                 rule: map_sheet(list(1 - maps), (40, 30), (8, 8), "stretch") for rule in RULES if true != predicted
             },
             "true_empty": {rule: (1,) for rule in RULES if true != predicted},
+            "fold": "2" if i == 1 else "",
         }
         made.append(ViewedImage(**about))
     return Viewed("freeze3-nag-seed1", CLASSES, (1, 2, 3, 4, 5), tuple(made), 30)

@@ -137,7 +137,7 @@ def make_check(**changes):
         "margin": 0.01,
         "metric": "f1_macro",
         "best": {"name": "freeze3-nag"},
-        "enough": {"name": "freeze3-nag"},
+        "enough": {"name": "freeze3-nag", "freeze_through": 3, "optimizer": "nag"},
         "test_images_needed": None,
     }
     return AdviceCheck(**{**options, **changes})
@@ -316,7 +316,7 @@ def test_sentences_name_blocks_and_metrics_as_everywhere_else():
         "The sweep confirms the advice to freeze Block 1-3 (nag): no other depth is more than 1 point of macro F1 better (by "
         "these figures Block 1 could be 0.6 points better). It scored 1.3 points of macro F1 above Block 1 (sgd), the best of "
         "the others on validation [95 % interval: 0.4 below to 3.0 above]. Measured on 30 test images in 15 groups, with 2 "
-        "seeds. The cheapest cell that is shown to be within 1 point of all the others is freeze3-nag."
+        "seeds. The cheapest combination that is shown to be within 1 point of all the others is Block 1-3 frozen with nag."
     )
     one = Difference(0.013, -0.004, 0.03, 15, 30)
     none = make_check(advised=0, optimizers={0: "nag", 1: "sgd"}, difference=one, metric="accuracy").sentence()
@@ -325,6 +325,11 @@ def test_sentences_name_blocks_and_metrics_as_everywhere_else():
     assert "(by these figures freezing nothing could be 0.6 points better)" in over
     assert "above freezing nothing (sgd), the best of the others on validation" in over
     assert "with 1 seed: this is about these trained models, not about other trainings." in none
+    unfinished = make_check(so_far="so far 6 of 8 runs have ended").sentence()
+    assert (
+        "The sweep is not finished: so far 6 of 8 runs have ended, and the others may change the verdict. Measured on"
+        in unfinished
+    )
 
 
 def test_sentences_state_their_reservations():
@@ -340,17 +345,21 @@ def test_sentences_state_their_reservations():
     assert "[95 % interval: 10.0 below to 6.0 above]. It would be confirmed if no other depth could be" in sentence
     assert "Do not rely on the interval: there is too little data, only 12 groups." in sentence
     assert (
-        "If the depths are equal, it takes on the order of 4,000 test images to show that within 1 point." in sentence
+        "If both depths are equally good, about 4,000 test images would be needed to show it to within 1 point."
+        in sentence
     )
     assert "the advice was made after the sweep began, so this is not a blind test." in sentence
     assert sentence.endswith(
-        "No trained cell is shown to be within 1 point of all the others, so no cheaper one can be recommended."
+        "No combination of a depth and an optimizer is shown to be within 1 point of all the others, so no cheaper one can be "
+        "recommended."
     )
-    against = make_check(verdict="contradicted", enough={"name": "freeze4-nag"}).sentence()
+    against = make_check(
+        verdict="contradicted", enough={"name": "freeze4-nag", "freeze_through": 4, "optimizer": "nag"}
+    ).sentence()
     assert against.startswith(
         "The sweep contradicts the advice to freeze Block 1-3 (nag). It scored 1.3 points of macro F1 above Block 1 (sgd)"
     )
-    assert against.endswith("is shown to be within 1 point of all the others is freeze4-nag.")
+    assert against.endswith("is shown to be within 1 point of all the others is Block 1-4 frozen with nag.")
     row = make_check().to_dataframe().iloc[0]
     assert (row["verdict"], row["advised"], row["rival"], row["groups"]) == ("confirmed", 3, 1, 15)
     assert make_check().interval == (-0.004, 0.03)
@@ -358,7 +367,9 @@ def test_sentences_state_their_reservations():
 
 def test_notebook_views_escape_names_given_by_users(run, maps, superpixels, advice, sweep):
     views = {"run": run, "maps": maps, "superpixels": superpixels, "advice": advice, "sweep": sweep}
-    views["check"] = make_check(optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, enough={"name": "y&z"})
+    views["check"] = make_check(
+        optimizers={3: "<script>", 1: "sgd"}, best={"name": "<i>x"}, enough={"freeze_through": 4, "optimizer": "y&z"}
+    )
     read = {name: Tags(result._repr_html_()) for name, result in views.items()}
     for name, page in read.items():
         assert set(page.tags) <= OWN_TAGS, name

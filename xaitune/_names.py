@@ -57,6 +57,8 @@ def gap_text(gap: Any, metric: str, other: str) -> str:
         >>> from types import SimpleNamespace
         >>> gap_text(SimpleNamespace(difference=-0.111, low=-0.225, high=0.002), "f1_macro", "Block 1")
         '11.1 points of macro F1 below Block 1 [95 % interval: 22.5 below to 0.2 above]'
+        >>> gap_text(SimpleNamespace(difference=0.03, low=0.012, high=0.048), "f1_macro", "Block 1")
+        '3.0 points of macro F1 above Block 1 [95 % interval: 1.2 to 4.8 above]'
     """
 
     def side(value: float) -> str:
@@ -64,8 +66,11 @@ def gap_text(gap: Any, metric: str, other: str) -> str:
 
     interval = "no interval"
     if math.isfinite(gap.low):
-        ends = [f"{abs(end) * 100:.1f} {side(end)}" for end in (gap.low, gap.high)]
-        interval = f"95 % interval: {ends[0]} to {ends[1]}"
+        low, high = (f"{abs(end) * 100:.1f}" for end in (gap.low, gap.high))
+        crosses = side(gap.low) != side(gap.high)
+        smaller, larger = (high, low) if gap.high < 0 else (low, high)
+        ends = f"{low} below to {high} above" if crosses else f"{smaller} to {larger} {side(gap.high)}"
+        interval = f"95 % interval: {ends}"
     return f"{points(abs(gap.difference))} of {metric_name(metric)} {side(gap.difference)} {other} [{interval}]"
 
 
@@ -97,6 +102,16 @@ def frozen_name(through: int) -> str:
         ('nothing', 'Block 1', 'Block 1-3')
     """
     return {0: "nothing", 1: "Block 1"}.get(int(through), f"Block 1-{int(through)}")
+
+
+def combination_name(through: int, optimizer: str) -> str:
+    """A combination of a freezing depth and an optimizer, as a sweep trains it.
+
+    Examples:
+        >>> combination_name(3, "nag"), combination_name(0, "sgd")
+        ('Block 1-3 frozen with nag', 'no block frozen with sgd')
+    """
+    return f"{frozen_name(through) if through else 'no block'} frozen with {optimizer}"
 
 
 def duration(seconds: float) -> str:

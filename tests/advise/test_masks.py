@@ -62,9 +62,9 @@ def test_only_what_the_intervals_tell_is_said():
     lost = said(table_of([0.1, 0.5, 0.3, 0.2, 0.1], [0.0, 0.1, 0.2, 0.2, 0.1]))
     later = said(table_of([0.1, 0.5, 0.3, 0.2, 0.1], [0.0, 0.1, 0.2, 0.2, 0.5]))
     assert "not visible" not in later  # Block 5 shows it
-    assert "the linear head of Block 2 alone finds 0.50 [0.45, 0.55]" in lost
+    assert "0.50 [0.45, 0.55] with the linear head of Block 2 alone" in lost
     assert "What Block 2 holds of them is not visible in Grad-CAM at any block." in lost
-    assert "40% comes from Block 3" in lost
+    assert "40% of the decision of the head on all blocks comes from Block 3." in lost
     assert "Look at the maps" not in lost
     alike = said(table_of([0.1, 0.5, 0.3, 0.2, 0.1], [0.0, 0.45, 0.2, 0.2, 0.1]))
     assert "not visible" not in alike

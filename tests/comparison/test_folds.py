@@ -1,6 +1,8 @@
 """A sweep over folds: every image is tested once, by models that were trained without it and without its group."""
 
 import dataclasses
+import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -85,8 +87,23 @@ def test_its_report_and_its_place(folds):
     assert find_sweep(folds.path.parent, folds.fingerprint) == folds.path
     assert load_advice(folds.path.parent / "advice").fingerprint == folds.fingerprint
     assert best_run(folds).path.parent.name == "fold1"
-    said = []
-    text = report_on(folds.path, folds.path.parent, said.append).read_text()
+    said, steps = [], []
+    text = report_on(
+        folds.path, folds.path.parent, said.append, lambda done, total, what: steps.append((done / total, what))
+    ).read_text()
+    shown = json.loads(re.search(r'id="report-data">(.*?)</script>', text, re.S)[1])["viewer"]["images"]
+    assert {image["fold"] for image in shown} == {"1", "2", "3"}  # each from the fold in which it was tested
+    tested = {}
+    for number in ("1", "2", "3"):
+        part = load_sweep(folds.path / f"fold{number}")
+        table = part.predictions(part.runs["name"].iloc[0]).query("split == 'test'")
+        tested |= dict.fromkeys(table["file"], number)
+    assert all(tested[image["file"]] == image["fold"] for image in shown)
+    assert "Images of all 3 folds are here." in re.sub(r"<[^>]+>", "", text)
+    assert [share for share, _ in steps] == sorted(share for share, _ in steps)
+    assert steps[0] == (0, "reading runs")
+    assert steps[-1] == (0.9, "writing the page")
+    assert any(re.fullmatch(r"maps of image \d+ of \d+ in fold 2 of 3", what) for _, what in steps)
     assert "another fingerprint" not in text
     assert "Does any block need training?" in text
     assert not any(line.startswith("Without pictures") for line in said)

@@ -199,7 +199,11 @@ def test_enough_is_the_cheapest_cell_shown_to_be_within_the_margin(wide, table):
     """Depth 4 is cheaper than 3 and within a point of it; depth 5 is cheaper still and worse. 60 images show nothing."""
     assert wide.enough["name"] == "freeze4-nag"
     assert wide.cells.set_index("name")["lowest"]["freeze5-nag"] < -0.05
-    assert check_advice(advice(3), wide).sentence().endswith("within 1 point of all the others is freeze4-nag.")
+    assert (
+        check_advice(advice(3), wide)
+        .sentence()
+        .endswith("within 1 point of all the others is Block 1-4 frozen with nag.")
+    )
     assert table.enough is None
     assert "no cheaper one can be recommended." in check_advice(advice(3), table).sentence()
 
@@ -233,7 +237,7 @@ def test_cannot_tell(tmp_path):
     assert low < -0.01 < 0 < high
     assert check.test_images_needed == images_needed(check.difference.group_error, 0.0, 60)
     assert check.test_images_needed > 60
-    assert f"on the order of {check.test_images_needed:,} test images" in check.sentence()
+    assert f"about {check.test_images_needed:,} test images would be needed" in check.sentence()
     assert "with 1 seed: this is about these trained models, not about other trainings." in check.sentence()
 
 

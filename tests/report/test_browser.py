@@ -98,6 +98,13 @@ def test_the_sliders_change_the_picture(open_page):
     assert canvas(page, lambda: page.locator("#v-outline").uncheck()) != plain
 
 
+def test_the_fold_that_tested_an_image_is_named(open_page):
+    page = open_page()
+    assert "tested in" not in page.locator("#v-about").inner_text()
+    page.click("#v-next")
+    assert "tested in\nfold 2" in page.locator("#v-about").inner_text()
+
+
 def test_a_map_has_the_colours_of_the_plots(open_page):
     """At Block 1, where the maps are 1 everywhere, all of the picture is inferno's last colour at the strength that is set."""
     page = open_page()
@@ -163,10 +170,10 @@ def test_the_confusion_matrix_leads_to_its_images(open_page):
 
 def test_a_cell_of_the_sweep_shows_its_curves_and_confusion(open_page):
     page = open_page()
-    assert page.locator("#c-title").inner_text() == "Block 1-3 frozen, nag, the best on validation"
+    assert page.locator("#c-title").inner_text() == "Block 1-3 frozen with nag, the best on validation"
     assert page.locator("#c-scores path").count() == 2  # a line for each seed
-    page.get_by_label(re.compile("of Block 1 frozen, sgd")).click()
-    assert page.locator("#c-title").inner_text() == "Block 1 frozen, sgd"
+    page.get_by_label(re.compile("of Block 1 frozen with sgd")).click()
+    assert page.locator("#c-title").inner_text() == "Block 1 frozen with sgd"
     assert page.locator("#sweep-table [aria-pressed=true]").count() == 1
     assert page.locator("#c-scores path").count() == 4  # and the best cell's beside them
     assert page.locator("#c-losses path").count() == 8

@@ -220,8 +220,8 @@ def test_figures_of_the_sweep(full):
     assert page.texts.count("≈ not told apart") == int(sweep.cells["equals"].sum()) - 1
     assert sweep.enough["name"] == "freeze4-nag"
     assert (
-        "The cheapest cell that is shown to be within 1 point of all the others is freeze4-nag (100 s against 2.5 min)"
-        in page.texts
+        "The cheapest combination that is shown to be within 1 point of all the others is Block 1-4 frozen with nag "
+        "(100 s against 2.5 min)" in page.texts
     )
     assert "30 test images in 15 groups" in page.texts
 
@@ -259,14 +259,18 @@ def test_how_sure_the_advice_is():
     )
     said = confidence_sentence(dataclasses.replace(make_advice(), method="features", confidence=0.93))
     assert said == (
-        "How sure is the advice? Very. The chance that this depth is within 1 point of the best one is estimated at 93 %."
+        "How sure is the advice? Very. With Block 1-3 frozen, the chance of being within 1 point of the best depth is "
+        "estimated at 93 %."
     )
 
 
 def test_a_training_that_was_still_improving_is_said(tmp_path):
     sweep = make_sweep(tmp_path / "s")
     page, _ = page_of(sweep)
-    assert "freeze3-nag, was still improving at the last epoch in 2 of its 2 trainings" in page.texts
+    assert (
+        "The best combination, Block 1-3 frozen with nag, was still improving at the last epoch in 2 of its 2 trainings"
+        in page.texts
+    )
     assert (
         "xaitune train --freeze-through 3 --optimizer nag --epochs N" in page.texts
     )  # it is not known how many there were
@@ -306,6 +310,71 @@ def test_other_verdicts(verdict, headline, command):
     assert headline in shown["headline"]
     assert any(command in c for _, c in shown["todo"])
     assert shown["tone"] == {"contradicted": "bad", "cannot tell": "open"}[verdict]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "chosen"),
+    [("confirmed", "freeze3-nag"), ("contradicted", "freeze2-sgd"), ("cannot tell", "freeze3-nag")],
+)
+def test_the_recommended_model_can_be_exported_and_used(tmp_path, verdict, chosen):
+    sweep = make_sweep(tmp_path / "s")
+    todo = checked_section(make_check(verdict), sweep)["todo"]
+    commands = [command for _, command in todo]
+    path = sweep.path / f"{chosen}-seed1"  # its better seed
+    assert f"xaitune export {path} --to onnx" in commands
+    assert f"xaitune predict {path} IMAGES" in commands
+    assert not any("--head gap" in command for command in commands)
+
+
+def test_a_recommended_linear_head_is_exported_and_a_gap_head_gives_the_heatmap(tmp_path):
+    head = {"name": "frozen-all-blocks", "blocks": (1, 2, 3, 4, 5), "validation": 0.8, "test": 0.8, "seconds": 1.0}
+    head |= {"low": 0.7, "high": 0.9, "difference": 0.05, "diff_low": -0.01, "diff_high": 0.11, "diff_few": ""}
+    sweep = make_sweep(tmp_path / "s")
+    sweep = dataclasses.replace(sweep, heads=pd.DataFrame([head | {"verdict": "cannot tell"}]))
+    todo = dict(checked_section(make_check("cannot tell"), sweep)["todo"])
+    text = "Export the model that the sweep has trained, the linear head:"
+    assert todo[text] == f"xaitune export {sweep.path / 'frozen-all-blocks'} --to onnx"
+    (gap,) = (command for text, command in todo.items() if "--with-heatmap" in text)
+    assert gap == "xaitune train --freeze-through 3 --optimizer nag --head gap"
+
+
+def test_an_unfinished_sweep_is_said_to_be_one(tmp_path):
+    sweep = make_sweep(tmp_path / "s")
+    grid = {"freeze_through": [1, 2, 3, 4, 5], "optimizers": list(OPTIMIZERS), "seeds": 3}
+    (sweep.path / "config.json").write_text(json.dumps({"grid": grid}))
+    for name in sweep.runs["name"]:
+        (sweep.path / name / "result.json").write_text('{"state": "finished"}')
+    said = "so far 20 of 30 runs have ended"
+    page, _ = page_of(sweep)
+    assert "Best on validation so far: Block 1-3 frozen with nag." in page.texts
+    assert (
+        page.texts.count(f"The sweep is not finished: {said}.") == 2
+    )  # beside the headline and in the sweep's section
+    assert (
+        "Finish the sweep: xaitune sweep-freeze --freeze-through 1,2,3,4,5 --optimizers sgd,nag --seeds 3" in page.texts
+    )
+    shown = {
+        v: checked_section(dataclasses.replace(make_check(v), so_far=said), sweep)
+        for v in ("confirmed", "contradicted")
+    }
+    assert shown["confirmed"]["headline"] == "So far the sweep confirms the advice to freeze Block 1-3."
+    assert shown["contradicted"]["headline"].startswith("So far the score is better with Block 1-2 frozen than with")
+    for section in shown.values():
+        assert section["tone"] == "open"
+        assert section["todo"][0][0] == "Finish the sweep:"
+        assert not any("export" in command for _, command in section["todo"])
+        assert any(said in text for _, text in section["paragraphs"])
+
+
+def test_one_seed_is_no_mean(tmp_path):
+    sweep = make_sweep(tmp_path / "s")
+    assert "mean over the seeds" in page_of(sweep)[0].texts
+    one = dataclasses.replace(
+        sweep, runs=sweep.runs[sweep.runs["seed"] == 1], cells=sweep.cells.assign(seeds=1), path=sweep.path
+    )
+    page, _ = page_of(one)
+    assert "mean over the seeds" not in page.texts
+    assert re.search(r"[a-z]\.[A-Z]", page.texts) is None  # sentences have a blank between them
 
 
 def test_a_single_run_says_what_is_missing(tmp_path):

@@ -1,7 +1,6 @@
 """The parts behind the page's interactive views, against arithmetic."""
 
 import base64
-import dataclasses
 
 import cv2
 import numpy as np
@@ -110,7 +109,7 @@ def test_details_of_a_cell(tmp_path):
     sweep = make_sweep(tmp_path / "s")
     details = sweep_details(sweep, "freeze3-nag")
     cell = details["cells"]["freeze3-nag"]
-    assert details["titles"]["freeze3-nag"] == "Block 1-3 frozen, nag"
+    assert details["titles"]["freeze3-nag"] == "Block 1-3 frozen with nag"
     assert cell["runs"][0]["head"] == 3
     assert cell["runs"][0]["score"] == pytest.approx(sweep.history("freeze3-nag-seed0")["val_f1_macro"], abs=1e-4)
     assert np.sum(cell["counts"]) == 30
@@ -121,10 +120,9 @@ def test_details_of_a_cell(tmp_path):
     assert cell["counts"] is None
 
 
-def test_a_fold_and_doubtful_labels_are_in_the_viewers_data():
-    viewed = dataclasses.replace(make_viewed(), fold="2/5")
+def test_doubtful_labels_are_in_the_viewers_data():
+    viewed = make_viewed()
     section = viewer_section(viewed, {viewed.images[1].file: "crack (80 %)"})
-    assert section["fold"] == section["data"]["fold"] == "2 of 5"
     assert [image["label"] for image in section["data"]["images"][:3]] == ["", "crack (80 %)", ""]
 
 

@@ -210,6 +210,31 @@ def test_maps_are_checked_on_request(page):
     assert page.is_hidden("#check")
 
 
+def test_stop_ends_the_checks_of_both_runs(page):
+    page.select_option("#other", "second")
+    page.click("#gallery button >> nth=0")
+    page.wait_for_selector(".result >> nth=1")
+    explained(page)
+    job, asked, stopping = {"number": 7, "title": "Checks", "done": 3, "total": 76, "text": ""}, [], []
+
+    def begin(route):
+        asked.append(route.request.post_data_json["run"])
+        route.fulfill(json=job | {"state": "running"})
+
+    def stop(route):
+        stopping.append(True)
+        route.fulfill(json=job | {"state": "running"})
+
+    page.route("**/api/check", begin)
+    page.route("**/api/jobs/7", lambda route: route.fulfill(json=job | {"state": "stopped" if stopping else "running"}))
+    page.route("**/api/jobs/7/stop", stop)
+    page.click("#check")
+    page.click("#status button")
+    page.wait_for_selector("text=The checks were stopped.")
+    explained(page)
+    assert asked == [page.input_value("#run")]  # the second run was not asked
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(page, scheme):
     axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe-core-python is not installed")

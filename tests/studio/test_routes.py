@@ -5,12 +5,14 @@ import csv
 import io
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from xaitune.data.dataset import ImageData
+from xaitune.data.images import read_image
 from xaitune.evaluate.reliability import check_calls, check_maps
 from xaitune.explain.gradcam import gradcam_blocks
 from xaitune.studio.app import UPLOAD_LIMIT, make_app
@@ -170,6 +172,20 @@ def test_checks_are_those_of_check_maps(client, images, run):
     ended = finished(client, client.post("/api/check", json=asked).json()["number"])
     assert ended["state"] == "failed"
     assert "method must be one of" in ended["text"]
+
+
+def test_checks_stop_before_the_next_maps(client, images, run):
+    steps = []
+
+    def stop(done, total):
+        steps.append(done)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    pixels = read_image(Path(run.data_config.path) / images[0]["file"])
+    with pytest.raises(KeyboardInterrupt):
+        client.app.state.studio.explainers.checked_heatmaps(run, pixels, "gradcam", "gradcam", None, stop)
+    assert steps == [0, 3, 6, 9]
 
 
 def test_cam_has_one_map(client, images):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from xaitune import _files, _names
 from xaitune.advise.advice import FreezeAdvice, find_advice
+from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
 from xaitune.comparison.verdict import MARGIN, images_needed, verdict_of
 from xaitune.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ class AdviceCheck:
     seed, the number of test images that only the advised depth classifies correctly (`advised_only`), the number that
     only the rival does (`rival_only`), and the exact McNemar p: the chance of a split at least as uneven if both were
     correct equally often. `enough`: the cheapest cell that is shown to be within the margin of every other one, None
-    without one. `frozen`: whether any block needs training, in a sentence.
+    without one. `frozen`: whether any block needs training, in a sentence. `so_far`: how many runs have ended, if some have not.
     """
 
     verdict: str
@@ -52,6 +53,7 @@ class AdviceCheck:
     learning_rates: dict[int, float] = dataclasses.field(default_factory=dict)
     mcnemar: tuple[dict[str, Any], ...] = ()
     frozen: str = ""
+    so_far: str = ""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -114,23 +116,29 @@ class AdviceCheck:
             f"{_names.plural(d.seeds, 'seed')}"
         )
         parts = [text + (": this is about these trained models, not about other trainings." if d.seeds == 1 else ".")]
+        if self.so_far:
+            parts.insert(0, f"The sweep is not finished: {self.so_far}, and the others may change the verdict.")
         if d.few:
             parts.append(f"Do not rely on the interval: there is too little data, only {d.few}.")
         if self.verdict == "cannot tell" and self.test_images_needed:
             parts.append(
-                f"If the depths are equal, it takes on the order of {self.test_images_needed:,} test images to show that within "
-                f"{self.margin * 100:g} point."
+                f"If both depths are equally good, about {self.test_images_needed:,} test images would be needed to show it "
+                f"to within {self.margin * 100:g} point."
             )
         if not self.advice_made_first:
             parts.append("Note: the advice was made after the sweep began, so this is not a blind test.")
         return " ".join(parts)
 
     def _enough_sentence(self) -> str:
-        """Which cell to take where training time matters."""
+        """Which combination to take where training time matters."""
         margin = f"{self.margin * 100:g} point"
         if self.enough is None:
-            return f"No trained cell is shown to be within {margin} of all the others, so no cheaper one can be recommended."
-        return f"The cheapest cell that is shown to be within {margin} of all the others is {self.enough['name']}."
+            return (
+                f"No combination of a depth and an optimizer is shown to be within {margin} of all the others, so no cheaper "
+                "one can be recommended."
+            )
+        name = _names.combination_name(self.enough["freeze_through"], self.enough["optimizer"])
+        return f"The cheapest combination that is shown to be within {margin} of all the others is {name}."
 
     def _trained(self, depth: int) -> str:
         """How a depth was trained, after its name: ' (nag)', or ' (nag at 0.001)' if several learning rates were tried."""
@@ -208,6 +216,7 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
         best=sweep.best.to_dict(),
         enough=None if enough is None else enough.to_dict(),
         frozen=sweep.frozen_sentence(),
+        so_far=so_far_text(sweep.path),
         test_images_needed=images_needed(gap.group_error, gap.seed_error, gap.images)
         if verdict == "cannot tell"
         else None,

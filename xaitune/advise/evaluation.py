@@ -32,12 +32,12 @@ from xaitune.training.folder import CONFIG, run_identity
 from xaitune.training.run import Run
 
 SIGNAL_NAMES = {
-    "prior": "prior",
-    "linear": "linearised fine-tuning",
+    "prior": "what other tasks suggest",
+    "linear": "a linear approximation of the training",
     "short": "short trainings",
-    "cost": "cost of training",
+    "cost": "the cost of training",
 }
-LINEARISED = "linearised fine-tuning of all depths"
+LINEARISED = "linear approximation of the training at all depths"
 DRIFT_SHARE, FEATURES_SHARE = 0.15, 0.3  # of the work: of all of it; of all but drift, where there is a race
 LIKELY = 0.5  # depths with at least this chance of being near the best are not told apart
 
@@ -147,7 +147,7 @@ class Evaluation:
             confidence=trained.confidence,
             evidence=table.join(evidence),
             votes=every.table["best"].to_dict(),
-            reasons=" ".join(
+            reasons="\n".join(
                 [
                     reasons(self.model, evidence, source, every, trained, cost_weight),
                     *([said(self.masks)] if self.masks is not None else []),
@@ -192,20 +192,21 @@ def reasons(
     if every.advised in HEADS:
         row = every.table.loc[every.advised]
         lines.append(
-            f"A {candidate_name(every.advised)}, fitted on frozen features in seconds, is expected to lose "
-            f"{_names.points(row['regret'])} against the best of all candidates ({row['near']:.0%} to be within 1 point of it)."
+            f"A {candidate_name(every.advised)}, fitted on frozen features in seconds, is expected to score "
+            f"{_names.points(row['regret'])} below the best of all candidates (chance of being within 1 point of it: "
+            f"{row['near']:.0%})."
         )
     else:
         head = str(every.table.loc[list(HEADS), "regret"].idxmin())
         row = every.table.loc[head]
         lines.append(
-            f"Among all candidates, a {candidate_name(head)}, which trains no block, is expected to lose "
-            f"{_names.points(row['regret'])} ({row['near']:.0%} to be within 1 point of the best)."
+            f"A {candidate_name(head)}, which trains no block, is expected to score {_names.points(row['regret'])} below the "
+            f"best of all candidates (chance of being within 1 point of it: {row['near']:.0%})."
         )
     lines.append(
-        f"With {frozen(advised)} the expected loss against the best depth is {_names.points(table.loc[advised, 'regret'])}, "
-        f"and the chance of being within 1 point of it is {trained.confidence:.0%}; training takes "
-        f"{evidence.loc[advised, 'cost']:.0%} of the multiply-adds of training all blocks."
+        f"With {frozen(advised)} the score is expected to be {_names.points(table.loc[advised, 'regret'])} below that of the "
+        f"best depth (chance of being within 1 point of it: {trained.confidence:.0%}), and training takes "
+        f"{evidence.loc[advised, 'cost']:.0%} of the computing that training all blocks takes."
     )
     others = [n for n in table.index if n != advised]
     near = [n for n in others if table.loc[n, "near"] >= LIKELY]
@@ -215,15 +216,15 @@ def reasons(
     moved = table.loc[advised, ["prior", *model.weights]] - table.loc[second, ["prior", *model.weights]]
     moved["cost"] = cost_weight * (evidence.loc[second, "cost"] - evidence.loc[advised, "cost"])
     said = [f"{SIGNAL_NAMES.get(str(signal), str(signal))} {value * 100:+.1f}" for signal, value in moved.items()]
-    lines.append(
+    moves = [
         f"What moved it, in points against {frozen(second)}, the next best: {', '.join(said)}. "
-        f"The prior and the weights were learnt from {model.tasks} tasks."
-    )
+        f"How much each of these counts was learnt from {model.tasks} tasks."
+    ]
     alone = dataclasses.replace(model, weights={})
     without = decide(alone, evidence, source, among=list(table.index), cost_weight=cost_weight).advised
     if without != advised:
-        lines.append(f"The prior alone would advise {frozen(without)}.")
-    return " ".join(lines)
+        moves.append(f"By what other tasks suggest alone, the advice would be {frozen(without)}.")
+    return "\n".join([" ".join(lines), " ".join(moves)])
 
 
 def frozen(candidate: str) -> str:

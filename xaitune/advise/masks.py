@@ -140,9 +140,9 @@ def said(table: pd.DataFrame) -> str:
         return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
     lines = [
-        f"Heatmaps of {images} validation images of {groups} groups against their masks (0: no better than other images' "
-        f"maps, 1: as good as the mask at the block's resolution): the linear head of Block {best} alone finds "
-        f"{figure('own', best)}, Grad-CAM through all blocks at best {figure('gradcam', through)} (Block {through})."
+        f"How well heatmaps find the masks of {images} validation images of {groups} groups (0: no better than other images' "
+        f"maps, 1: as good as the mask at the block's resolution): {figure('own', best)} with the linear head of Block {best} "
+        f"alone, and with Grad-CAM through all blocks {figure('gradcam', through)} at best (Block {through})."
     ]
     if table.loc[best, "own_low"] > table["gradcam_high"].max():
         lines.append(f"What Block {best} holds of them is not visible in Grad-CAM at any block.")
@@ -153,6 +153,6 @@ def said(table: pd.DataFrame) -> str:
         )
     dominant = int(table["share"].idxmax())
     lines.append(
-        f"Of the decision of the head on all blocks, {table.loc[dominant, 'share']:.0%} comes from Block {dominant}."
+        f"{table.loc[dominant, 'share']:.0%} of the decision of the head on all blocks comes from Block {dominant}."
     )
     return " ".join(lines)

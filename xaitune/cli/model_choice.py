@@ -13,7 +13,7 @@ from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A run's folder, a sweep's (its best cell on validation), a .keras or .h5 file, or None: VGG16 with its ImageNet classes.
+    """A run's folder, a sweep's (its best run on validation), a .keras or .h5 file, or None: VGG16 with its ImageNet classes.
 
     `line` says which and why, '' for a model that was named.
     """
@@ -44,10 +44,11 @@ class ModelChoice:
         return read_json(self.path / CONFIG).get("data", {}).get("pixel_classes")
 
     def run(self, say: Notes) -> Any:
-        """The Run in the folder that was named, or a sweep's best cell; `say` is called with a line on which that is.
+        """The Run in the folder that was named, or a sweep's best run; `say` is called with a line on which that is.
 
         Raises ConfigError for a file, RunError.
         """
+        from xaitune.comparison.so_far import so_far_text
         from xaitune.comparison.table import best_run, load_sweep
         from xaitune.training.run import load_run
 
@@ -56,7 +57,11 @@ class ModelChoice:
         if folder_kind(self.path) != "sweep":
             return load_run(self.path)
         run = best_run(load_sweep(self.path))
-        say(f"Model: {run.path}, the best cell on validation of the sweep {self.path}")
+        unfinished = so_far_text(self.path)
+        say(
+            f"Model: {run.path}, the best on validation of the sweep {self.path}"
+            + (f", which is not finished: {unfinished}" if unfinished else "")
+        )
         return run
 
     def open(self, say: Notes, **options: Any) -> Any:
@@ -87,7 +92,7 @@ class ModelChoice:
 
 
 def choose_model(named: str | Path | None, runs_dir: Path) -> ModelChoice:
-    """The model to explain: the one `named`, else the newest run, else the newest sweep's best cell, else ImageNet's VGG16.
+    """The model to explain: the one `named`, else the newest run, else the newest sweep's best run, else ImageNet's VGG16.
 
     Raises ConfigError for a folder without a finished run.
     """

@@ -27,6 +27,7 @@ def report(
     ] = False,
 ) -> None:
     """Write one self-contained HTML page on a sweep or a run."""
+    from xaitune.comparison.so_far import so_far_text
     from xaitune.report.gather import report_on
     from xaitune.training.folder import folder_kind
 
@@ -35,7 +36,8 @@ def report(
     with job.ui.progress("report") as progress:
         written = report_on(path, job.runs_dir, job.ui.say, progress, checked=check)
     place = written.parent
-    following = f"xaitune export {shlex.quote(str(place))} --to onnx" if folder_kind(place) in ("run", "sweep") else ""
+    usable = folder_kind(place) == "run" or (folder_kind(place) == "sweep" and not so_far_text(place))
+    following = f"xaitune export {shlex.quote(str(place))} --to onnx" if usable else ""
     job.ui.finish([written], following, report=str(written))
 
 

@@ -138,7 +138,7 @@ def train_missing(
         }
         start_folder(folder, "sweep", contents, overwrite=False)
         if not plan.only_trials:
-            _note_start(folder)
+            _note_start(folder, plan.config)
         open_group(folder, tracking, notes)
         for file in folder.glob(f"*/{RESULT}"):
             Checkpoint(file.parent).remove()  # left by a run that was killed as it finished
@@ -160,11 +160,10 @@ def train_missing(
     return failures
 
 
-def _note_start(folder: Path) -> None:
-    """Record when a sweep began. Trials that advice made before do not count."""
+def _note_start(folder: Path, grid: SweepConfig) -> None:
+    """Record when a sweep began, and the grid that it is to fill. Trials that advice made before do not count."""
     config = read_json(folder / CONFIG)
-    if "started" not in config:
-        write_json(folder / CONFIG, config | {"started": now()})
+    write_json(folder / CONFIG, {"started": now()} | config | {"grid": dataclasses.asdict(grid)})
 
 
 def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> dict[str, str]:

@@ -91,7 +91,7 @@ def randomised_maps(
 
     The maps are made like those of `like`, of the class `class_name`, by default of each image's top class.
     """
-    made = explain or _MapsLike(like)
+    made = explain or MapsLike(like)
     table = randomisation_check(classifier, images, class_name=class_name, explain=made, seed=seed).table
     last = table.groupby("block", sort=True).tail(1).set_index("block")["spearman"]
     return last.reindex(like.blocks).to_numpy(float)
@@ -113,7 +113,7 @@ class MapChecker:
         self.classifier, self.randomised, self.images, self.seed = classifier, randomised, images, seed
         pixels = classifier.segmenter
         self.logits: Any = Probabilities(classifier).logits if pixels is None else Predictor(pixels)
-        self.explain = explain or _MapsLike(like, like.precision)
+        self.explain = explain or MapsLike(like, like.precision)
 
     def __call__(self, maps: BlockHeatmaps, progress: Progress | None = None) -> MapChecks:
         """The checks of one batch."""
@@ -168,7 +168,7 @@ class MapChecker:
         return input_stability(explain_changed, np.asarray(image[None], np.float32), rng, maps=views)[0]
 
 
-class _MapsLike:
+class MapsLike:
     """Maps of images and classes by the method, rule and blocks of others, as an `Explain`; compiled once for a model."""
 
     def __init__(self, like: BlockHeatmaps, precision: str = "float32") -> None:

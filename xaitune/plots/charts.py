@@ -267,7 +267,7 @@ def sweep_cells(cells: pd.DataFrame, *, metric: str = "f1_macro", ax: Axes | Non
     ax.set_xlim(-0.5, len(depths) - 0.5)
     ax.set_xlabel("frozen")
     ax.set_ylabel(f"{metric_name(metric)} (test)")
-    tidy(ax, "Every cell of the sweep, 95 % intervals over groups")
+    tidy(ax, "Every combination of the sweep, 95 % intervals over groups")
     return finish(ax)
 
 

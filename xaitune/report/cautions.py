@@ -56,7 +56,7 @@ def class_sentence(counts: Sequence[Sequence[int]] | None, class_names: Sequence
     share = np.divide(hits, images, out=np.ones(len(images)), where=images > 0)
     poor = [int(c) for c in np.argsort(share, kind="stable") if share[c] < POOR][:WORST]
     if poor:
-        text += f" Found least: {listed([f'{class_names[c]} ({hits[c]} of {images[c]})' for c in poor])}."
+        text += f" Found least often: {listed([f'{class_names[c]} ({hits[c]} of {images[c]})' for c in poor])}."
     return text
 
 

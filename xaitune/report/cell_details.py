@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune._names import frozen_name, metric_name
+from xaitune._names import combination_name, metric_name
 from xaitune.comparison.table import SweepTable
 from xaitune.errors import RunError
 from xaitune.stats.metrics import confusion
@@ -22,7 +22,7 @@ def sweep_details(sweep: SweepTable, best: str) -> dict[str, Any]:
         "metric": metric_name(sweep.metric),
         "classes": sweep.class_names,
         "best": best,
-        "titles": {c["name"]: f"{frozen_name(c['freeze_through'])} frozen, {c['optimizer']}" for c in finished},
+        "titles": {c["name"]: combination_name(c["freeze_through"], c["optimizer"]) for c in finished},
         "cells": {c["name"]: _details(sweep, c) for c in finished},
     }
 

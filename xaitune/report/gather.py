@@ -8,15 +8,14 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
-from xaitune._progress import Notes, Progress
+from xaitune._progress import Notes, Progress, part_of
 from xaitune.advise.advice import find_advice, load_advice
 from xaitune.advise.candidates import candidate_name
 from xaitune.advise.check import can_check, check_advice
 from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
-from xaitune.comparison.table import best_run, find_sweep, load_sweep
+from xaitune.comparison.table import SweepTable, best_run, find_sweep, load_sweep
 from xaitune.config.settings import DataConfig, replace_fields
-from xaitune.data.checks import DataCheck
 from xaitune.data.dataset import ImageData
 from xaitune.data.pixel_labels import PixelLabels, segmentation_check
 from xaitune.errors import RunError, XaituneError
@@ -52,12 +51,12 @@ def report_on(
             raise RunError(f"Nothing to report in {runs_dir}. Begin with 'xaitune train' or 'xaitune sweep-freeze'.")
         folder = newest[0]
     say(f"Report on {folder}")
+    step = progress or (lambda done, total, what: None)
+    step(0, 100, "reading runs")
     table = load_sweep(folder) if folder_kind(folder) == "sweep" else None
     run = best_run(table) if table is not None else load_run(folder)
+    step(10, 100, "reading images")
     tested = _data(run.data_config, run.fingerprint, say)
-    if progress:
-        progress(1, 3, "heatmaps")
-    heatmaps = _heatmaps(run, tested) if tested is not None else None
     data, weights = tested, str(run.metadata["weights_digest"])
     if table is not None and tested is not None and table.parts:  # the split of the advice, not that of a fold
         data = _data(replace_fields(run.data_config, {"fold": None}), table.fingerprint, say)
@@ -70,39 +69,50 @@ def report_on(
             check = check_advice(advice, table)
         else:
             say(f"Without a verdict: the sweep lacks the advised depth {advice.freeze_through}, or any other.")
-    if progress:
-        progress(2, 3, "page")
+    pictures = _pictures(_in_all_folds(run, table), data, tested, checked, progress)
+    comparisons = find_comparisons(folder.parent, fingerprint)
+    step(90, 100, "writing the page")
     return write_report(
-        table if table is not None else run,
-        advice=advice,
-        check=check,
-        heatmaps=heatmaps,
-        data=data,
-        data_check=_check(data, run),
-        comparisons=find_comparisons(folder.parent, fingerprint),
-        segmentation=_segmentation(run, tested),
-        viewed=viewed_images(run, tested, checked=checked) if tested is not None else None,
+        table if table is not None else run, advice=advice, check=check, data=data, comparisons=comparisons, **pictures
     )
 
 
+def _pictures(
+    runs: list[Run], data: ImageData | None, tested: ImageData | None, checked: bool, progress: Progress | None
+) -> dict[str, Any]:
+    """What the page shows of the images: their check, heatmaps of some, a segmentation's pixels, and the viewer's images."""
+    if data is None or tested is None:
+        return {}
+    step = progress or (lambda done, total, what: None)
+    run = runs[0]
+    check = data.check(part_of(progress, 0.15, 0.35))
+    if run.config.segments:  # with that of its masks
+        check = segmentation_check(check, PixelLabels(data))
+    step(35, 100, f"heatmaps of {SHOWN} images")
+    return {
+        "data_check": check,
+        "heatmaps": _heatmaps(run, tested),
+        "segmentation": sample_sheet(run, tested) if run.config.segments else None,
+        "viewed": viewed_images(runs, tested, checked=checked, progress=part_of(progress, 0.4, 0.9)),
+    }
+
+
+def _in_all_folds(run: Run, table: SweepTable | None) -> list[Run]:
+    """The run; of a sweep over folds the runs of its training in all of them."""
+    for names in table.parts.values() if table is not None else ():
+        if table is not None and table.path / names[0] == run.path:
+            return [run, *(load_run(table.path / name) for name in names[1:])]
+    return [run]
+
+
 def _report_on_comparison(table: ComparisonTable, say: Notes, progress: Progress | None, checked: bool) -> Path:
-    """Write the report on a comparison, with the first run of the cell that is best on validation."""
+    """Write the report on a comparison, with the first run of the combination that is best on validation."""
     say(f"Report on {table.path}")
     best = table.best
     run = load_run(table.path / best["part"] / best["runs"][0])
     data = _data(run.data_config, run.fingerprint, say)
-    if progress:
-        progress(1, 3, "heatmaps")
-    return write_report(
-        run,
-        table.path / "report.html",
-        heatmaps=_heatmaps(run, data) if data is not None else None,
-        data=data,
-        data_check=_check(data, run),
-        comparisons=[table],
-        segmentation=_segmentation(run, data),
-        viewed=viewed_images(run, data, checked=checked) if data is not None else None,
-    )
+    pictures = _pictures([run], data, data, checked, progress)
+    return write_report(run, table.path / "report.html", data=data, comparisons=[table], **pictures)
 
 
 def find_comparisons(runs_dir: Path, fingerprint: str) -> list[ComparisonTable]:
@@ -136,18 +146,6 @@ def _heatmaps(run: Run, data: ImageData) -> BlockHeatmaps:
     made = explain_images(run, data.paths(rows))
     assert isinstance(made, BlockHeatmaps)
     return made
-
-
-def _check(data: ImageData | None, run: Run) -> DataCheck | None:
-    """The check of the images, of a segmentation with that of its masks."""
-    if data is None:
-        return None
-    return segmentation_check(data.check(), PixelLabels(data)) if run.config.segments else data.check()
-
-
-def _segmentation(run: Run, data: ImageData | None) -> Any:
-    """Test images with truth and prediction, of a segmentation whose images are known; else None."""
-    return sample_sheet(run, data) if data is not None and run.config.segments else None
 
 
 def list_runs(runs_dir: Path) -> pd.DataFrame:

@@ -12,6 +12,12 @@ TERMS = {
         "VGG16 has five blocks of convolutions. A frozen block keeps the weights that it brought along, and only the blocks "
         "after it are trained on your images. Block 1-3 frozen: Blocks 4 and 5 are trained. Block 1-5 frozen: none is.",
     ),
+    "combination": (
+        "combination",
+        r"\bcombinations?\b",
+        "One depth with one optimizer, such as Block 1-3 frozen with nag; in a comparison, one value of each setting. Each is "
+        "trained with one or several seeds.",
+    ),
     "f1": (
         "F1, macro F1",
         r"macro F1|weighted F1|micro F1|\bF1\b",
@@ -21,7 +27,7 @@ TERMS = {
     ),
     "interval": (
         "interval",
-        r"95 % (?:paired )?intervals?|\bintervals?\b",
+        r"\[?95 % (?:paired )?intervals?|\bintervals?\b",
         "Where the figure would lie with other test images of the same kind, 95 times in 100. It is found by drawing groups of "
         "test images again and again. A wide one means: too few images to be sure.",
     ),

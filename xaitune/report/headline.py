@@ -2,41 +2,27 @@
 
 from typing import Any
 
-from xaitune._names import frozen_name, metric_name, plural
+from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
 from xaitune.comparison.comparison_table import ComparisonTable
+from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
-from xaitune.config.choices import PIXEL_METRICS
 from xaitune.report.cell_details import improving_runs, still_improving
 from xaitune.report.commands import shown_path
+from xaitune.report.next_steps import (
+    add_frozen,
+    add_use,
+    advise_command,
+    cell_command,
+    leading_head,
+    sweep_command,
+    train_command,
+)
 from xaitune.report.run_figures import best_or_none
-from xaitune.report.texts import duration_text, interval_text, picture, score_text
+from xaitune.report.texts import duration_text, interval_text, picture, score_text, spaced_percent
 from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
-
-
-def train_command(through: int, optimizer: str, rate: float | None = None) -> str:
-    """The command that trains one cell; `rate` is the learning rate that was best of several."""
-    option = f" --learning-rate {rate:g}" if rate is not None else ""
-    return f"xaitune train --freeze-through {through} --optimizer {optimizer}{option}"
-
-
-def head_command(head: Any) -> str:
-    """The command that fits a linear head on frozen features."""
-    option = "" if len(head["blocks"]) == 5 else " --head-blocks best"
-    return f"xaitune train --head blocks --freeze-through 5{option}"
-
-
-def advise_command(result: Run | SweepTable) -> str:
-    """The command that makes advice; on a segmentation it looks at the heatmaps of a trained one."""
-    metric = result.config.metric if isinstance(result, Run) else result.metric
-    return "xaitune advise --model RUN" if metric in PIXEL_METRICS else "xaitune advise"
-
-
-def _cell_command(cell: Any) -> str:
-    rate = cell["learning_rate"] if cell.get("rates", 1) > 1 else None
-    return train_command(cell["freeze_through"], cell["optimizer"], rate)
 
 
 def _advised_command(check: AdviceCheck, depth: int) -> str:
@@ -55,6 +41,7 @@ def verdict_section(
     if check is not None:
         return checked_section(check, sweep)
     todo: list[tuple[str, str]] = []
+    more: list[tuple[str, str]] = []
     if comparison is not None:
         headline, *rest = comparison.lines()
         todo.append(
@@ -70,25 +57,31 @@ def verdict_section(
         todo.append(("Try a lower learning rate:", "xaitune sweep-freeze --learning-rate 0.0001"))
     elif sweep is not None:
         headline, sentence = _sweep_sentences(sweep)
+        more += [("Without training", text) for text in (sweep.frozen_sentence(),) if text]
         best = sweep.best
-        todo.append(("Train the best cell:", _cell_command(best)))
-        _add_frozen(todo, sweep)
+        todo.append(("Train the best combination:", cell_command(best)))
+        add_frozen(todo, sweep)
     else:
         headline, sentence = _run_sentences(result, run)
     if advice is not None:
-        sentence += f" The advice is: {advice.headline} It has not been checked."
+        more.append(("The advice", f"{spaced_percent(advice.headline)} It has not been checked by a sweep."))
     if sweep is None:
         todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
     elif advice is None:
         todo.append(("Make the advice that the sweep can check:", advise_command(result)))
-    else:
+    elif advice.freeze_through in set(sweep.cells["freeze_through"]) and sweep.cells["freeze_through"].nunique() > 1:
         todo.append(("Check the advice against the sweep:", "xaitune check-advice"))
-    shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence)], "todo": todo}
+    else:
+        todo.append(
+            ("Add the advised depth to the sweep, which can then check the advice:", sweep_command(sweep, advice))
+        )
+    add_use(todo, result, sweep)
+    shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence), *more], "todo": todo}
     return shown | {"picture": None, "mcnemar": None}
 
 
 def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[tuple[str, str], tuple[str, str]] | None:
-    """Where the run, or the best cell, was still improving when it ended: (heading, sentence) and what to do about it.
+    """Where the run, or the best combination, was still improving when it ended: (heading, sentence) and what to do about it.
 
     `epochs`: the setting of the trainings, which is doubled; None where it is unknown.
     """
@@ -98,7 +91,8 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
             return None
         best = result.best
         improving, trainings = improving_runs(result, best)
-        command, which = _cell_command(best), f"The best cell, {best['name']},"
+        name = combination_name(best["freeze_through"], best["optimizer"])
+        command, which = cell_command(best), f"The best combination, {name},"
     elif result.state == "finished":
         improving = int(still_improving(result.history, result.config.metric))
         command = f"xaitune train --config {shown_path(result.path / CONFIG)}"  # whatever was set for it
@@ -108,7 +102,8 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
     sentence = f"{which} was still improving at the last epoch{often}: with more epochs the score may be higher"
     sentence += ", and another depth may be the best." if isinstance(result, SweepTable) else "."
     longer = f"{command} --epochs {2 * epochs}" if epochs else f"{command} --epochs N"
-    return ("Trained long enough?", sentence), ("Train it for longer:", longer)
+    what = "the best combination" if isinstance(result, SweepTable) else "it"
+    return ("Trained long enough?", sentence), (f"Train {what} for longer:", longer)
 
 
 def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any]:
@@ -117,32 +112,42 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
     todo: list[tuple[str, str]] = []
     if check.verdict == "confirmed":
         tone, headline = "good", f"Freeze {advised}: the sweep confirms the advice."
+        if check.so_far:
+            tone, headline = "open", f"So far the sweep confirms the advice to freeze {advised}."
         todo.append((f"Train with {advised} frozen:", _advised_command(check, check.advised)))
     elif check.verdict == "contradicted":
         tone, headline = (
             "bad",
             f"Do not follow the advice: with {rival} frozen the score is better than with {advised} frozen.",
         )
+        if check.so_far:
+            tone, headline = (
+                "open",
+                f"So far the score is better with {rival} frozen than with {advised} frozen, as advised.",
+            )
         todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
     else:
         tone, headline = "open", f"The sweep cannot tell whether {advised} frozen or {rival} frozen is better."
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
             chosen = frozen_name(best["freeze_through"])
-            if _leading_head(sweep) is None:
+            if leading_head(sweep) is None:
                 headline = f"For now, freeze {chosen}: t{headline[1:]}"
             else:
                 headline = f"For now, train only a linear head, which leads. {headline}"
-            todo.append((f"Train with {chosen} frozen ({best['name']}, the best on validation):", _cell_command(best)))
+            name = combination_name(best["freeze_through"], best["optimizer"])
+            todo.append((f"Train the combination that is best on validation, {name}:", cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
-        text = f"Where training time matters, {check.enough['name']} is shown to be good enough:"
-        todo.append((text, _cell_command(check.enough)))
-    _add_frozen(todo, sweep)
+        name = combination_name(check.enough["freeze_through"], check.enough["optimizer"])
+        todo.append((f"Where training time matters, {name} is shown to be good enough:", cell_command(check.enough)))
+    add_frozen(todo, sweep)
+    if sweep is not None:
+        add_use(todo, sweep, sweep, _recommended(check))
     ax = check.plot()
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
     caption = (
-        f"{metric_name(check.metric)} with {advised} frozen minus that with {rival} frozen, 95 % interval over "
+        f"The {metric_name(check.metric)} with {advised} frozen minus that with {rival} frozen, 95 % interval over "
         f"{plural(d.groups, 'group')} ({plural(d.images, 'test image')}, {plural(check.seeds, 'seed')})."
     )
     if not d.reliable:
@@ -154,43 +159,36 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
 
 def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
     best, equals = sweep.best, sweep.equals
-    headline = f"Best on validation: {frozen_name(best['freeze_through'])} frozen, {best['optimizer']}."
-    sentence = (
+    unfinished = so_far_text(sweep.path)
+    best_so_far = "Best on validation so far" if unfinished else "Best on validation"
+    headline = f"{best_so_far}: {combination_name(best['freeze_through'], best['optimizer'])}."
+    sentence = f"The sweep is not finished: {unfinished}. " if unfinished else ""
+    sentence += (
         f"Its test {metric_name(sweep.metric)} is {score_text(best['test'])} {interval_text(best['low'], best['high'])} on "
         f"{plural(sweep.images, 'image')} in {plural(sweep.groups, 'group')}."
     )
     if len(equals) > 1:
-        sentence += f" These images cannot tell {plural(len(equals) - 1, 'other cell')} apart from it."
+        sentence += f" These images cannot tell {plural(len(equals) - 1, 'other combination')} apart from it."
     if sweep.enough is not None:
-        enough = f"{sweep.enough['name']} ({duration_text(sweep.enough['seconds'])})"
-        sentence += f" The cheapest cell that is shown to be within 1 point of all the others is {enough}."
-    return headline, " ".join(filter(None, [sentence, sweep.frozen_sentence()]))
+        enough = combination_name(sweep.enough["freeze_through"], sweep.enough["optimizer"])
+        sentence += (
+            f" The cheapest combination that is shown to be within 1 point of all the others is {enough} "
+            f"({duration_text(sweep.enough['seconds'])})."
+        )
+    return headline, sentence
 
 
-def _add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
-    """Put first what needs no training, where that is shown to be good enough; last, where it may be."""
-    head = sweep.best_head if sweep is not None else None
-    if head is None or head["verdict"] == "contradicted":
-        return
-    seconds = duration_text(max(head["seconds"], 1))
-    gap = f"{_signed(head['difference'])} points [{_signed(head['diff_low'])}, {_signed(head['diff_high'])}]"
-    if head["verdict"] == "confirmed":
-        todo.insert(0, (f"No block needs training. Fit only a linear head, in {seconds}:", head_command(head)))
-    elif _leading_head(sweep) is not None:
-        todo.insert(0, (f"Fit only a linear head, in {seconds} ({gap} against the best cell):", head_command(head)))
-    else:
-        text = f"Perhaps as good ({gap} against the best cell), in {seconds}: train only a linear head, and no block:"
-        todo.append((text, head_command(head)))
-
-
-def _leading_head(sweep: SweepTable | None) -> Any:
-    """The linear head on frozen features that scores above every trained cell, shown or not; None if there is none."""
-    head = sweep.best_head if sweep is not None else None
-    return head if head is not None and head["difference"] > 0 and head["verdict"] != "contradicted" else None
-
-
-def _signed(share: float) -> str:
-    return f"{share * 100:+.1f}"
+def _recommended(check: AdviceCheck) -> tuple[int, str] | None:
+    """The depth and the optimizer to take by the verdict; None where the sweep has no best combination."""
+    if check.verdict == "cannot tell":
+        best = check.best
+        return (
+            (int(best["freeze_through"]), str(best["optimizer"]))
+            if {"freeze_through", "optimizer"} <= set(best)
+            else None
+        )
+    depth = check.advised if check.verdict == "confirmed" else check.rival
+    return depth, check.optimizers[depth]
 
 
 def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:

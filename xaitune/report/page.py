@@ -21,7 +21,8 @@ from xaitune.report.commands import CommandLine, data_name, is_complete
 from xaitune.report.comparisons import comparison_section
 from xaitune.report.embedding import inline_parts
 from xaitune.report.glossary import explained_terms, mark_terms
-from xaitune.report.headline import advise_command, mismatches, unfinished_training, verdict_section
+from xaitune.report.headline import mismatches, unfinished_training, verdict_section
+from xaitune.report.next_steps import advise_command
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import (
     advice_section,

@@ -21,7 +21,7 @@ from xaitune.training.run import Run, outcomes_of, pixel_counts_of
 
 
 def shown_run(result: Run | SweepTable) -> dict[str, Any]:
-    """The run, or the seed of a sweep's best cell that is best on validation: its test figures, confusion matrix and curves."""
+    """The run, or the best one on validation of a sweep's best combination: its test figures, confusion matrix and curves."""
     if isinstance(result, Run):
         name, metric = result.name, result.config.metric
         predictions, metadata = result.predictions, result.metadata
@@ -115,6 +115,8 @@ def per_class_rows(scores: PerClass, names: Sequence[str]) -> list[dict[str, Any
 
 
 def _interval(score: ClassScore, number: int) -> str:
-    """The interval of a class's score; resamples of a class of which nothing is found tell nothing of how sure 0 is."""
+    """The interval of a class's score. Where all resamples give the same score, they tell nothing of how sure it is."""
     low, high = score.low[number], score.high[number]
-    return "(none found)" if low == high == 0 else interval_text(low, high)
+    if low == high:
+        return "[no interval]" if low else "(none found)"
+    return interval_text(low, high)

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xaitune._names import frozen_name, metric_name, plural
+from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.candidates import candidate_name
-from xaitune.comparison.cells import head_name
+from xaitune.comparison.cells import head_name, lacking
+from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
 from xaitune.data.splits import SPLITS
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.plots import charts
 from xaitune.report.cell_details import improving_runs, sweep_details
-from xaitune.report.headline import train_command
+from xaitune.report.next_steps import all_runs, sweep_command, train_command
 from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import (
     SHADES,
@@ -46,9 +47,9 @@ CONFIDENCE = {  # the lowest confidence -> how it is said
 MEASURES = {  # a column of the evidence -> what it is
     "regret": "share of the score that is expected to be lost against the best candidate",
     "near": "the chance of being within 1 point of the best",
-    "linear": "held-out score of a linear stand-in for fine-tuning",
+    "linear": "held-out score of a linear approximation of the training",
     "short": "validation score after a few epochs of training",
-    "cost": "of training, as a share of training all blocks",
+    "cost": "the computing that training takes, as a share of that of training all blocks",
 }
 MOST_LINES = 50  # of skipped files and of problems
 SPAN = 0.1  # of scores that takes all shades of the sweep's table: smaller differences must not look large
@@ -130,8 +131,8 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
         "meanings": "; ".join(f"{m}: {MEASURES[m]}" for m in measures if m in MEASURES),
         "rows": rows,
         "picture": picture(advice.plot(), alt),
-        "basis": f"{plural(advice.images, kind)} in {plural(advice.groups, 'group')}; no test image. "
-        f"Method {advice.method}, made {advice.created}.",
+        "basis": f"The advice rests on {plural(advice.images, kind)} in {plural(advice.groups, 'group')}, and on no test image. "
+        f"Method: {advice.method}. Made on {str(advice.created)[:16].replace('T', ' ')}.",
     }
 
 
@@ -144,7 +145,8 @@ def confidence_sentence(advice: FreezeAdvice) -> str:
             f"alone would be {percent_text(1 / count)}"
         )
     else:
-        of = f"The chance that this depth is within 1 point of the best one is estimated at {sure}"
+        depth = f"{frozen_name(advice.freeze_through)} frozen" if advice.freeze_through else "no block frozen"
+        of = f"With {depth}, the chance of being within 1 point of the best depth is estimated at {sure}"
     how = next(word for bound, word in CONFIDENCE.items() if advice.confidence >= bound)
     return f"How sure is the advice? {how} {of}."
 
@@ -153,7 +155,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     """The table frozen blocks x optimizer, all seeds, and the pictures."""
     if sweep is None:
         return None
-    best, runs = best_or_none(sweep), _all_runs(sweep)
+    best, runs = best_or_none(sweep), all_runs(sweep)
     optimizers = list(dict.fromkeys(runs["optimizer"]))
     cells = {
         (int(c["freeze_through"]), c["optimizer"]): _table_cell(c, best, shade)
@@ -174,10 +176,14 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         rows.append((frozen_name(depth), row))
     pictures = []
     if best is not None:
-        pictures.append(picture(sweep.plot(), f"Test {metric_name(sweep.metric)} of every cell with its interval"))
+        pictures.append(
+            picture(sweep.plot(), f"Test {metric_name(sweep.metric)} of every combination with its interval")
+        )
         pictures.append(picture(sweep.plot_histories(), "Validation curves of all runs of the sweep"))
     heads = [_head_row(head) for _, head in sweep.heads.iterrows()]
     return {
+        "so_far": so_far_text(sweep.path),
+        "over": "mean over the seeds, " if (sweep.cells["seeds"] > 1).any() else "",
         "improving": any(cell["improving"] for cell in cells.values()),
         "details": None if best is None else sweep_details(sweep, str(best["name"])),
         "heads": heads,
@@ -187,15 +193,24 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         "few": _few(sweep),
         "optimizers": optimizers,
         "rows": rows,
-        "enough": sweep.enough.to_dict() if best is not None and sweep.enough is not None else None,
-        "best": None if best is None else best.to_dict(),
+        "enough": _titled(sweep.enough) if best is not None else None,
+        "best": _titled(best),
         "runs": runs[["name", "seed", "state", "validation", "test", "seconds"]].to_dict("records"),
         "pictures": pictures,
     }
 
 
+def _titled(cell: pd.Series | None) -> dict[str, Any] | None:
+    """A combination with its name in words as its `title`; None without one."""
+    return (
+        None
+        if cell is None
+        else cell.to_dict() | {"title": combination_name(cell["freeze_through"], cell["optimizer"])}
+    )
+
+
 def _improving_text(sweep: SweepTable, cell: dict[str, Any]) -> str:
-    """How many of a cell's trainings were still improving at the last epoch; '' for none."""
+    """How many of a combination's trainings were still improving at the last epoch; '' for none."""
     improving, trainings = improving_runs(sweep, cell)
     often = f" in {improving} of {trainings}" if trainings > 1 else ""
     return f"still improving{often}" if improving else ""
@@ -214,18 +229,8 @@ def _head_row(head: pd.Series) -> dict[str, Any]:
 
 def _few(sweep: SweepTable) -> str:
     """What is too scarce for the cells' intervals to be reliable, such as '4 groups in the smallest class'; '' nothing."""
-    lacks = list(dict.fromkeys(sweep.cells["few"])) if "few" in sweep.cells else []
-    return "; ".join(filter(None, lacks)) or (plural(sweep.groups, "group") if sweep.groups < FEW_GROUPS else "")
-
-
-def _all_runs(sweep: SweepTable) -> pd.DataFrame:
-    """The sweep's runs. A run that failed before it wrote anything has its depth, optimizer and seed in its name alone."""
-    runs = sweep.runs.copy()
-    named = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)(?:-lr.+)?-seed(?P<seed>\d+)")
-    for column in ("freeze_through", "optimizer", "seed"):
-        runs[column] = runs[column].where(runs[column].notna(), named[column])
-    runs = runs.dropna(subset=["freeze_through", "optimizer", "seed"])
-    return runs.astype({"freeze_through": int, "seed": int})
+    lacks = lacking(sweep.cells) if "few" in sweep.cells else ""
+    return lacks or (plural(sweep.groups, "group") if sweep.groups < FEW_GROUPS else "")
 
 
 def _shades(scores: pd.Series) -> list[int]:
@@ -266,14 +271,6 @@ def _flat(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key, between.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _grid_options(sweep: SweepTable) -> str:
-    """The other options of the sweep's command."""
-    grid = read_or_empty(sweep.path / "sweep.json").get("grid", {})
-    rates, folds = grid.get("learning_rates"), grid.get("folds")
-    shown = rates if rates == "own" else ",".join(f"{rate:g}" for rate in rates or ())
-    return (f" --learning-rates {shown}" if rates else "") + (f" --folds {folds}" if folds else "")
-
-
 def result_settings(result: Run | SweepTable, run: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of the training and of the data behind a result, of a sweep those of the shown run; {} where unknown."""
     if isinstance(result, Run):
@@ -293,12 +290,7 @@ def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict
             train_command(result.config.freeze_through, result.config.optimizer) + f"{task} --seed {result.config.seed}"
         )
     if sweep is not None:
-        runs = _all_runs(sweep)
-        depths, names = sorted(runs["freeze_through"].unique()), list(dict.fromkeys(runs["optimizer"]))
-        commands.append(
-            f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(names)} "
-            f"--seeds {runs['seed'].nunique()}" + _grid_options(sweep)
-        )
+        commands.append(sweep_command(sweep))
     made = {"fingerprint": result.fingerprint, **run["metadata"]}
     of = f" (of {run['name']})" if run["name"] else ""
     tables = [(f"Machine and versions{of}", made), (f"Training{of}", train), ("Data", data)]

@@ -40,6 +40,7 @@ class ViewedImage:
     positive evidence by rule, `outline` polygons around the mask's regions (`mask_outline`), and `size` the picture's (w, h).
     `true_maps` and `true_empty` are those of the true class, of an image that was classified wrongly. `doubts`: of each
     block what speaks against its Grad-CAM map of `explained`, in words, '' for nothing; () where the maps were not checked.
+    `fold`: the number of the fold that tested it, whose model the maps are of; '' without a cross-validation.
     """
 
     file: str
@@ -56,6 +57,7 @@ class ViewedImage:
     true_maps: dict[str, str] = dataclasses.field(default_factory=dict)
     true_empty: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    fold: str = ""
 
     @property
     def cost(self) -> int:
@@ -65,10 +67,10 @@ class ViewedImage:
 
 @dataclasses.dataclass(frozen=True)
 class Viewed:
-    """The test images of one run that the viewer shows, out of `tested` ones, with maps at `blocks`.
+    """The test images of one training that the viewer shows, out of `tested` ones, with maps at `blocks`.
 
-    `input`: how the network sees an image, such as '64 x 64 pixels (stretched)'. `fold`: the fold that the run was
-    tested on, such as '1/5'; '' without a cross-validation.
+    `input`: how the network sees an image, such as '64 x 64 pixels (stretched)'. `folds`: how many folds they come from;
+    0 without a cross-validation.
     """
 
     run: str
@@ -77,7 +79,7 @@ class Viewed:
     images: tuple[ViewedImage, ...]
     tested: int
     input: str = ""
-    fold: str = ""
+    folds: int = 0
 
 
 def choose_viewed(test: pd.DataFrame, class_names: Sequence[str], most: int = MOST_IMAGES) -> list[int]:
@@ -169,12 +171,11 @@ def viewer_section(viewed: Viewed | None, doubtful: Mapping[str, str] | None = N
     """What the page says of the viewer, and the data that its script shows; `doubtful`: file -> the class suggested for it."""
     if viewed is None or not viewed.images:
         return None
-    fold = viewed.fold.replace("/", " of ")
     wrong = sum(image.true != image.predicted for image in viewed.images)
     rules = list(viewed.images[0].maps)
     return {
         "run": viewed.run,
-        "fold": fold,
+        "folds": viewed.folds,
         "shown": len(viewed.images),
         "input": viewed.input or "its input size",
         "wrong": wrong,
@@ -194,7 +195,6 @@ def viewer_section(viewed: Viewed | None, doubtful: Mapping[str, str] | None = N
             "blocks": viewed.blocks,
             "longest": LONGEST_DRAWN,
             "colours": heat_colours(np.linspace(0, 1, 256)).reshape(-1).tolist(),
-            "fold": fold,
             "images": [_image_data(image) | {"label": (doubtful or {}).get(image.file, "")} for image in viewed.images],
         },
     }

@@ -57,7 +57,7 @@ class Explainers:
 
         `progress` is called with the forward passes that have been made, and may raise to stop it.
         """
-        from xaitune.evaluate.reliability import MapChecker, check_calls, randomised_maps
+        from xaitune.evaluate.reliability import MAP_COST, MapChecker, MapsLike, check_calls, randomised_maps
 
         _require_maps(method, rule)
         with self._lock:
@@ -65,11 +65,18 @@ class Explainers:
             image = _at_input_size(opened.classifier, pixels)
             maps = _maps(opened, image, method, rule, class_name)
             total = check_calls(1, len(maps.blocks), 1)
-            progress(0, total)
             explained = maps.class_names[int(maps.classes[0])]
-            randomised = randomised_maps(opened.classifier, maps, maps.images, explained)
-            progress(total - check_calls(1, len(maps.blocks), 0), total)
-            checks = MapChecker(opened.classifier, maps, randomised, 1)(maps)
+            done, make = 0, MapsLike(maps)
+
+            def counted(model: Any, images: np.ndarray, classes: np.ndarray) -> dict[int, np.ndarray]:
+                nonlocal done
+                progress(done, total)  # which may stop the checks before the next maps are made
+                done = min(done + MAP_COST * len(images), total)
+                return make(model, images, classes)
+
+            randomised = randomised_maps(opened.classifier, maps, maps.images, explained, explain=counted)
+            make = MapsLike(maps, maps.precision)
+            checks = MapChecker(opened.classifier, maps, randomised, 1, explain=counted)(maps)
             progress(total, total)
             return _mapped(run, opened, image, fit_picture(pixels), maps.with_checks(checks))
 

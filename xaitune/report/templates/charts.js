@@ -1,6 +1,6 @@
 // A line chart in an SVG of the page. `series`: [{name, kind, dashed, points: [[x, y]], band: [[x, low, high]]}], where `kind` is a
-// class of the style sheet; `marks`: vertical lines [{x, dashed}].
-function lineChart(svg, { series, xLabel, yLabel, xRange, yRange, marks = [], format = (y) => y.toFixed(2) }) {
+// class of the style sheet; `marks`: vertical lines [{x, dashed}]; `whole`: x has whole numbers alone.
+function lineChart(svg, { series, xLabel, yLabel, xRange, yRange, marks = [], whole = false, format = (y) => y.toFixed(2) }) {
   const width = 520, height = 250, left = 52, right = 10, top = 30, bottom = 40;
   const element = (tag, attributes, text) => {
     const made = document.createElementNS(svg.namespaceURI, tag);
@@ -21,10 +21,13 @@ function lineChart(svg, { series, xLabel, yLabel, xRange, yRange, marks = [], fo
     return;
   }
   for (let i = 0; i <= 4; i++) {
-    const level = y0 + (i / 4) * (y1 - y0), place = x0 + (i / 4) * (x1 - x0);
+    const level = y0 + (i / 4) * (y1 - y0);
     svg.append(element("line", { class: "grid-line", x1: left, x2: width - right, y1: y(level), y2: y(level) }));
     svg.append(element("text", { x: left - 6, y: y(level) + 4, "text-anchor": "end" }, format(level)));
-    const shown = Number.isInteger(x0) && x1 - x0 > 4 ? Math.round(place) : Number(place.toFixed(2));
+  }
+  const ticks = whole ? Math.max(Math.min(4, x1 - x0), 1) : 4;
+  for (let i = 0; i <= ticks; i++) {
+    const place = x0 + (i / ticks) * (x1 - x0), shown = whole ? Math.round(place) : Number(place.toFixed(2));
     svg.append(element("text", { x: x(shown), y: height - bottom + 16, "text-anchor": "middle" }, shown));
   }
   svg.append(element("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));

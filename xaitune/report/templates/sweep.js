@@ -13,7 +13,7 @@ if (report.sweep && byId("cell")) {
     const beside = byId("c-beside").checked && chosen !== best ? lines(best, kinds, true) : [];
     const series = [...beside, ...lines(chosen, kinds, false)], own = cells[chosen].runs[0];
     svg.parentElement.hidden = !kinds.some((kind) => switches[kind].checked);
-    lineChart(svg, { series, xLabel: "epoch", yLabel, marks: own && own.head ? [{ x: own.head + 0.5, dashed: true }] : [] });
+    lineChart(svg, { series, xLabel: "epoch", whole: true, yLabel, marks: own && own.head ? [{ x: own.head + 0.5, dashed: true }] : [] });
     const last = lines(chosen, kinds, false).map((line) => line.points.at(-1)[1]);
     svg.setAttribute("aria-label", yLabel + " of " + titles[chosen] + " over the epochs; at the last epoch " + last.join(", "));
   }

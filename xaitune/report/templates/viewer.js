@@ -11,7 +11,7 @@ function make(tag, text, className) {
 
 // The image viewer: one canvas on which an image, its map and its mask's outline are drawn anew on every change.
 const viewer = report.viewer && (function () {
-  const { classes, blocks, longest, colours, images, fold } = report.viewer;
+  const { classes, blocks, longest, colours, images } = report.viewer;
   const canvas = byId("v-canvas"), context = canvas.getContext("2d");
   const pictures = new Map(); // data URI -> Image
   const filters = ["v-true", "v-predicted", "v-answer", "v-sure"].map(byId).filter(Boolean);
@@ -114,6 +114,7 @@ const viewer = report.viewer && (function () {
       ["map of", explained(image)],
       ...(image.label ? [["label doubtful", "perhaps " + image.label]] : []),
       ["file", image.file],
+      ...(image.fold ? [["tested in", "fold " + image.fold]] : []),
     ]) list.append(make("dt", text && term), make("dd", text));
     about.replaceChildren(answer, list);
     byId("v-block-name").textContent = blocks[block()];
@@ -207,7 +208,7 @@ const viewer = report.viewer && (function () {
     if (total === undefined) return;
     byId("v-count").textContent += " Of " + total + (total === 1 ? " test image" : " test images") + " that "
       + (total === 1 ? "is " : "are ") + classes[truth] + (predicted === "" ? "" : " and predicted as " + classes[predicted])
-      + ", " + shown.length + (shown.length === 1 ? " is" : " are") + " on this page" + (fold ? ", which has images of fold " + fold + " alone" : "") + "; predictions.csv lists them all.";
+      + ", " + shown.length + (shown.length === 1 ? " is" : " are") + " on this page" + "; predictions.csv lists them all.";
     byId("v-stage").focus({ preventScroll: true });
     byId("viewer").scrollIntoView({ block: "start" });
   }

@@ -166,7 +166,7 @@ async function explain(pressed = false, checking = false) {
   const boxes = chosenRuns().map((name) => make("article", { className: "result" }, make("h3", { textContent: name }),
     make("p", { className: "soft small", textContent: `${named(name).about}; test ${named(name).score}` })));
   const explained = new Set();
-  let begun = false;
+  let begun = false, stopped = false;
   for (const [i, name] of chosenRuns().entries()) {
     let drawn;
     try {
@@ -177,12 +177,14 @@ async function explain(pressed = false, checking = false) {
       drawn = drawResult(found);
     } catch (error) {
       drawn = make("p", { className: "message", textContent: error.message });
+      stopped = error.stopped;
     }
     if (asked !== state.asked) return;
     boxes[i].append(drawn);
     if (!begun) $("results").replaceChildren(...boxes);
     begun = true;
     showBlocks();
+    if (stopped) break; // the second run too
   }
   const differ = "The runs answer differently, so their maps are for different classes. Choose a class to compare the maps for it. ";
   const doubted = $("results").querySelector(".doubt") ? "⚠ marks maps that should not be relied on." : "";
@@ -247,7 +249,10 @@ async function waitFor(address, name, asked, of, unit, stopped) {
   const moved = make("progress", { max: 1 });
   moved.setAttribute("aria-label", job.title);
   const stop = make("button", { type: "button", textContent: "Stop" });
-  stop.addEventListener("click", shown(() => ask(`api/jobs/${job.number}/stop`, {})));
+  stop.addEventListener("click", shown(() => {
+    Object.assign(stop, { disabled: true, textContent: "Stopping …" });
+    return ask(`api/jobs/${job.number}/stop`, {});
+  }));
   const text = make("span");
   note("", moved, text, stop);
   while (job.state === "running" && asked === state.asked) {
@@ -257,7 +262,8 @@ async function waitFor(address, name, asked, of, unit, stopped) {
     job = await ask(`api/jobs/${job.number}`);
   }
   state.work = null;
-  if (job.state !== "finished") throw new Error(job.state === "stopped" ? stopped : job.text);
+  if (job.state === "stopped") throw Object.assign(new Error(stopped), { stopped: true });
+  if (job.state !== "finished") throw new Error(job.text);
   return job.result;
 }
 
