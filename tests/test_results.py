@@ -291,7 +291,7 @@ def test_sweep_table(sweep):
     assert table.loc[3].tolist() == [0.75, 0.71]
     assert np.isnan(table.loc[1, "sgd"])
     assert sweep.table("validation").loc[3, "nag"] == 0.80
-    with pytest.raises(ModelError, match=r"no finished cell freeze_through=5, optimizer='nag'"):
+    with pytest.raises(ModelError, match=r"no finished combination freeze_through=5, optimizer='nag'"):
         sweep.cell(5, "nag")
     assert len(sweep.to_dataframe()) == 4
 

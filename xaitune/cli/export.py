@@ -17,7 +17,7 @@ from xaitune.export.formats import FORMATS, PROOF, require_writable
 @command("export")
 def export(
     job: Job,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or sweep (its best cell).")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or sweep (its best run).")],
     images: Annotated[
         list[Path] | None,
         typer.Argument(

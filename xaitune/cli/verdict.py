@@ -71,7 +71,7 @@ def say_sweep(ui: Ui, table: Any) -> None:
         heads = pd.DataFrame(
             {
                 "test": [f"{h.test:.3f} [{h.low:.3f}, {h.high:.3f}]" for h in table.heads.itertuples()],
-                "minus the best cell": [
+                "minus the best combination": [
                     f"{h.difference:+.3f} [{h.diff_low:+.3f}, {h.diff_high:+.3f}]" for h in table.heads.itertuples()
                 ],
                 "seconds": [f"{h.seconds:.1f}" for h in table.heads.itertuples()],

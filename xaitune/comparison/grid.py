@@ -25,7 +25,7 @@ def base_config(base: TrainConfig, config: SweepConfig, notes: Notes | None = No
     if base.final_epochs and len(config.freeze_through) > 1:
         ignored["final_epochs"] = 0, "it would unfreeze the blocks that the sweep compares"
     if base.learning_rate is not None and config.learning_rates:
-        ignored["learning_rate"] = None, "each cell tries the learning_rates of the sweep"
+        ignored["learning_rate"] = None, "each combination tries the learning_rates of the sweep"
     if base.trained_blocks and config.freeze_through != (base.freeze_through,):
         ignored["trained_blocks"] = None, "the sweep compares freezing points"
     for field, (_, reason) in ignored.items():

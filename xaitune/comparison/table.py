@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
-from xaitune._names import duration, frozen_name, gap_text, metric_name
+from xaitune._names import combination_name, duration, frozen_name, gap_text, metric_name
 from xaitune.comparison.atlas import atlas_rows
 from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name
 from xaitune.comparison.folds import pool_folds, test_rows
@@ -72,7 +72,7 @@ class SweepTable:
             "contradicted": "Training blocks pays",
             "cannot tell": "It is not known whether any block needs training",
         }[head["verdict"]]
-        other = f"the best cell, {self.best['name']}"
+        other = f"the best combination, {combination_name(self.best['freeze_through'], self.best['optimizer'])}"
         gap = SimpleNamespace(difference=head["difference"], low=head["diff_low"], high=head["diff_high"])
         text = (
             f"{answer}: a linear head on the frozen features of {head_name(head)}, fitted in "
@@ -135,7 +135,7 @@ class SweepTable:
                 scores = PairedScores(groups=tables[0]["group"].to_numpy(str), metric=self.metric)
             scores.add(cell["name"], outcomes_of(tables, self.class_names, self.metric))
         if scores is None:
-            raise ModelError("No cell was given to compare.")
+            raise ModelError("No combination was given to compare.")
         return scores
 
     def cell(self, freeze_through: int, optimizer: str) -> pd.Series:
@@ -143,7 +143,7 @@ class SweepTable:
         match = self.cells[(self.cells["freeze_through"] == freeze_through) & (self.cells["optimizer"] == optimizer)]
         if match.empty:
             raise ModelError(
-                f"The sweep has no finished cell freeze_through={freeze_through}, optimizer={optimizer!r}."
+                f"The sweep has no finished combination freeze_through={freeze_through}, optimizer={optimizer!r}."
             )
         return match.iloc[0]
 
@@ -241,7 +241,7 @@ def _load_folds(folder: Path, identity: dict[str, Any]) -> SweepTable:
     folds = [load_sweep(place) for place in places]
     pooled, metric = pool_folds(folds), folds[0].metric
     if not pooled.runs:
-        raise RunError(f"{folder} has no cell that is finished in every fold. Run 'xaitune sweep-freeze' again.")
+        raise RunError(f"{folder} has no combination that is finished in every fold. Run 'xaitune sweep-freeze' again.")
     table = pd.DataFrame(pooled.runs)
     cells, heads = cell_table(table, pooled.heads, pooled.test)
     return SweepTable(

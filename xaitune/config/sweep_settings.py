@@ -35,7 +35,7 @@ class SweepConfig:
         f"Optimizers to compare: any of {', '.join(OPTIMIZERS)}.",
         panel="Comparison",
     )
-    seeds: int = setting(3, Whole(1), "Random seeds per cell, numbered from 0.", panel="Comparison")
+    seeds: int = setting(3, Whole(1), "Random seeds per combination, numbered from 0.", panel="Comparison")
     engine: str = setting(
         "local",
         Choice(ENGINES),
@@ -52,7 +52,7 @@ class SweepConfig:
     learning_rates: tuple[float, ...] | str | None = setting(
         None,
         Parsed(parse_rates, "X,X|own"),
-        "Learning rates that each cell tries for a few epochs, such as 1e-2,1e-3; own: the optimizer's own alone.",
+        "Learning rates that each combination tries for a few epochs, such as 1e-2,1e-3; own: the optimizer's own alone.",
         panel="Comparison",
         otherwise="the optimizer's own and 3 times it; or --learning-rate alone",
     )
