@@ -134,12 +134,12 @@ def test_pairs_recover_linear_effects():
 @pytest.mark.parametrize("scale", [0.3, 1.5])
 def test_pairs_are_closer_to_the_limit_and_to_each_other_than_the_package(scale):
     """For equal numbers of model calls and independent masks, against the limit of very many samples."""
-    network = Network(20, seed=4, scale=scale)
+    network = Network(20, classes=2, seed=4, scale=scale)
     many = package_masks(20, 40_000, 99)
     limit = ridge(many, network(many), sample_weights(many)[None])[0][0, 0]
-    ours = np.array([network.fit(150, seed).weights[0] for seed in range(12)])
+    ours = np.array([network.fit(150, seed).weights[0] for seed in range(8)])
     theirs = []
-    for seed in range(12):
+    for seed in range(8):
         masks = package_masks(20, 150, seed)
         theirs.append(fit_package(masks, network(masks), seed).weights[0])
     theirs = np.array(theirs)
@@ -148,7 +148,7 @@ def test_pairs_are_closer_to_the_limit_and_to_each_other_than_the_package(scale)
         return np.sqrt(((runs - limit) ** 2).mean())
 
     assert error(ours) < 0.75 * error(theirs)
-    assert spearman(ours[:6], ours[6:]) > spearman(theirs[:6], theirs[6:])
+    assert spearman(ours[:4], ours[4:]) > spearman(theirs[:4], theirs[4:])
 
 
 @pytest.mark.parametrize("scale", [0.5, 4.0])
@@ -171,15 +171,14 @@ def test_more_samples_converge_to_limes_limit(scale):
     assert at_all[0] < 1e-9
 
 
-@pytest.mark.parametrize("scale", [0.5, 3.0])
-@pytest.mark.parametrize("samples", [100, 200])
+@pytest.mark.parametrize(("scale", "samples"), [(3.0, 100), (0.5, 200)])  # the least stable, and the most
 def test_the_expected_stability_is_that_of_independent_runs(scale, samples):
-    network = Network(16, seed=1, scale=scale)
-    runs = [network.fit(samples, seed) for seed in range(24)]
+    network = Network(16, classes=2, seed=1, scale=scale)
+    runs = [network.fit(samples, seed) for seed in range(16)]
     weights = np.array([r.weights[0] for r in runs])
     expected = np.mean([r.stability[0] for r in runs], axis=0)
-    assert expected[0] == pytest.approx(spearman(weights[:12], weights[12:]), abs=0.07)
-    assert expected[1] == pytest.approx(jaccard(weights[:12], weights[12:]), abs=0.15)
+    assert expected[0] == pytest.approx(spearman(weights[:8], weights[8:]), abs=0.07)
+    assert expected[1] == pytest.approx(jaccard(weights[:8], weights[8:]), abs=0.15)
 
 
 def test_stability_of_noise_is_low():
@@ -223,15 +222,16 @@ def test_package_intervals_cover():
 
 
 @pytest.mark.parametrize(
-    ("superpixels", "scale", "samples"), [(16, 2.0, 128), (16, 2.0, 400), (18, 3.0, 600), (7, 1.0, 112), (10, 1.0, 512)]
+    ("superpixels", "scale", "samples", "fits"),
+    [(16, 2.0, 128, 10), (18, 3.0, 600, 10), (7, 1.0, 112, 20), (10, 1.0, 512, 20)],
 )
-def test_pair_intervals_cover_the_limit(superpixels, scale, samples):
+def test_pair_intervals_cover_the_limit(superpixels, scale, samples, fits):
     """Also where the emulator is averaged over only some of all masks (18), and where most masks are drawn (7, 10)."""
     network = Network(superpixels, seed=5, scale=scale)
     many = all_masks(superpixels)
     limit = ridge(many, network(many), sample_weights(many)[None], alpha=len(many) / 1000)[0][0]
     hits = []
-    for seed in range(20):
+    for seed in range(fits):
         fit = network.fit(samples, seed)
         hits.append((fit.interval[..., 0] <= limit) & (limit <= fit.interval[..., 1]))
     assert np.mean(hits) > 0.88
