@@ -75,17 +75,11 @@ class Catalogue:
     def image_path(self, name: Any, file: Any) -> Path:
         """The path of one of a run's images. Raises NotServed, also for a file that a link or '..' puts elsewhere."""
         self.row(name, file)
-        root = image_folder(self.run(name))
+        root = self.run(name).image_folder.resolve()
         path = (root / file).resolve()
         if not path.is_relative_to(root) or not path.is_file():
             raise NotServed(f"There is no image {file!r} in {root}.")
         return path
-
-
-def image_folder(run: Run) -> Path:
-    """The folder to which the files of a run's predictions are relative."""
-    path = Path(run.data_config.path)
-    return (path.parent if path.is_file() else path).resolve()
 
 
 def _changed(path: Path) -> float:
@@ -109,7 +103,7 @@ def _summary(name: str, run: Run) -> dict[str, Any]:
         "depth": None if config.from_scratch else config.freeze_through,
         "optimizer": config.optimizer,
         "epochs": config.epochs,
-        "images": str(image_folder(run)),
+        "images": str(run.image_folder.resolve()),
     }
 
 

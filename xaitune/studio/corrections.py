@@ -12,7 +12,6 @@ from xaitune.config.rules import require_choice
 from xaitune.data.label_fixes import ACTIONS
 from xaitune.data.listing import file_key
 from xaitune.errors import DataError
-from xaitune.studio.catalogue import image_folder
 from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
 
@@ -56,7 +55,7 @@ class Corrections:
         """
         require_choice("action", action, (*ACTIONS, UNDO))
         new_class = self._checked_class(run, new_class) if action == "relabel" else ""
-        folder = str(image_folder(run))
+        folder = str(run.image_folder.resolve())
         with self._lock:
             table = self.table()
             others = set(table["images"]) - {"", folder}

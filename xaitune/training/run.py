@@ -60,12 +60,16 @@ class Run:
 
         return load_model(self.path)
 
+    @property
+    def image_folder(self) -> Path:
+        """The folder to which the files in `predictions` are relative, where it was in training."""
+        place = Path(self.data_config.path)
+        return place.parent if place.suffix.lower() == ".csv" and not place.is_dir() else place
+
     def paths(self, split: str) -> list[Path]:
         """The image files of a split, in the place that they had in training; some may be gone."""
-        place = Path(self.data_config.path)
-        root = place.parent if place.suffix.lower() == ".csv" and not place.is_dir() else place
         table = self.predictions
-        return [root / file for file in table.loc[table["split"] == split, "file"]] if len(table) else []
+        return [self.image_folder / file for file in table.loc[table["split"] == split, "file"]] if len(table) else []
 
     def score(self, split: str = "test") -> float:
         """The run's own `metric` on a split; NaN for a run that diverged."""
