@@ -331,7 +331,7 @@ def test_explain_without_a_single_run_takes_the_sweeps_best_cell(project, crack,
     answer = xaitune(tmp_path, "explain", crack[0], "--runs-dir", tmp_path, "--class", "crack", "--out", "e")
     assert answer.status == 0
     best = xt.load_sweep(folder / "runs/sweep").best["name"]
-    assert f"sweep/{best}-seed0, the best on validation of the sweep" in answer.out
+    assert f"sweep/{best}-seed0, the best on validation of the trainings of the sweep" in answer.out
 
 
 def test_predict(project, crack, tmp_path):

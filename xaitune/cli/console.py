@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from xaitune._files import disk_error
 from xaitune._names import duration
@@ -101,13 +102,22 @@ class Ui:
             TextColumn("{task.description}", markup=False),
             BarColumn(20),
             TaskProgressColumn(),
-            TimeRemainingColumn(compact=True),
+            _TimeLeft(compact=True),
             TextColumn(
-                "left, {task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+                "{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
             ),
         )
-        with Progress(*columns, console=self.errors, transient=True) as bar:
+        with Progress(*columns, console=self.errors, transient=True, expand=True) as bar:
             yield _Bars(bar, what, unit)
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """'02:15 left'; nothing before that is known."""
+
+    def render(self, task: Task) -> Text:
+        """The time left of a task."""
+        known = task.total is not None and task.time_remaining is not None and not task.finished
+        return super().render(task) + Text(" left") if known else Text("")
 
 
 class _Bars:

@@ -59,7 +59,7 @@ class ModelChoice:
         run = best_run(load_sweep(self.path))
         unfinished = so_far_text(self.path)
         say(
-            f"Model: {run.path}, the best on validation of the sweep {self.path}"
+            f"Model: {run.path}, the best on validation of the trainings of the sweep {self.path}"
             + (f", which is not finished: {unfinished}" if unfinished else "")
         )
         return run

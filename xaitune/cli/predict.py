@@ -19,6 +19,8 @@ from xaitune.config.explain_settings import ModelOptions
 from xaitune.errors import ConfigError
 from xaitune.export.formats import format_of
 
+SHOWN = 50  # rows of the printed table
+
 ImageFiles = Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files or folders.")]
 
 
@@ -43,13 +45,12 @@ def predict(
     ] = None,
 ) -> None:
     """Print the predicted class and the probabilities of images; of a segmentation also write a mask for each."""
-    choice = choose_model(run, job.runs_dir)
     opening = job.options(ModelOptions)
     masks = out or job.runs_dir / "predict"
     if format_of(run):
         table, wrote = _predict_exported(job.ui, run, opening, images, csv, masks)
     else:
-        table, wrote = _predict_run(job.ui, choice, opening, images, csv, masks)
+        table, wrote = _predict_run(job.ui, choose_model(run, job.runs_dir), opening, images, csv, masks)
     if csv:
         write_csv(csv, table)
     predictions = table.to_dict("records") if job.ui.json_only else len(table)
@@ -133,8 +134,15 @@ def _predict_classes(ui: Ui, model: Any, probabilities: Any, paths: list[Path]) 
 
     with ui.progress("predicting", "images") as report:
         table = predicted_rows(model, probabilities, paths, report)
-    ui.table(table[["file", "predicted", "probability"]].set_index("file").head(50))
+    _show(ui, table[["file", "predicted", "probability"]])
     return table
+
+
+def _show(ui: Ui, table: Any) -> None:
+    """Print the first rows, and say how many there are beyond them."""
+    ui.table(table.set_index("file").head(SHOWN))
+    if len(table) > SHOWN:
+        ui.say(f"{len(table) - SHOWN:,} more are not shown: --csv FILE writes all {len(table):,}.")
 
 
 def _predict_pixels(ui: Ui, model: Any, labels: Any, paths: list[Path], folder: Path) -> tuple[Any, list[Path]]:
@@ -164,7 +172,7 @@ def _predict_pixels(ui: Ui, model: Any, labels: Any, paths: list[Path], folder: 
                 wrote = [folder / "masks", figures.save(made.plot(), folder / "segmentation.png")]
             tables.append(made.to_dataframe())
     table = pd.concat(tables, ignore_index=True)
-    ui.table(table.set_index("file").head(50))
+    _show(ui, table)
     legend = ",".join(f"{number}={name}" for number, name in enumerate(model.class_names))
     ui.say(f"The values of the masks: {legend}")
     return table, wrote

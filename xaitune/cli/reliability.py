@@ -44,8 +44,8 @@ class Checks:
         self.calls = check_calls(len(self.paths), len(first.blocks))
         seconds = self.calls * measure_costs(self.classifier, first.images[:2])[0]
         self.ui.say(
-            f"Checking the maps: {self.calls:,} forward passes (weights randomised on {plural(len(chosen), 'image')}), about "
-            f"{duration(seconds)}"
+            f"Checking the maps: {self.calls:,} forward passes (weights randomised on {plural(len(chosen), 'image')}), "
+            f"{f'about {duration(seconds)}' if seconds >= 10 else 'some seconds'}"
         )
         sample = self.classifier.read_paths(chosen)
         randomised = randomised_maps(self.classifier, first, sample, self.class_name)
