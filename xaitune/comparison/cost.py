@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
+from xaitune._machine import usable_threads
 from xaitune.comparison.grid import base_config, frozen_runs, grid_runs, quick_sweep
 from xaitune.comparison.plan import SweepPlan
 from xaitune.comparison.rates import cells_of, expected_runs
@@ -25,14 +27,19 @@ RUN_SECONDS = 1.5  # per run on top of its arithmetic: building the model, traci
 
 
 def matrix_rate(seconds: float = 0.3) -> float:
-    """Multiply-adds per second of float32 matrix products, measured on this machine now."""
+    """Multiply-adds per second of float32 matrix products on this machine, about as if it were idle.
+
+    Of the fastest product in `seconds` on one core, times the cores: products on several wait for each other where other
+    jobs run, which made them up to five times slower.
+    """
     a = np.random.default_rng(0).random((1024, 1024), np.float32)
-    a @ a
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        a @ a
-        count += 1
-    return count * 1024**3 / (time.perf_counter() - start)
+    fastest, end = np.inf, time.perf_counter() + seconds
+    with threadpool_limits(1):
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            a @ a
+            fastest = min(fastest, time.perf_counter() - start)
+    return usable_threads() * 1024**3 / fastest
 
 
 def training_rate(precision: str) -> float:
