@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from xaitune import _files
 from xaitune.advise import evaluation, race, recommend
-from xaitune.advise.advice import find_advice
+from xaitune.advise.advice import find_advice, load_advice
 from xaitune.advise.candidates import CANDIDATES, HEADS, training_costs
 from xaitune.advise.check import check_advice
 from xaitune.advise.decision import COST_WEIGHT
@@ -25,6 +26,7 @@ from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
 from xaitune.models.blocks import multiply_adds
+from xaitune.report.sections import advice_section
 from xaitune.training.features import FeatureCache
 from xaitune.training.run import read_history
 
@@ -150,6 +152,34 @@ def test_a_race_over_folds_is_the_beginning_of_the_sweep_over_folds(demo, cache,
         columns = ["stage", "epoch", "train_loss", "val_loss"]
         pd.testing.assert_frame_equal(read_history(folder)[columns].head(len(trial)), trial[columns])
         assert len(read_history(folder)) > len(trial)
+
+
+def test_advice_over_folds_is_for_sweeps_over_the_same_folds_alone(demo, cache, tmp_path):
+    """Every test image of the split has validated a fold; the page says so. Advice on one split serves every sweep."""
+    given = {"runs_dir": tmp_path, "cache_dir": cache}
+    sweep = SweepConfig(folds=3, learning_rates="own", workers=1)
+    advice = advise_freeze(demo, BASE, method="race", sweep=sweep, **given)
+    seen = set()
+    for number in (1, 2, 3):
+        rows = pd.read_csv(tmp_path / f"sweep/fold{number}/frozen-all-blocks/predictions.csv")
+        seen |= set(rows.loc[rows["split"] == "validation", "file"])
+    assert seen >= {demo.files[i] for i in demo.indices("test")}
+    assert advice.folds == 3
+    assert (
+        "short trainings in 3 folds, which validate on every image, test images too" in advice_section(advice)["basis"]
+    )
+    about = (tmp_path, demo.fingerprint, advice.weights, "classify")
+    assert find_advice(*about) is None
+    assert find_advice(*about, 4) is None
+    assert find_advice(*about, 3) == advice.path
+    one = advise_freeze(demo, BASE, method="features", **given)
+    assert one.folds is None
+    assert "and on no test image" in advice_section(one)["basis"]
+    values = _files.read_json(one.path / "advice.json")
+    del values["folds"]  # as advice was written before
+    _files.write_json(one.path / "advice.json", values)
+    assert load_advice(one.path).folds is None
+    assert find_advice(*about) == find_advice(*about, 3) == one.path
 
 
 def test_the_same_race_is_not_run_again(demo, raced, cache, monkeypatch):

@@ -222,6 +222,7 @@ def test_other_commands(place, arguments, words):
         (["train", "--weights", "none.h5"], ["No weights at 'none.h5'"]),
         (["train", "--tensorboard"], ["--tensorboard needs the package tensorboard"]),
         (["advise", "--name", "a/b"], ["name must be", "'a/b'"]),
+        (["collect", "--name", "a/b"], ["name must be", "'a/b'"]),
         (["advise", "--method", "guess"], ["method must be one of features, race, heatmap", "'guess'"]),
         (["sweep-freeze", "--name", "a/b", "--dry-run"], ["name must be", "'a/b'"]),
         (["sweep-freeze", "--run-gpus", "1"], ["run_gpus must be left out unless engine is ray"]),

@@ -19,6 +19,7 @@ from driving import files, finish, start, xaitune
 from rich.console import Console
 
 import xaitune as xt
+from xaitune.advise.advice import load_advice
 from xaitune.cli import advise, console
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
@@ -96,7 +97,8 @@ def test_stderr_stays_clean_in_a_process_of_its_own(project, crack):
 def test_init_writes_what_the_next_commands_read(project, demo):
     folder, said = project
     assert said["init"].status == 0
-    assert "xaitune sweep-freeze --optimizers nag --seeds 1." in said["init"].out
+    quick = next(line for line in said["init"].out.splitlines() if line.startswith("Quick"))
+    assert quick.endswith(": xaitune sweep-freeze --optimizers nag --seeds 1")  # as it can be pasted
     chosen = next(line for line in said["init"].out.splitlines() if "32x32 (chosen)" in line)
     assert len(re.findall(r"\d (s|min|h)\b", chosen)) == 2  # the whole sweep and the quick one
     assert "Next: xaitune data-check" in said["init"].out
@@ -389,7 +391,8 @@ def test_advise_on_other_images(project, demo, tmp_path):
     assert "differ in Block 1" in made["drift"]
     assert made["retrain"] in ("yes", "drifted")
     assert made["next"].startswith("xaitune train ")
-    assert f"--weights {shlex.quote(str(run))} --image-size 32x32 --groups groups.csv" in made["next"]
+    assert f" 'new images' --weights {shlex.quote(str(run))} --image-size 32x32 " in made["next"]
+    assert made["next"].endswith(" --groups groups.csv")
     assert "look at the lighting first" in made["drift"]
     assert (tmp_path / "runs/advice/drift.csv").is_file()
 
@@ -495,7 +498,7 @@ def test_known_advice_is_in_the_plan_before_it_is_priced(project, tmp_path):
 def test_what_follows_the_advice_names_its_cost(project, monkeypatch):
     folder, said = project
     following = [line for line in said["advise"].err.splitlines() if line.startswith(("A sweep checks", "Next: "))]
-    assert re.fullmatch(r"A sweep checks this advice: \d+ runs, about \d+ (s|min|h)\.", following[0])
+    assert re.fullmatch(r"A sweep checks this advice, in \d+ (s|min|h) at most\.", following[0])
     assert following[1] == "Next: xaitune sweep-freeze"
     monkeypatch.setattr(advise, "LONG", 0)  # a cheap step first
     long = xaitune(folder, "advise", "--method", "features")
@@ -504,6 +507,43 @@ def test_what_follows_the_advice_names_its_cost(project, monkeypatch):
     headed = "Train no block" in long.out
     assert ("Next: xaitune train --head blocks --freeze-through 5" in long.out) == headed
     assert ("for 'xaitune export --with-heatmap', train with --head gap" in long.out) == headed
+    for words in load_advice(folder / "runs/advice").meanings.split("; "):  # the page's own
+        assert words in " ".join(long.out.split())
+
+
+def test_following_commands_take_the_images_and_options_of_the_call(demo, tmp_path, monkeypatch):
+    """Without xaitune.toml: as printed, each reads the same images and settings."""
+    root = Path(demo.config.path).parent
+    shutil.copytree(root / "images", tmp_path / "my images")
+    data = ["my images", "--groups", root / "groups.csv", "--image-size", "32x32"]
+    options = [*data, "--weights", "slim", "--precision", "float32", "--epochs", "2", "--runs-dir", "made"]
+    made = xaitune(tmp_path, "advise", *options, "--method", "features", "--json")
+    following = shlex.split(made.json["next"])[1:]
+    assert following[:2] == ["sweep-freeze", "my images"]
+    plan = xaitune(tmp_path, *following, "--dry-run")
+    assert "Advice: made/advice, made " in plan.out
+    monkeypatch.setattr(advise, "LONG", 0)
+    long = xaitune(tmp_path, "advise", *options, "--method", "features").out.splitlines()
+    train = shlex.split(long[-1].removeprefix("Next: "))[1:]
+    assert train[:2] == ["train", "my images"]
+    assert xaitune(tmp_path, *train, "--head-epochs", "1", "--name", "a b").status == 0
+    assert xt.load_run(tmp_path / "made/a b").config.weights.endswith("slim")
+    quick = next(line for line in long if line.startswith("With one optimizer"))
+    words = shlex.split(quick.partition(": ")[2])[1:]
+    assert words[:6] == ["sweep-freeze", "my images", "--optimizers", "nag", "--seeds", "1"]
+    assert "Advice: made/advice, made " in xaitune(tmp_path, *words, "--dry-run").out
+    checked = xaitune(tmp_path, "data-check", *data, "--runs-dir", "made", "--json").json["next"]
+    assert shlex.split(checked) == list(map(str, ["xaitune", "train", *data, "--runs-dir", "made"]))
+
+
+def test_advice_does_not_plan_the_folds_of_a_sweep(project, tmp_path, monkeypatch):
+    """More folds than the groups allow: the sweep refuses them, the advice from features has nothing to do with them."""
+    folder, _ = project
+    text = (folder / "xaitune.toml").read_text().replace("[sweep]", "[sweep]\nfolds = 60")
+    (tmp_path / "xaitune.toml").write_text(text)
+    assert xaitune(tmp_path, "sweep-freeze", "--dry-run").status == 2
+    made = xaitune(tmp_path, "advise", "--method", "features", "--json")
+    assert (made.status, made.json["next"]) == (0, "xaitune sweep-freeze")
 
 
 def test_sweep_table_and_verdict(project):

@@ -24,17 +24,26 @@ RETRAIN = {  # the beginning of the headline, by `Drift.retrain`
     "unknown": "Too few images to tell drift. If you train the model again, do it",
 }
 
+MEASURES = {  # a column of the evidence -> what it is
+    "regret": "how far below the best candidate, linear heads included, it is expected to score",
+    "near": "chance of being within 1 point of the best candidate",
+    "linear": "held-out score of a linear approximation of the training",
+    "short": "validation score after a few epochs of training",
+    "cost": "the computing that training takes, as a share of that of training all blocks",
+}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FreezeAdvice:
-    """The recommended `freeze_through` with its reasons; no test image takes part.
+    """The recommended `freeze_through` with its reasons; no test image takes part, but in a race over `folds`.
 
     `evidence`: one row per candidate (a depth '0' to '5', or a linear head on frozen features) with its signals, its
     expected `score` relative to the mean of all and the interval of that, and its expected `regret`. `confidence`: the
     chance that the advised depth is within a point of the best one. `votes`: candidate -> chance of being the best.
     `frozen`: the linear head that is expected to do as well as any training, '' without one. `drift`: how the images
     differ from those of a model that is to be trained again, in words, '' without such a model; `retrain`: whether it should
-    be (see `Drift.retrain`). `task`: of config.choices.TASKS.
+    be (see `Drift.retrain`). `task`: of config.choices.TASKS. `folds`: those of the race, in which every image validates a fold,
+    also one that is a test image of the split; None where train and validation images of one split were looked at.
 
     With method 'heatmap' there is one row per block (1..5), with the mean of each measure and the score that decides;
     `confidence` is the share of resamples, over groups and head seeds, that choose the same block, and `votes` that share
@@ -59,6 +68,7 @@ class FreezeAdvice:
     drift: str = ""
     retrain: str = ""
     task: str = "classify"
+    folds: int | None = None
     path: Path | None = None
 
     @property
@@ -94,6 +104,11 @@ class FreezeAdvice:
         if self.method == "heatmap":
             return [name for name in self.evidence if name not in ("score", "low", "high")]
         return [name for name in ("regret", "near", "linear", "short", "cost") if name in self.evidence]
+
+    @property
+    def meanings(self) -> str:
+        """What the `figures` are, in words."""
+        return "; ".join(f"{name}: {MEASURES[name]}" for name in self.figures if name in MEASURES)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the score of each candidate with its interval; the advised one is marked."""
@@ -149,13 +164,21 @@ def load_advice(path: str | Path) -> FreezeAdvice:
 
 
 def find_advice(
-    runs_dir: str | Path, fingerprint: str | None = None, weights: str | None = None, task: str = "classify"
+    runs_dir: str | Path,
+    fingerprint: str | None = None,
+    weights: str | None = None,
+    task: str = "classify",
+    folds: int | None = None,
 ) -> Path | None:
-    """The newest advice under `runs_dir` on a task; with a fingerprint or a digest of weights, the newest on those."""
+    """The newest advice under `runs_dir` on a task; with a fingerprint or a digest of weights, the newest on those.
+
+    `folds`: those of the sweep. Advice made with folds has seen the test images of every other split, so it is for a sweep
+    over the same folds alone.
+    """
     matches = []
     for file in Path(runs_dir).glob("*/advice.json"):
         values = _files.read_json(file)
         same = fingerprint in (None, values["fingerprint"]) and weights in (None, values["weights"])
-        if same and values.get("task", "classify") == task:
+        if same and values.get("task", "classify") == task and values.get("folds") in (None, folds):
             matches.append((values["created"], file.parent))
     return max(matches)[1] if matches else None

@@ -266,4 +266,5 @@ def _plain(value: Any) -> Any:
 def advice_for(folder: Path) -> Path | None:
     """The newest advice on a sweep's data and weights, in the folder that contains the sweep."""
     identity = _files.read_json(folder / "config.json")["identity"]
-    return find_advice(folder.parent, identity["fingerprint"], identity["weights"], identity.get("task", "classify"))
+    task, folds = identity.get("task", "classify"), identity.get("folds")
+    return find_advice(folder.parent, identity["fingerprint"], identity["weights"], task, folds)

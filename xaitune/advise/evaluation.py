@@ -164,6 +164,7 @@ class Evaluation:
             groups=groups,
             model_calls=0,
             created=_machine.now(),
+            folds=self.plan.config.folds if self.plan else None,
         )
 
     def draw(self, folder: Path) -> None:

@@ -54,8 +54,8 @@ def advise_freeze(
     heads on them, and linearised fine-tuning of every depth. 'race' also fine-tunes every depth for a few epochs, as the
     first part of a `sweep` with these settings, in each of its folds, which then continues them; it is the default where these
     trainings are short (`race.SHORT`), and 'features' elsewhere. Both weigh their evidence by a model learnt from many tasks (see
-    `decision.decide`): the advised depth has the least expected loss against the best one, plus `cost_weight` (a score) times the
-    share of the multiply-adds that its training takes. The confidence is the chance of being within a point of the best.
+    `decision.decide`): the advised depth is expected to score least below the best one, plus `cost_weight` (a score) times the
+    share of the computing that its training takes. The confidence is the chance of being within a point of the best.
 
     With a `model` that is a run (or its folder) trained on other images, the advice is about training it again on these:
     they are compared with its own validation images (`FreezeAdvice.drift`), and its weights are those to start from.

@@ -1,10 +1,10 @@
 """The command that recommends how many blocks to freeze: advise."""
 
-import shlex
+import dataclasses
 import time
 from typing import Annotated, Any
 
-from xaitune._names import duration, plural
+from xaitune._names import duration
 from xaitune.cli.completion import complete_run
 from xaitune.cli.data import DataPath, Overwrite, check_call, load_data
 from xaitune.cli.model_choice import choose_model
@@ -94,13 +94,10 @@ def advise(
         "cache_gb": cache_gb,
     }
     advice = make_advice(job, config, images, **options)
-    if advice.drift:
-        following = _training_again(config.data, advice, model, job.given.get(DataConfig, {}))
-    else:
-        following = _following(job, config, images, advice)
+    again = _training_again(job, data, advice, model) if advice.drift else ""
     job.ui.finish(
         [advice.path],
-        following,
+        again or _following(job, data, config, images, advice),
         drift=advice.drift,
         retrain=advice.retrain,
         freeze_through=advice.freeze_through,
@@ -112,16 +109,11 @@ def advise(
     )
 
 
-def _training_again(data: DataConfig, advice: Any, model: str | None, given: dict[str, Any]) -> str:
+def _training_again(job: Job, data: Any, advice: Any, model: str | None) -> str:
     """The command that trains a model again as the advice says."""
     height, width = advice.image_size
-    words = ["train", data.path, "--weights", str(model), "--image-size", f"{height}x{width}"]
-    for name in ("groups", "masks", "pixel_classes", "label_fixes", "split", "split_seed", "resize"):
-        if name in given:
-            value = given[name]
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [f"--{name.replace('_', '-')}", text]
-    return shlex.join(["xaitune", *words, *_advised_options(advice)])
+    start = ["--weights", str(model), "--image-size", f"{height}x{width}"]
+    return job.following("train", data, *start, *_advised_options(advice))
 
 
 def _advised_options(advice: Any) -> list[str]:
@@ -132,30 +124,26 @@ def _advised_options(advice: Any) -> list[str]:
     return ["--head", "blocks", "--freeze-through", "5", *blocks]
 
 
-def _following(job: Job, config: Config, images: Any, advice: Any) -> str:
+def _following(job: Job, data: Any, config: Config, images: Any, advice: Any) -> str:
     """Say what a sweep that checks the advice costs; returns that command, or the advised training where it is long."""
-    from xaitune.comparison.cost import plan_cost
-    from xaitune.comparison.grid import QUICK_OPTIONS, quick_sweep
-    from xaitune.comparison.plan import plan_sweep
+    from xaitune.comparison.cost import sweep_costs
+    from xaitune.comparison.grid import QUICK_OPTIONS
 
-    check = "xaitune sweep-freeze"
-    if advice.task != ("segment" if config.train.segments else "classify"):
-        return check  # it is about another training than the settings
+    task = "segment" if config.train.segments else "classify"
+    if advice.task != task:  # the advice is about another training than the settings
+        return job.following("sweep-freeze", data, "--task", advice.task)
     grid = config.sweep.with_depth(advice.freeze_through)
-    plans = [
-        plan_sweep(images, g, config.train, runs_dir=job.runs_dir) for g in (grid, quick_sweep(grid, config.train))
-    ]
-    seconds, quick_seconds = (plan_cost(plan, images)[0] for plan in plans)
-    runs, quick_runs = (plural(plan.total - plan.done, "run") for plan in plans)
-    text = f"A sweep checks this advice: {runs}, about {duration(seconds)}"
-    if seconds < LONG:
+    cost = sweep_costs(dataclasses.replace(config, sweep=grid), images).filter(like="chosen", axis="index").iloc[0]
+    text = f"A sweep checks this advice, in {duration(cost['seconds'])} at most"
+    check = job.following("sweep-freeze", data)
+    if cost["seconds"] < LONG:
         job.ui.say(f"{text}.")
         return check
-    if quick_runs != runs:
-        quick = f"{check} {QUICK_OPTIONS.format(config.train.optimizer)}"
-        text += f"; a small one with one optimizer and one seed, about {duration(quick_seconds)}: {quick}"
-    job.ui.say(text)
-    return shlex.join(["xaitune", "train", *_advised_options(advice)])
+    job.ui.say(f"{text}: {check}")
+    if cost["quick_seconds"] < cost["seconds"]:
+        quick = job.following("sweep-freeze", data, *QUICK_OPTIONS.format(config.train.optimizer).split())
+        job.ui.say(f"With one optimizer and one seed, in {duration(cost['quick_seconds'])} at most: {quick}")
+    return job.following("train", data, *_advised_options(advice))
 
 
 def make_advice(job: Job, config: Config, images: Any, **options: Any) -> Any:
@@ -180,11 +168,7 @@ def make_advice(job: Job, config: Config, images: Any, **options: Any) -> Any:
     table = advice.evidence[columns].rename(index=lambda candidate: candidate_name(candidate))
     job.ui.table(table, f"Evidence (score: {advice.measure})")
     if advice.method != "heatmap":
-        job.ui.say(
-            "regret: expected loss against the best of all rows, linear heads included; the advice on depths below compares "
-            "depths alone. near: chance of being within 1 point of the best row. linear, short: held-out scores of linearised "
-            "and of short trainings. cost: share of the multiply-adds of training all blocks."
-        )
+        job.ui.say(f"{advice.meanings}. The advice on depths below compares depths alone.")
     job.ui.say(f"Advice: {advice.headline}")
     job.ui.say(f"Reasons: {advice.text}")
     if advice.frozen:

@@ -3,7 +3,7 @@
 import time
 
 from xaitune._names import duration, metric_name
-from xaitune.cli.data import DataPath, Overwrite, load_data
+from xaitune.cli.data import DataPath, Overwrite, check_call, load_data
 from xaitune.cli.options import Job, command
 from xaitune.cli.train import CacheGb, Name
 from xaitune.config.fields import settings_of
@@ -22,6 +22,7 @@ def collect(
     For each class what the last doubling of its images has brought, and the pairs of classes that are confused, with
     pictures of what speaks for the wrong class.
     """
+    check_call(job, data, name)
     config, images = load_data(job, data)
     from xaitune.advise.collection import advise_collection
 

@@ -113,19 +113,19 @@ def init(
         job.ui.warn(
             "No groups: if one thing was photographed several times, run 'xaitune data-check' and give --groups."
         )
-    costs = _say_costs(job.ui, config, images)
+    costs = _say_costs(job, config, images)
     with writing(file) as part:
         part.write_text(config_text(config), encoding="utf-8")
     job.ui.finish(
         [file],
-        "xaitune data-check",
+        shlex.join(["xaitune", "data-check", *job.runs]),  # all else stands in the file
         images=len(images),
         classes=list(images.class_names),
         cost=costs.reset_index().to_dict("records"),
     )
 
 
-def _say_costs(ui: Ui, config: Config, images: Any) -> Any:
+def _say_costs(job: Job, config: Config, images: Any) -> Any:
     """Print what the whole sweep and the quick one cost; returns the figures."""
     from xaitune.comparison.cost import sweep_costs
     from xaitune.comparison.grid import QUICK_OPTIONS, cell_rates
@@ -140,9 +140,10 @@ def _say_costs(ui: Ui, config: Config, images: Any) -> Any:
         disk_bytes=costs["disk_bytes"].map(disk_size),
     )
     shown.columns = ["whole sweep", "quick sweep", "disk space"]
-    ui.table(shown, "What a sweep over the freeze depths takes, at most")
-    ui.say(f"Whole: xaitune sweep-freeze, {depths} x {optimizers}{tried} x {plural(sweep.seeds, 'seed')}.")
-    ui.say(f"Quick: xaitune sweep-freeze {QUICK_OPTIONS.format(optimizer)}.")
+    job.ui.table(shown, "What a sweep over the freeze depths takes, at most")
+    sweeps, quick = shlex.join(["xaitune", "sweep-freeze", *job.runs]), QUICK_OPTIONS.format(optimizer)
+    job.ui.say(f"Whole ({depths} x {optimizers}{tried} x {plural(sweep.seeds, 'seed')}): {sweeps}")
+    job.ui.say(f"Quick (1 optimizer, 1 seed): {sweeps} {quick}")
     return costs
 
 
@@ -190,9 +191,9 @@ def data_check(
         doubtful = check_them(job, config, images, label_count)
         wrote += doubtful.write(folder)
         found |= {"labels": doubtful.headline, "doubtful_labels": doubtful.table.to_dict("records")}
-    following = "xaitune train"
+    following = job.following("train", data)
     if check.proposed_groups is not None:
-        following = _with_groups(config, folder / "groups.csv")
+        following = _with_groups(job, config, folder / "groups.csv")
     job.ui.finish(wrote, "" if errors else following, **found)
     if errors:
         raise DataError(f"Training would be meaningless: {' '.join(errors[:2])}")
@@ -212,12 +213,12 @@ def _say_counts(ui: Ui, check: Any) -> None:
     ui.table(check.sizes, "Kinds of files, height x width in pixels")
 
 
-def _with_groups(config: Any, groups: Path) -> str:
+def _with_groups(job: Job, config: Config, groups: Path) -> str:
     """The command that makes xaitune.toml again, with the proposed groups."""
     height, width = config.data.image_size
     options = ["--groups", str(groups), "--weights", config.train.weights, "--image-size", f"{height}x{width}"]
     options += ["--masks", config.data.masks] if config.data.masks else []
-    return shlex.join(["xaitune", "init", config.data.path, *map(str, options), "--overwrite"])
+    return job.following("init", config.data.path, *options, "--overwrite")
 
 
 def _check_pixels(ui: Ui, images: Any, check: Any) -> Any:

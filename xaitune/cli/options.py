@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,6 +33,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 OUTPUT = "Output"  # the last panel of every --help
+RUNS_DIR = Path("runs")
+TAKEN: dict[str, set[tuple[type, str]]] = {}  # command -> the fields of configurations that it has options of
 CHOICES_WIDTH = 24  # characters of names that --help shows instead of a metavar
 
 
@@ -39,7 +43,7 @@ class Job:
     """One call of the command line: the screen, where runs are kept, and the settings that were given.
 
     `given`: configuration class -> field name -> value, for what was given as an option. `tables`: the configuration classes
-    that the command has options of.
+    that the command has options of. `words`: (configuration class, field name) -> the option as it was given.
     """
 
     ui: Ui
@@ -48,6 +52,22 @@ class Job:
     given: dict[type, dict[str, Any]]
     tables: frozenset[type] = frozenset()
     fresh: bool = False  # ignore an existing xaitune.toml
+    words: dict[tuple[type, str], list[str]] = dataclasses.field(default_factory=dict)
+
+    def following(self, name: str, data: str | Path | None, *options: str) -> str:
+        """A command to go on with, as a user can paste it.
+
+        On the same images, with `options`, those that were given here as far as it takes them, and the places of files.
+        """
+        given = [words for field, words in self.words.items() if field in TAKEN[name] and words[0] not in options]
+        words = [*([data] if data else []), *options, *itertools.chain(*given), *self.runs]
+        words += ["--config", self.config_file] if self.config_file else []
+        return shlex.join(["xaitune", name, *map(str, words)])
+
+    @property
+    def runs(self) -> list[str]:
+        """The option that names the folder for results, where it is not the usual one."""
+        return [] if self.runs_dir == RUNS_DIR else ["--runs-dir", str(self.runs_dir)]
 
     def config(self, path: Path | None = None) -> Config:
         """xaitune.toml (or --config, also a run's config.json) with the given options on top."""
@@ -116,6 +136,7 @@ def command(name: str, *tables: type, skip: tuple[str, ...] = ()) -> Callable[..
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         runner = _Command(function, [(t, n) for t in tables for n in settings_of(t) if n not in (*skip, "path")])
+        TAKEN[name] = set(runner.fields.values())
         app.command(name)(runner.typed())
         return function
 
@@ -146,13 +167,16 @@ class _Command:
     def job(self, ui: Ui, values: dict[str, Any]) -> Job:
         """What the options say; takes them out of `values`. Raises ConfigError."""
         given: dict[type, dict[str, Any]] = {}
+        words: dict[tuple[type, str], list[str]] = {}
         for key, (table, name) in self.fields.items():
             value = values.pop(key)
             if value is not None:
-                given.setdefault(table, {})[name] = settings_of(table)[name].rule.from_text(name, value)
+                about = settings_of(table)[name]
+                given.setdefault(table, {})[name] = about.rule.from_text(name, value)
+                words[table, name] = [_flag(name, about), *([] if value is True else [str(value)])]
         values.pop("debug")
         tables = frozenset(table for table, _ in self.fields.values())
-        return Job(ui, values.pop("runs_dir"), values.pop("config"), given, tables)
+        return Job(ui, values.pop("runs_dir"), values.pop("config"), given, tables, words=words)
 
     def typed(self) -> Callable[..., None]:
         """The command as a function whose signature tells typer its options, panel by panel."""
@@ -231,7 +255,7 @@ def _option(key: str, table: type, name: str) -> inspect.Parameter:
 
 
 COMMON = [
-    _parameter("runs_dir", Path, Path("runs"), option("--runs-dir", help="Folder for results.", default="runs")),
+    _parameter("runs_dir", Path, RUNS_DIR, option("--runs-dir", help="Folder for results.", default="runs")),
     _parameter("config", Path | None, None, option("--config", help="A xaitune.toml or a run's config.json.")),
     _parameter(
         "json_output", bool, False, option("--json", help="Print one JSON object on stdout, all else on stderr.")

@@ -1,5 +1,6 @@
 """The command that trains one model: train."""
 
+import shlex
 from typing import Annotated, Any
 
 from xaitune._names import frozen_name, metric_name
@@ -62,7 +63,7 @@ def train(
         _say_run(job.ui, run)
     job.ui.finish(
         wrote,
-        f"xaitune explain --model {run.path} IMAGES",
+        f"xaitune explain --model {shlex.quote(str(run.path))} IMAGES",
         run=run.name,
         metrics={
             split: {k: v for k, v in m.items() if k not in ("confusion", "pixels")} for split, m in run.metrics.items()

@@ -44,13 +44,6 @@ CONFIDENCE = {  # the lowest confidence -> how it is said
     0.5: "Not very; another depth may well be better.",
     0.0: "Hardly at all; another depth may well be better.",
 }
-MEASURES = {  # a column of the evidence -> what it is
-    "regret": "share of the score that is expected to be lost against the best candidate",
-    "near": "the chance of being within 1 point of the best",
-    "linear": "held-out score of a linear approximation of the training",
-    "short": "validation score after a few epochs of training",
-    "cost": "the computing that training takes, as a share of that of training all blocks",
-}
 MOST_LINES = 50  # of skipped files and of problems
 SPAN = 0.1  # of scores that takes all shades of the sweep's table: smaller differences must not look large
 
@@ -120,6 +113,9 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
             (candidate_name(str(candidate)), votes, score, figures, str(candidate) == str(advice.freeze_through))
         )
     kind = "validation image" if advice.method == "heatmap" else "training and validation image"
+    tested = "no test image"
+    if advice.folds:
+        tested = f"short trainings in {advice.folds} folds, which validate on every image, test images too"
     alt = f"Score of each candidate with its interval; freezing {frozen_name(advice.freeze_through)} is advised"
     return {
         "headline": spaced_percent(advice.headline),
@@ -128,10 +124,10 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
         "reasons": [spaced_percent(p) for p in advice.text.split("\n") if p.strip()],
         "measures": [str(m).replace("_", " ") for m in measures],
         "measure": advice.measure,
-        "meanings": "; ".join(f"{m}: {MEASURES[m]}" for m in measures if m in MEASURES),
+        "meanings": advice.meanings,
         "rows": rows,
         "picture": picture(advice.plot(), alt),
-        "basis": f"The advice rests on {plural(advice.images, kind)} in {plural(advice.groups, 'group')}, and on no test image. "
+        "basis": f"The advice rests on {plural(advice.images, kind)} in {plural(advice.groups, 'group')}, and on {tested}. "
         f"Method: {advice.method}. Made on {str(advice.created)[:16].replace('T', ' ')}.",
     }
 
