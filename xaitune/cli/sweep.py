@@ -36,7 +36,7 @@ def sweep_freeze(
     from xaitune.comparison.plan import plan_sweep
 
     plan = plan_sweep(images, config.sweep, config.train, name=name, runs_dir=job.runs_dir, notes=job.ui.say)
-    advice = _known_advice(job, images, plan.weights, "segment" if config.train.segments else "classify")
+    advice = _known_advice(job, images, plan)
     plan = _with_advised(job, config, images, plan, advice, name)
     costs = _say_cost(job, plan, images)
     if advice is None:
@@ -108,11 +108,12 @@ def _with_advised(job: Job, config: Config, images: Any, plan: Any, advice: Any 
     return plan
 
 
-def _known_advice(job: Job, images: Any, weights: str, task: str) -> Any | None:
-    """The advice on these images and weights that is there already, if any."""
+def _known_advice(job: Job, images: Any, plan: Any) -> Any | None:
+    """The advice for this sweep that is there already, if any."""
     from xaitune.advise.advice import find_advice, load_advice
 
-    folder = find_advice(job.runs_dir, images.fingerprint, weights, task)
+    task = "segment" if plan.base.segments else "classify"
+    folder = find_advice(job.runs_dir, images.fingerprint, plan.weights, task, plan.config.folds)
     if folder is None:
         return None
     advice = load_advice(folder)

@@ -11,7 +11,7 @@ from xaitune._files import read_json
 from xaitune._progress import Notes, Progress, part_of
 from xaitune.advise.advice import find_advice, load_advice
 from xaitune.advise.candidates import candidate_name
-from xaitune.advise.check import can_check, check_advice
+from xaitune.advise.check import advice_for, can_check, check_advice
 from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.table import SweepTable, best_run, find_sweep, load_sweep
@@ -61,7 +61,7 @@ def report_on(
     if table is not None and tested is not None and table.parts:  # the split of the advice, not that of a fold
         data = _data(replace_fields(run.data_config, {"fold": None}), table.fingerprint, say)
     fingerprint = run.fingerprint if table is None else table.fingerprint
-    place = find_advice(folder.parent if table is not None else runs_dir, fingerprint, weights, run.config.task)
+    place = advice_for(folder) if table is not None else find_advice(runs_dir, fingerprint, weights, run.config.task)
     advice = load_advice(place) if place else None
     check = None
     if advice is not None and table is not None:
