@@ -11,7 +11,7 @@ from xaitune.report.headline import verdict_section, verdict_texts
 def test_the_terminal_says_what_the_page_says_and_draws_nothing(tmp_path, monkeypatch, capsys):
     sweep, check = make_sweep(tmp_path / "s"), make_check()
     section = verdict_section(sweep, sweep, None, check, {})
-    assert section["picture"].uri.startswith("data:image/png")
+    assert section["picture"].source.startswith("data:image/png")
     monkeypatch.delattr(AdviceCheck, "plot")
     texts = verdict_texts(sweep, sweep, None, check, {})
     assert texts == {name: section[name] for name in ("tone", "headline", "paragraphs", "todo")}
