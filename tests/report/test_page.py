@@ -359,8 +359,7 @@ def test_an_unfinished_sweep_is_said_to_be_one(tmp_path):
     command = "xaitune sweep-freeze --freeze-through 1,2,3,4,5 --optimizers sgd,nag --seeds 3 --learning-rates own"
     assert f"Finish the sweep: {command} --name s" in page.texts  # not another one, of the usual name
     shown = {
-        v: checked_texts(dataclasses.replace(make_check(v), so_far=said), sweep)
-        for v in ("confirmed", "contradicted")
+        v: checked_texts(dataclasses.replace(make_check(v), so_far=said), sweep) for v in ("confirmed", "contradicted")
     }
     assert shown["confirmed"]["headline"] == "So far the sweep confirms the advice to freeze Block 1-3."
     assert shown["contradicted"]["headline"] == (
