@@ -42,7 +42,7 @@ def failed_runs(folder: Path) -> list[dict[str, Any]]:
     if not (folder / LAST).is_file():
         return []
     last = read_json(folder / LAST)
-    named = {name: run for run in grid_runs(read_grid(last["grid"]), _base(folder)) for name in _names(run)}
+    named = {name: run for run in grid_runs(read_grid(last["grid"]), _base(folder)) for name in _both_names(run)}
     return [
         {"name": name, "state": f"failed: {error}"}
         | ({f: getattr(named[name], f) for f in GRID_FIELDS} if name in named else {})
@@ -83,7 +83,7 @@ def _wanted_and_missing(folder: Path, grid: SweepConfig) -> tuple[set[Run], set[
         place = folder / fold
         failed = {run["name"] for run in failed_runs(place)}
         for cell in cells_of(grid_runs(grid, _base(folder))):
-            due = [run for run, _ in runs_to_do(cell, place) if not _names(run) & failed]
+            due = [run for run, _ in runs_to_do(cell, place) if not _both_names(run) & failed]
             if due and chosen_rate(cell, place) is None:  # every seed waits for the trials
                 due = cell
             wanted |= {(fold, run.freeze_through, run.optimizer, run.seed) for run in cell}
@@ -91,7 +91,7 @@ def _wanted_and_missing(folder: Path, grid: SweepConfig) -> tuple[set[Run], set[
     return wanted, missing
 
 
-def _names(run: TrainConfig) -> set[str]:
+def _both_names(run: TrainConfig) -> set[str]:
     return {run_name(run), run_name(run, with_rate=True)}
 
 
