@@ -596,6 +596,16 @@ def test_check_advice_report_and_runs(project):
     assert all(row["state"] != "unfinished" for row in listed)
 
 
+def test_the_commands_that_a_verdict_names_can_be_pasted_anywhere(project, tmp_path):
+    runs = project[0] / "runs"
+    answer = xaitune(tmp_path, "check-advice", runs / "sweep")
+    assert answer.status == 0
+    where = f"--runs-dir {shlex.quote(str(runs))}"
+    assert answer.out.endswith(f"Next: xaitune report {where}\n")
+    (command,) = re.findall(r": (xaitune train .*)\n", answer.out.replace("\n/", " /"))
+    assert command.endswith(f" --config {shlex.quote(str(runs / 'sweep' / 'config.json'))} {where}")
+
+
 def test_runs_where_there_is_none(tmp_path):
     answer = xaitune(tmp_path, "runs")
     assert (answer.status, answer.out.splitlines()[0]) == (0, "No runs in runs yet.")

@@ -111,6 +111,19 @@ def test_a_killed_sweep_on_ray_is_resumed_by_the_local_engine(demo, cluster, und
     assert not list(tmp_path.glob("sweep/*/checkpoint/*"))
 
 
+def test_sigterm_ends_a_sweep_on_ray_as_any_other(demo, cluster, tmp_path):
+    command = ["sweep-freeze", *make_advice(demo, tmp_path), *OPTIONS.replace("--epochs 3", "--epochs 300").split()]
+    process = start(tmp_path, *command, "--patience", "300", "--engine", "ray", "--ray-address", cluster)
+    try:
+        wait_for(lambda: list(tmp_path.glob("runs/sweep/freeze*/history.csv")) or process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+    finally:
+        answer = finish(process, timeout=60)
+    assert answer.status == 143, answer.err
+    assert "Interrupted. What was finished is kept" in answer.err
+    wait_for(lambda: not ray_tasks(), seconds=60)
+
+
 def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
     killed, notes = [], []
     grid = {"freeze_through": (3,), "optimizers": ("nag",), "seeds": 1, "engine": "ray", "ray_address": cluster}

@@ -366,7 +366,7 @@ def test_the_grid_of_several_rates_and_its_missing_runs(tmp_path):
     notes = []
     base = base_config(dataclasses.replace(BASE, learning_rate=0.5, final_epochs=2), several, notes.append)
     assert (base.learning_rate, base.final_epochs) == (None, 0)
-    assert notes[1] == "learning_rate is ignored: each cell tries the learning_rates of the sweep."
+    assert notes[1] == "learning_rate is ignored: each combination tries the learning_rates of the sweep."
     grid = grid_runs(several, base)
     assert [(c.freeze_through, c.learning_rate) for c in grid] == [(4, 1e-2), (4, 1e-3), (3, 1e-2), (3, 1e-3)]
     assert [runs.run_name(c, with_rate=True) for c in grid][-1] == "freeze3-nag-lr0.001-seed0"

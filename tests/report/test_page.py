@@ -24,14 +24,18 @@ from reporting import (
     write_full_report,
 )
 
+from xaitune.comparison.grid import grid_runs
+from xaitune.comparison.so_far import add_grid
+from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.errors import InputError, RunError
 from xaitune.report.glossary import TERMS, mark_terms
-from xaitune.report.headline import checked_section, unfinished_training
+from xaitune.report.headline import checked_texts, unfinished_training
 from xaitune.report.page import write_report
 from xaitune.report.run_figures import per_class_rows
-from xaitune.report.sections import confidence_sentence
+from xaitune.report.sections import confidence_sentence, making_section
 from xaitune.stats import intervals as stats
 from xaitune.stats.per_class import per_class_intervals
+from xaitune.training.folder import run_name
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
 
@@ -300,13 +304,13 @@ def test_class_intervals_never_claim_certainty():
         ("contradicted", "with Block 1-2 frozen the score is better than with", "--freeze-through 2 --optimizer sgd"),
         (
             "cannot tell",
-            "cannot tell whether Block 1-3 frozen or Block 1-2 frozen",
+            "cannot tell whether freezing Block 1-3 or freezing Block 1-2 is better",
             "--freeze-through 4 --optimizer nag",
         ),
     ],
 )
 def test_other_verdicts(verdict, headline, command):
-    shown = checked_section(make_check(verdict), None)
+    shown = checked_texts(make_check(verdict), None)
     assert headline in shown["headline"]
     assert any(command in c for _, c in shown["todo"])
     assert shown["tone"] == {"contradicted": "bad", "cannot tell": "open"}[verdict]
@@ -318,7 +322,7 @@ def test_other_verdicts(verdict, headline, command):
 )
 def test_the_recommended_model_can_be_exported_and_used(tmp_path, verdict, chosen):
     sweep = make_sweep(tmp_path / "s")
-    todo = checked_section(make_check(verdict), sweep)["todo"]
+    todo = checked_texts(make_check(verdict), sweep)["todo"]
     commands = [command for _, command in todo]
     path = sweep.path / f"{chosen}-seed1"  # its better seed
     assert f"xaitune export {path} --to onnx" in commands
@@ -331,7 +335,7 @@ def test_a_recommended_linear_head_is_exported_and_a_gap_head_gives_the_heatmap(
     head |= {"low": 0.7, "high": 0.9, "difference": 0.05, "diff_low": -0.01, "diff_high": 0.11, "diff_few": ""}
     sweep = make_sweep(tmp_path / "s")
     sweep = dataclasses.replace(sweep, heads=pd.DataFrame([head | {"verdict": "cannot tell"}]))
-    todo = dict(checked_section(make_check("cannot tell"), sweep)["todo"])
+    todo = dict(checked_texts(make_check("cannot tell"), sweep)["todo"])
     text = "Export the model that the sweep has trained, the linear head:"
     assert todo[text] == f"xaitune export {sweep.path / 'frozen-all-blocks'} --to onnx"
     (gap,) = (command for text, command in todo.items() if "--with-heatmap" in text)
@@ -340,25 +344,27 @@ def test_a_recommended_linear_head_is_exported_and_a_gap_head_gives_the_heatmap(
 
 def test_an_unfinished_sweep_is_said_to_be_one(tmp_path):
     sweep = make_sweep(tmp_path / "s")
-    grid = {"freeze_through": [1, 2, 3, 4, 5], "optimizers": list(OPTIMIZERS), "seeds": 3}
-    (sweep.path / "config.json").write_text(json.dumps({"grid": grid}))
-    for name in sweep.runs["name"]:
-        (sweep.path / name / "result.json").write_text('{"state": "finished"}')
+    grid = SweepConfig(optimizers=OPTIMIZERS, seeds=3, learning_rates="own")
+    (sweep.path / "config.json").write_text(json.dumps({"grids": add_grid([], grid), "train": {"weights": "slim"}}))
+    for run in grid_runs(dataclasses.replace(grid, seeds=2), TrainConfig(weights="slim")):
+        folder = sweep.path / run_name(run)
+        (folder / "config.json").write_text(json.dumps({"identity": {"learning_rate": run.rate}}))
+        (folder / "result.json").write_text('{"state": "finished"}')
     said = "so far 20 of 30 runs have ended"
     page, _ = page_of(sweep)
     assert "Best on validation so far: Block 1-3 frozen with nag." in page.texts
     assert (
         page.texts.count(f"The sweep is not finished: {said}.") == 2
     )  # beside the headline and in the sweep's section
-    assert (
-        "Finish the sweep: xaitune sweep-freeze --freeze-through 1,2,3,4,5 --optimizers sgd,nag --seeds 3" in page.texts
-    )
+    command = "xaitune sweep-freeze --freeze-through 1,2,3,4,5 --optimizers sgd,nag --seeds 3 --learning-rates own"
+    assert f"Finish the sweep: {command} --name s" in page.texts  # not another one, of the usual name
     shown = {
-        v: checked_section(dataclasses.replace(make_check(v), so_far=said), sweep)
-        for v in ("confirmed", "contradicted")
+        v: checked_texts(dataclasses.replace(make_check(v), so_far=said), sweep) for v in ("confirmed", "contradicted")
     }
     assert shown["confirmed"]["headline"] == "So far the sweep confirms the advice to freeze Block 1-3."
-    assert shown["contradicted"]["headline"].startswith("So far the score is better with Block 1-2 frozen than with")
+    assert shown["contradicted"]["headline"] == (
+        "So far the sweep contradicts the advice to freeze Block 1-3: with Block 1-2 frozen the score is better."
+    )
     for section in shown.values():
         assert section["tone"] == "open"
         assert section["todo"][0][0] == "Finish the sweep:"
@@ -368,12 +374,13 @@ def test_an_unfinished_sweep_is_said_to_be_one(tmp_path):
 
 def test_one_seed_is_no_mean(tmp_path):
     sweep = make_sweep(tmp_path / "s")
-    assert "mean over the seeds" in page_of(sweep)[0].texts
+    assert "Test macro F1 (mean over 2 seeds, 95 %" in page_of(sweep)[0].texts
     one = dataclasses.replace(
         sweep, runs=sweep.runs[sweep.runs["seed"] == 1], cells=sweep.cells.assign(seeds=1), path=sweep.path
     )
     page, _ = page_of(one)
-    assert "mean over the seeds" not in page.texts
+    assert "Test macro F1 (one seed, 95 %" in page.texts
+    assert "mean over 2 seeds" not in page.texts
     assert re.search(r"[a-z]\.[A-Z]", page.texts) is None  # sentences have a blank between them
 
 
@@ -409,6 +416,8 @@ def test_cells_that_did_not_end_are_said(tmp_path):
     cells = sweep.cells[sweep.cells["validation"].notna()]  # as load_sweep makes it: without diverged cells
     runs = sweep.runs[~sweep.runs["name"].isin(["freeze1-sgd-seed0", "freeze1-sgd-seed1", "freeze4-nag-seed1"])]
     failed = pd.DataFrame({"name": ["freeze1-sgd-seed0", "freeze4-nag-seed1"], "state": "failed: out of memory"})
+    failed = failed.assign(freeze_through=[1, 4], optimizer=["sgd", "nag"], seed=[0, 1])
+    failed = pd.concat([failed, pd.DataFrame({"name": ["frozen-all-blocks"], "state": "failed: out of memory"})])
     runs = pd.concat([runs, failed], ignore_index=True)
     cells = cells[cells["name"] != "freeze1-sgd"]
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells))
@@ -433,6 +442,13 @@ def test_the_learning_rate_that_a_cell_kept(tmp_path):
     cells = sweep.cells.assign(learning_rate=0.001, rates=2)
     (sweep.path / "sweep.json").write_text(json.dumps({"grid": {"learning_rates": [0.001, 0.01]}}))
     page, _ = page_of(dataclasses.replace(sweep, runs=runs, cells=cells), check=make_check())
+    (sweep.path / "sweep.json").unlink()
+    grids = [SweepConfig("4,5", "nag", learning_rates="own", seeds=1), SweepConfig("4", "sgd", learning_rates="1e-4")]
+    (sweep.path / "config.json").write_text(json.dumps({"grids": add_grid(grids[:1], grids[1])}))
+    assert making_section(sweep, sweep, {"name": "", "metadata": {}})["commands"][:2] == [
+        "xaitune sweep-freeze --freeze-through 4,5 --optimizers nag --seeds 1 --learning-rates own --name s",
+        "xaitune sweep-freeze --freeze-through 4 --optimizers sgd --seeds 3 --learning-rates 0.0001 --name s",
+    ]
     assert page.texts.count("learning rate 0.001, chosen of 2 tried") == 10
     assert "Test macro F1 of freeze3-nag-lr0.001-seed1 :" in page.texts
     assert "--seeds 2 --learning-rates 0.001,0.01" in page.texts

@@ -8,7 +8,7 @@ from xaitune.cli.advise import make_advice
 from xaitune.cli.data import DataPath, check_call, load_data
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
-from xaitune.cli.verdict import check_sweep, say_sweep, say_time, say_verdict
+from xaitune.cli.verdict import check_sweep, report_command, say_sweep, say_time, say_verdict
 from xaitune.config.settings import Config, DataConfig, SweepConfig, TrackingConfig, TrainConfig
 from xaitune.errors import RunError
 
@@ -153,7 +153,7 @@ def _finish(job: Job, config: Config, table: Any, advice: Any | None) -> None:
     verdict = say_verdict(job.ui, table, check)
     failed = table.runs[table.runs["state"].str.startswith("failed")]["name"].tolist()
     records = {"cells": table.cells.to_dict("records"), "heads": table.heads.to_dict("records")}
-    job.ui.finish(wrote, "xaitune report", **records, failed=failed, **verdict)
+    job.ui.finish(wrote, report_command(table.path), **records, failed=failed, **verdict)
     if failed:
         raise RunError(
             f"{len(failed)} of the runs failed: {', '.join(failed)}. Run the same command again to try them."

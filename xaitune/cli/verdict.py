@@ -26,17 +26,25 @@ def check_sweep(advice: Any | None, table: Any) -> Any | None:
 
 def say_verdict(ui: Ui, table: Any, check: Any | None) -> dict[str, Any]:
     """Print what a sweep answers, as the top of its page does, and what to do; returns the verdict for the JSON object."""
-    from xaitune.report.headline import verdict_section
+    from xaitune.report.commands import CommandLine
+    from xaitune.report.headline import verdict_texts
 
-    section = verdict_section(table, table, None, check, {})
+    section, paste = verdict_texts(table, table, None, check, {}), CommandLine(table.path)
     ui.say(f"\n{section['headline']}")
     for heading, text in section["paragraphs"]:
         ui.say(f"{heading}: {text}" if heading else text)
     for text, what in section["todo"][:1]:
-        ui.say(f"{text} {what}\n")
+        ui.say(f"{text} {paste(what)}\n")
     if check is None:
         return {"verdict": None, "headline": section["headline"], "sentence": table.frozen_sentence()}
     return {"verdict": check.verdict, "headline": section["headline"], "sentence": check.sentence()}
+
+
+def report_command(sweep: Path) -> str:
+    """The command that writes the page on the sweeps where this one lies."""
+    from xaitune.report.commands import CommandLine
+
+    return CommandLine(sweep)("xaitune report")
 
 
 def say_time(ui: Ui, start: float, trainings: float | None) -> None:
@@ -110,7 +118,7 @@ def check_again(
     check = check_advice(advice, table)
     save_check(check, folder)
     say_sweep(job.ui, table)
-    job.ui.finish([folder / "check.json"], "xaitune report", **say_verdict(job.ui, table, check))
+    job.ui.finish([folder / "check.json"], report_command(folder), **say_verdict(job.ui, table, check))
 
 
 def _sweep_and_advice(job: Job, path: Path | None) -> tuple[Path, Any]:

@@ -1,14 +1,12 @@
-"""The grid of a sweep: its runs in order, and its identity."""
+"""The grid of a sweep: its runs in order."""
 
 from typing import Any
 
 from xaitune._progress import Notes
 from xaitune.config.choices import HEAD_BLOCKS, OPTIMIZERS
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
-from xaitune.data.dataset import ImageData
 from xaitune.errors import ConfigError
-from xaitune.training.folder import is_linear, run_identity
-from xaitune.training.targets import pixel_digest
+from xaitune.training.folder import is_linear
 
 GRID_FIELDS = ("freeze_through", "optimizer", "seed")
 UNUSED_BY_HEADS = (
@@ -85,13 +83,3 @@ def frozen_runs(base: TrainConfig) -> list[TrainConfig]:
     defaults = {name: getattr(TrainConfig(), name) for name in UNUSED_BY_HEADS}
     head = {"head": "blocks", "freeze_through": 5}
     return [replace_fields(base, {**defaults, **head, "head_blocks": blocks}) for blocks in HEAD_BLOCKS]
-
-
-def sweep_identity(data: ImageData, base: TrainConfig, digest: str, folds: int | None) -> dict[str, Any]:
-    """What distinguishes one sweep from another: its data, folds and base configuration.
-
-    The grid is left out, so it may grow.
-    """
-    identity = run_identity(base, data.config, data.fingerprint, digest, pixel_digest(data, base))
-    identity["learning_rate"] = base.learning_rate
-    return {k: v for k, v in identity.items() if k not in GRID_FIELDS} | ({"folds": folds} if folds else {})

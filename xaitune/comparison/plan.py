@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from xaitune._progress import Notes
-from xaitune.comparison.grid import base_config, frozen_runs, grid_runs, sweep_identity
+from xaitune.comparison.grid import GRID_FIELDS, base_config, frozen_runs, grid_runs
 from xaitune.comparison.rates import as_trial, cells_of, count_done, expected_runs, has_ended, run_folder, trials_to_do
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.training.folder import choose_folder, run_name
-from xaitune.training.targets import require_trainable
+from xaitune.training.folder import choose_folder, run_identity, run_name
+from xaitune.training.targets import pixel_digest, require_trainable
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,13 @@ def plan_sweep(
     return SweepPlan(
         folder, config, base, identity, backbone.digest, backbone.channels, cells, frozen, only_trials=only_trials
     )
+
+
+def sweep_identity(data: ImageData, base: TrainConfig, digest: str, folds: int | None) -> dict[str, Any]:
+    """What distinguishes one sweep from another: its data, folds and base configuration.
+
+    The grid is left out, so it may grow.
+    """
+    identity = run_identity(base, data.config, data.fingerprint, digest, pixel_digest(data, base))
+    identity["learning_rate"] = base.learning_rate
+    return {k: v for k, v in identity.items() if k not in GRID_FIELDS} | ({"folds": folds} if folds else {})

@@ -1,34 +1,72 @@
-"""How far a sweep has come, read from its folder."""
+"""The grids that a sweep was asked for, and how many of their runs have ended, read from its folder."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from xaitune._files import read_json
-from xaitune.training.folder import CONFIG, RESULT, is_stopped
+from xaitune.comparison.grid import GRID_FIELDS, grid_runs
+from xaitune.comparison.rates import cells_of, chosen_rate, runs_to_do
+from xaitune.config.settings import SweepConfig, TrainConfig
+from xaitune.training.folder import CONFIG, run_name
 
-_RUN = re.compile(r"freeze(\d)-(\w+?)(?:-lr.+)?-seed(\d+)$")
+GRID = (
+    "freeze_through",
+    "optimizers",
+    "seeds",
+    "learning_rates",
+    "folds",
+)  # the settings that say which runs there are
+LAST = "sweep.json"  # the grid of the last call and its failures
+Run = tuple[str, int, str, int]  # fold ('' without), depth, optimizer and seed
+
+
+def recorded_grids(folder: Path) -> list[SweepConfig]:
+    """The grids that a sweep was asked for; [] in the folder of an earlier version."""
+    return [read_grid(grid) for grid in _config(folder).get("grids", ())]
+
+
+def read_grid(values: dict[str, Any]) -> SweepConfig:
+    """A grid as config.json or sweep.json records it."""
+    return SweepConfig(**{name: values[name] for name in GRID if name in values})
+
+
+def add_grid(grids: list[SweepConfig], new: SweepConfig) -> list[dict[str, Any]]:
+    """`grids` and another one for config.json. A grid that is a part of another is left out."""
+    kept = [old for old in grids if not _is_part(old, new)]
+    kept += [] if any(_is_part(new, old) for old in kept) else [new]
+    return [{name: getattr(grid, name) for name in GRID} for grid in kept]
+
+
+def failed_runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs that failed in the last call: name, state, and but for a linear head freeze_through, optimizer and seed."""
+    if not (folder / LAST).is_file():
+        return []
+    last = read_json(folder / LAST)
+    named = {name: run for run in grid_runs(read_grid(last["grid"]), _base(folder)) for name in _both_names(run)}
+    return [
+        {"name": name, "state": f"failed: {error}"}
+        | ({f: getattr(named[name], f) for f in GRID_FIELDS} if name in named else {})
+        for name, error in last["failures"].items()
+    ]
 
 
 def runs_so_far(folder: Path) -> tuple[int, int] | None:
-    """(runs of the grid that have ended, runs of the grid) while some have not; None for a sweep that is finished.
+    """(runs that have ended, runs of all grids) while some have not; None for a sweep that is finished.
 
-    A run that failed has ended. Linear heads are not counted. None too where an earlier version has not recorded the grid.
+    A run that failed has ended. Linear heads are not counted. None too in the folder of an earlier version.
     """
-    grid = read_json(folder / CONFIG).get("grid") if (folder / CONFIG).is_file() else None
-    if not grid:
-        return None
-    failed = read_json(folder / "sweep.json")["failures"] if (folder / "sweep.json").is_file() else {}
-    folds = [f"fold{number}/" for number in range(1, grid["folds"] + 1)] if grid.get("folds") else [""]
-    wanted = {
-        (fold, depth, optimizer, seed)
-        for fold in folds
-        for depth in grid["freeze_through"]
-        for optimizer in grid["optimizers"]
-        for seed in range(grid["seeds"])
-    }
-    ended = wanted & {*_ended(folder, folds), *(_run_of(name) for name in failed)}
-    return (len(ended), len(wanted)) if ended != wanted else None
+    wanted: set[Run] = set()
+    missing: set[Run] = set()
+    for grid in recorded_grids(folder):
+        all_runs, lacking = _wanted_and_missing(folder, grid)
+        wanted |= all_runs
+        missing |= lacking
+    return (len(wanted - missing), len(wanted)) if missing else None
+
+
+def unfinished_grid(folder: Path) -> SweepConfig | None:
+    """The first grid that lacks runs; None for a sweep that is finished."""
+    return next((grid for grid in recorded_grids(folder) if _wanted_and_missing(folder, grid)[1]), None)
 
 
 def so_far_text(folder: Path) -> str:
@@ -37,15 +75,39 @@ def so_far_text(folder: Path) -> str:
     return f"so far {ended[0]} of {ended[1]} runs have ended" if ended else ""
 
 
-def _ended(folder: Path, folds: list[str]) -> Iterator[tuple[str, int, str, int] | None]:
-    for fold in folds:
-        for file in (folder / fold).glob(f"*/{RESULT}"):
-            if not is_stopped(file.parent):
-                yield _run_of(fold + file.parent.name)
+def _wanted_and_missing(folder: Path, grid: SweepConfig) -> tuple[set[Run], set[Run]]:
+    """The runs of a grid, and those of them that have not ended."""
+    wanted: set[Run] = set()
+    missing: set[Run] = set()
+    for fold in [f"fold{number}" for number in range(1, grid.folds + 1)] if grid.folds else [""]:
+        place = folder / fold
+        failed = {run["name"] for run in failed_runs(place)}
+        for cell in cells_of(grid_runs(grid, _base(folder))):
+            due = [run for run, _ in runs_to_do(cell, place) if not _both_names(run) & failed]
+            if due and chosen_rate(cell, place) is None:  # every seed waits for the trials
+                due = cell
+            wanted |= {(fold, run.freeze_through, run.optimizer, run.seed) for run in cell}
+            missing |= {(fold, run.freeze_through, run.optimizer, run.seed) for run in due}
+    return wanted, missing
 
 
-def _run_of(name: str) -> tuple[str, int, str, int] | None:
-    """The fold ('' without), depth, optimizer and seed in a run's name; None for a linear head."""
-    fold, between, run = name.rpartition("/")
-    found = _RUN.search(run)
-    return (fold + between, int(found[1]), found[2], int(found[3])) if found else None
+def _both_names(run: TrainConfig) -> set[str]:
+    return {run_name(run), run_name(run, with_rate=True)}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+
+
+def _base(folder: Path) -> TrainConfig:
+    return TrainConfig(**_config(folder).get("train", {}))
+
+
+def _is_part(grid: SweepConfig, other: SweepConfig) -> bool:
+    """Whether another grid has all runs of a grid."""
+    return (
+        (grid.learning_rates, grid.folds) == (other.learning_rates, other.folds)
+        and {*grid.freeze_through} <= {*other.freeze_through}
+        and {*grid.optimizers} <= {*other.optimizers}
+        and grid.seeds <= other.seeds
+    )

@@ -14,6 +14,7 @@ from xaitune.comparison.engines.ray import run_ray
 from xaitune.comparison.engines.task import End, Step, Task
 from xaitune.comparison.plan import SweepPlan, plan_sweep
 from xaitune.comparison.rates import has_ended, runs_to_do, stop_others, trial_epochs, trials_to_do
+from xaitune.comparison.so_far import LAST, add_grid, recorded_grids
 from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.comparison.tracked import close_group, open_group
 from xaitune.config.settings import SweepConfig, TrackingConfig, TrainConfig, replace_fields
@@ -156,14 +157,14 @@ def train_missing(
                 monitor.finish()
             failures = monitor.failures
         if not plan.only_trials:
-            write_json(folder / "sweep.json", {"grid": dataclasses.asdict(plan.config), "failures": failures})
+            write_json(folder / LAST, {"grid": dataclasses.asdict(plan.config), "failures": failures})
     return failures
 
 
 def _note_start(folder: Path, grid: SweepConfig) -> None:
-    """Record when a sweep began, and the grid that it is to fill. Trials that advice made before do not count."""
-    config = read_json(folder / CONFIG)
-    write_json(folder / CONFIG, {"started": now()} | config | {"grid": dataclasses.asdict(grid)})
+    """Record when a sweep began, and the grids that it is to fill. Trials that advice made before do not count."""
+    grids = {"grids": add_grid(recorded_grids(folder), grid)}
+    write_json(folder / CONFIG, {"started": now()} | read_json(folder / CONFIG) | grids)
 
 
 def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> dict[str, str]:
@@ -176,7 +177,7 @@ def _run_folds(plan: SweepPlan, progress: Progress | None, **options: Any) -> di
             own = train_missing(part, data, progress=shown, **options)
         else:
             run_sweep(part, data, progress=shown, **options)
-            own = read_json(part.folder / "sweep.json")["failures"]
+            own = read_json(part.folder / LAST)["failures"]
         failures |= {f"{part.folder.name}/{name}": error for name, error in own.items()}
     return failures
 

@@ -14,6 +14,7 @@ from xaitune._names import combination_name, duration, frozen_name, gap_text, me
 from xaitune.comparison.atlas import atlas_rows
 from xaitune.comparison.cells import Tests, best_cell, cell_table, complete_cells, head_name
 from xaitune.comparison.folds import pool_folds, test_rows
+from xaitune.comparison.so_far import failed_runs
 from xaitune.comparison.verdict import MARGIN
 from xaitune.config.choices import OPTIMIZERS, PIXEL_METRICS
 from xaitune.errors import DataError, ModelError, RunError
@@ -215,8 +216,7 @@ def load_sweep(path: str | Path) -> SweepTable:
     metric, order = finished[0].config.metric, [*OPTIMIZERS]
     runs.sort(key=lambda r: (r.config.freeze_through, order.index(r.config.optimizer), r.config.rate, r.config.seed))
     table = pd.DataFrame([_row(r) for r in runs])
-    failures = read_json(folder / "sweep.json")["failures"] if (folder / "sweep.json").is_file() else {}
-    failed = [{"name": n, "state": f"failed: {e}"} for n, e in failures.items() if n not in set(table["name"])]
+    failed = [run for run in failed_runs(folder) if run["name"] not in set(table["name"])]
     test = _tests([*finished, *linear])
     cells, heads = cell_table(table, [_head_row(run) for run in linear], test)
     return SweepTable(

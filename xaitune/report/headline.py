@@ -11,12 +11,12 @@ from xaitune.comparison.table import SweepTable
 from xaitune.report.cell_details import improving_runs, still_improving
 from xaitune.report.commands import shown_path
 from xaitune.report.next_steps import (
+    add_depth_command,
     add_frozen,
     add_use,
     advise_command,
     cell_command,
     leading_head,
-    sweep_command,
     train_command,
 )
 from xaitune.report.run_figures import best_or_none
@@ -37,9 +37,22 @@ def verdict_section(
     run: dict,
     comparison: ComparisonTable | None = None,
 ) -> dict[str, Any]:
-    """The verdict as the page shows it: tone, headline, what to do (text and command), paragraphs, and picture."""
+    """The verdict as the page shows it: its texts, the picture of the difference, and the table of McNemar's test."""
+    texts = verdict_texts(result, sweep, advice, check, run, comparison)
+    return texts | ({"picture": None, "mcnemar": None} if check is None else _checked_figures(check))
+
+
+def verdict_texts(
+    result: Run | SweepTable,
+    sweep: SweepTable | None,
+    advice: FreezeAdvice | None,
+    check: AdviceCheck | None,
+    run: dict,
+    comparison: ComparisonTable | None = None,
+) -> dict[str, Any]:
+    """The verdict in words: tone, headline, what to do (text and command), and paragraphs (heading and text)."""
     if check is not None:
-        return checked_section(check, sweep)
+        return checked_texts(check, sweep)
     todo: list[tuple[str, str]] = []
     more: list[tuple[str, str]] = []
     if comparison is not None:
@@ -50,8 +63,7 @@ def verdict_section(
                 "xaitune compare --factor NAME --values V,V",
             )
         )
-        shown = {"tone": "open", "headline": headline, "paragraphs": [("", line) for line in rest], "todo": todo}
-        return shown | {"picture": None, "mcnemar": None}
+        return {"tone": "open", "headline": headline, "paragraphs": [("", line) for line in rest], "todo": todo}
     if sweep is not None and best_or_none(sweep) is None:
         headline, sentence = "No run of this sweep finished.", "Every run diverged, so there is nothing to compare."
         todo.append(("Try a lower learning rate:", "xaitune sweep-freeze --learning-rate 0.0001"))
@@ -73,11 +85,10 @@ def verdict_section(
         todo.append(("Check the advice against the sweep:", "xaitune check-advice"))
     else:
         todo.append(
-            ("Add the advised depth to the sweep, which can then check the advice:", sweep_command(sweep, advice))
+            ("Add the advised depth to the sweep, which can then check the advice:", add_depth_command(sweep, advice))
         )
     add_use(todo, result, sweep)
-    shown = {"tone": "open", "headline": headline, "paragraphs": [("", sentence), *more], "todo": todo}
-    return shown | {"picture": None, "mcnemar": None}
+    return {"tone": "open", "headline": headline, "paragraphs": [("", sentence), *more], "todo": todo}
 
 
 def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[tuple[str, str], tuple[str, str]] | None:
@@ -106,8 +117,8 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
     return ("Trained long enough?", sentence), (f"Train {what} for longer:", longer)
 
 
-def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any]:
-    """`verdict_section` where the sweep has checked the advice."""
+def checked_texts(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any]:
+    """`verdict_texts` where the sweep has checked the advice."""
     advised, rival = frozen_name(check.advised), frozen_name(check.rival)
     todo: list[tuple[str, str]] = []
     if check.verdict == "confirmed":
@@ -123,11 +134,11 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
         if check.so_far:
             tone, headline = (
                 "open",
-                f"So far the score is better with {rival} frozen than with {advised} frozen, as advised.",
+                f"So far the sweep contradicts the advice to freeze {advised}: with {rival} frozen the score is better.",
             )
         todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
     else:
-        tone, headline = "open", f"The sweep cannot tell whether {advised} frozen or {rival} frozen is better."
+        tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or freezing {rival} is better."
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
             chosen = frozen_name(best["freeze_through"])
@@ -143,7 +154,12 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
     add_frozen(todo, sweep)
     if sweep is not None:
         add_use(todo, sweep, sweep, _recommended(check))
-    ax = check.plot()
+    return {"tone": tone, "headline": headline, "paragraphs": list(check.paragraphs), "todo": todo}
+
+
+def _checked_figures(check: AdviceCheck) -> dict[str, Any]:
+    """The picture and the table of McNemar's test beside a checked verdict."""
+    advised, rival = frozen_name(check.advised), frozen_name(check.rival)
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"
     caption = (
@@ -152,9 +168,8 @@ def checked_section(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, A
     )
     if not d.reliable:
         caption += f" Not reliable: only {d.few}."
-    shown = {"tone": tone, "headline": headline, "paragraphs": list(check.paragraphs), "todo": todo}
     names = {"advised": advised, "rival": rival, "rows": check.mcnemar}
-    return shown | {"picture": picture(ax, alt, caption), "mcnemar": names if check.mcnemar else None}
+    return {"picture": picture(check.plot(), alt, caption), "mcnemar": names if check.mcnemar else None}
 
 
 def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:

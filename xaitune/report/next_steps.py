@@ -1,18 +1,19 @@
 """What to do next: the commands that train, sweep, export and use what a page is about."""
 
+import shlex
 from typing import Any
 
 import pandas as pd
 
 from xaitune._names import combination_name
 from xaitune.advise.advice import FreezeAdvice
-from xaitune.comparison.so_far import so_far_text
+from xaitune.comparison.so_far import LAST, read_grid, recorded_grids, unfinished_grid
 from xaitune.comparison.table import SweepTable
 from xaitune.config.choices import PIXEL_METRICS
+from xaitune.config.settings import SweepConfig
 from xaitune.report.commands import shown_path
 from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import duration_text
-from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
 
 
@@ -40,31 +41,45 @@ def cell_command(cell: Any) -> str:
     return train_command(cell["freeze_through"], cell["optimizer"], rate)
 
 
-def sweep_command(sweep: SweepTable, advice: FreezeAdvice | None = None) -> str:
-    """The command that runs the sweep's whole grid, or goes on with it; with the depth that `advice` advises in it."""
-    runs, grid = all_runs(sweep), read_or_empty(sweep.path / CONFIG).get("grid") or {}
-    grid = grid or read_or_empty(sweep.path / "sweep.json").get("grid", {})
-    depths = grid.get("freeze_through") or sorted(runs["freeze_through"].unique())
-    if advice is not None:
-        depths = sorted({*depths, advice.freeze_through})
-        depths = depths if len(depths) > 1 else sorted({*depths, max(depths[0] - 1, 0), min(depths[0] + 1, 5)})
-    optimizers = grid.get("optimizers") or list(dict.fromkeys(runs["optimizer"]))
-    seeds = grid.get("seeds") or runs["seed"].nunique()
-    rates, folds = grid.get("learning_rates"), grid.get("folds")
-    shown = rates if rates == "own" else ",".join(f"{rate:g}" for rate in rates or ())
+def sweep_command(sweep: SweepTable, grid: SweepConfig) -> str:
+    """The command that trains what a sweep lacks of a grid."""
+    rates = grid.learning_rates
+    shown = rates if rates in (None, "own") else ",".join(f"{rate:g}" for rate in rates)
     return (
-        f"xaitune sweep-freeze --freeze-through {','.join(map(str, depths))} --optimizers {','.join(optimizers)} "
-        f"--seeds {seeds}" + (f" --learning-rates {shown}" if rates else "") + (f" --folds {folds}" if folds else "")
+        f"xaitune sweep-freeze --freeze-through {','.join(map(str, grid.freeze_through))} "
+        f"--optimizers {','.join(grid.optimizers)} --seeds {grid.seeds}"
+        + (f" --learning-rates {shown}" if rates else "")
+        + (f" --folds {grid.folds}" if grid.folds else "")
+        + (f" --name {shlex.quote(sweep.path.name)}" if sweep.path.name != "sweep" else "")
     )
 
 
+def add_depth_command(sweep: SweepTable, advice: FreezeAdvice) -> str:
+    """The command that adds the advised depth to a sweep, and another one where it would stand alone."""
+    grid = asked_grids(sweep)[-1].with_depth(advice.freeze_through)
+    if len(grid.freeze_through) == 1:
+        depth = advice.freeze_through
+        for near in {max(depth - 1, 0), min(depth + 1, 5)}:
+            grid = grid.with_depth(near)
+    return sweep_command(sweep, grid)
+
+
+def asked_grids(sweep: SweepTable) -> list[SweepConfig]:
+    """The grids that a sweep was asked for; of one that an earlier version made, what its runs tell."""
+    if grids := recorded_grids(sweep.path):
+        return grids
+    runs = all_runs(sweep)
+    found = {
+        "freeze_through": sorted({*runs["freeze_through"]}),
+        "optimizers": list(dict.fromkeys(runs["optimizer"])),
+        "seeds": runs["seed"].nunique(),
+    }
+    return [read_grid(found | read_or_empty(sweep.path / LAST).get("grid", {}))]
+
+
 def all_runs(sweep: SweepTable) -> pd.DataFrame:
-    """The sweep's runs. A run that failed before it wrote anything has its depth, optimizer and seed in its name alone."""
-    runs = sweep.runs.copy()
-    named = runs["name"].str.extract(r"^freeze(?P<freeze_through>\d)-(?P<optimizer>\w+)(?:-lr.+)?-seed(?P<seed>\d+)")
-    for column in ("freeze_through", "optimizer", "seed"):
-        runs[column] = runs[column].where(runs[column].notna(), named[column])
-    runs = runs.dropna(subset=["freeze_through", "optimizer", "seed"])
+    """The sweep's runs without the linear heads that failed, which have no optimizer."""
+    runs = sweep.runs.dropna(subset=["freeze_through", "optimizer", "seed"])
     return runs.astype({"freeze_through": int, "seed": int})
 
 
@@ -108,8 +123,8 @@ def add_use(
         return
     if sweep is None or best_or_none(sweep) is None:
         return
-    if so_far_text(sweep.path):
-        todo.insert(0, ("Finish the sweep:", sweep_command(sweep)))
+    if grid := unfinished_grid(sweep.path):
+        todo.insert(0, ("Finish the sweep:", sweep_command(sweep, grid)))
         return
     chosen = chosen or (int(sweep.best["freeze_through"]), str(sweep.best["optimizer"]))
     head = sweep.best_head

@@ -12,7 +12,7 @@ import pandas as pd
 from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.candidates import candidate_name
-from xaitune.comparison.cells import head_name, lacking
+from xaitune.comparison.cells import head_name, lacking, over_seeds
 from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
 from xaitune.data.splits import SPLITS
@@ -20,7 +20,7 @@ from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.plots import charts
 from xaitune.report.cell_details import improving_runs, sweep_details
-from xaitune.report.next_steps import all_runs, sweep_command, train_command
+from xaitune.report.next_steps import all_runs, asked_grids, sweep_command, train_command
 from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import (
     SHADES,
@@ -179,7 +179,8 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     heads = [_head_row(head) for _, head in sweep.heads.iterrows()]
     return {
         "so_far": so_far_text(sweep.path),
-        "over": "mean over the seeds, " if (sweep.cells["seeds"] > 1).any() else "",
+        "over": over_seeds(sweep.cells),
+        "several_seeds": bool((sweep.cells["seeds"] > 1).any()),
         "improving": any(cell["improving"] for cell in cells.values()),
         "details": None if best is None else sweep_details(sweep, str(best["name"])),
         "heads": heads,
@@ -286,7 +287,7 @@ def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict
             train_command(result.config.freeze_through, result.config.optimizer) + f"{task} --seed {result.config.seed}"
         )
     if sweep is not None:
-        commands.append(sweep_command(sweep))
+        commands += [sweep_command(sweep, grid) for grid in asked_grids(sweep)]
     made = {"fingerprint": result.fingerprint, **run["metadata"]}
     of = f" (of {run['name']})" if run["name"] else ""
     tables = [(f"Machine and versions{of}", made), (f"Training{of}", train), ("Data", data)]

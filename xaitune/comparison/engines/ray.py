@@ -8,7 +8,9 @@ do not. The folders are the same as the local engine's, so either engine can res
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +136,12 @@ def _connect(ray: Any, address: str | None) -> None:
     where = address or os.environ.get("RAY_ADDRESS")
     try:
         _require_answer(where)  # Ray itself would keep trying for minutes
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(
             address=address, include_dashboard=None if where else False, log_to_driver=False, logging_level="error"
         )
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise _unreachable(address, error) from None
 
