@@ -117,7 +117,7 @@ def test_a_sweep_loads_grows_and_checks_the_advice(old, images):
 @pytest.mark.parametrize("name", ["freeze5-nag-seed0", "sweep"])
 def test_a_report_on_it(old, name):
     said = []
-    page = report_on(old / "runs" / name, old / "runs", said.append)
+    page, _ = report_on(old / "runs" / name, old / "runs", said.append)
     assert page == old / "runs" / name / "report.html"
     assert "Grad-CAM" in page.read_text() or "gradcam" in page.read_text()  # with pictures
     assert not any(line.startswith("Without") for line in said)

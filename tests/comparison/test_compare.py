@@ -249,7 +249,7 @@ def test_architectures_in_one_table(architectures):
 
 
 def test_its_report_and_its_section_in_another(architectures, demo, run, tmp_path):
-    page = report_on(architectures.path, architectures.path.parent).read_text(encoding="utf-8")
+    page = report_on(architectures.path, architectures.path.parent)[0].read_text(encoding="utf-8")
     best = architectures.best["name"]
     assert architectures.lines()[0] in re.sub(r"<[^>]+>", "", page)  # without the glossary's marks
     assert 'id="comparison"' in page

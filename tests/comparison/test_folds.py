@@ -88,9 +88,11 @@ def test_its_report_and_its_place(folds):
     assert load_advice(folds.path.parent / "advice").fingerprint == folds.fingerprint
     assert best_run(folds).path.parent.name == "fold1"
     said, steps = [], []
-    text = report_on(
+    page, following = report_on(
         folds.path, folds.path.parent, said.append, lambda done, total, what: steps.append((done / total, what))
-    ).read_text()
+    )
+    assert following.startswith(f"xaitune export {folds.path / 'fold1'}")
+    text = page.read_text()
     shown = json.loads(re.search(r'id="report-data">(.*?)</script>', text, re.S)[1])["viewer"]["images"]
     assert {image["fold"] for image in shown} == {"1", "2", "3"}  # each from the fold in which it was tested
     tested = {}

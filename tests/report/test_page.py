@@ -338,8 +338,33 @@ def test_a_recommended_linear_head_is_exported_and_a_gap_head_gives_the_heatmap(
     todo = dict(checked_texts(make_check("cannot tell"), sweep)["todo"])
     text = "Export the model that the sweep has trained, the linear head:"
     assert todo[text] == f"xaitune export {sweep.path / 'frozen-all-blocks'} --to onnx"
-    (gap,) = (command for text, command in todo.items() if "--with-heatmap" in text)
-    assert gap == "xaitune train --freeze-through 3 --optimizer nag --head gap"
+    gap = "A file that also gives heatmaps needs a gap head, which Block 1-3 frozen with nag has:"
+    assert todo[gap] == f"xaitune export {sweep.path / 'freeze3-nag-seed1'} --to onnx --with-heatmap"
+    (sweep.path / "config.json").write_text('{"train": {"head": "fc"}}')
+    todo = dict(checked_texts(make_check("cannot tell"), sweep)["todo"])
+    gap = "A file that also gives heatmaps needs a model with a gap head. Train one:"
+    assert todo[gap] == "xaitune train --freeze-through 3 --optimizer nag --head gap"
+
+
+@pytest.mark.parametrize(
+    ("validation", "difference", "headline"),
+    [
+        (0.99, -0.05, "For now, train only a linear head, the best on validation."),
+        (0.01, 0.05, "For now, freeze Block 1-3:"),
+    ],
+)
+def test_a_linear_head_is_chosen_on_validation_not_on_test(tmp_path, validation, difference, headline):
+    head = {
+        "name": "frozen-all-blocks",
+        "blocks": (1, 2, 3, 4, 5),
+        "validation": validation,
+        "test": 0.8,
+        "seconds": 1.0,
+    }
+    head |= {"low": 0.7, "high": 0.9, "difference": difference, "diff_low": -0.2, "diff_high": 0.2, "diff_few": ""}
+    sweep = make_sweep(tmp_path / "s")
+    sweep = dataclasses.replace(sweep, heads=pd.DataFrame([head | {"verdict": "cannot tell"}]))
+    assert checked_texts(make_check("cannot tell"), sweep)["headline"].startswith(headline)
 
 
 def test_an_unfinished_sweep_is_said_to_be_one(tmp_path):

@@ -190,9 +190,12 @@ def check_advice(advice: FreezeAdvice, sweep: SweepTable) -> AdviceCheck:
     best_of_depth = sweep.complete.loc[sweep.complete.groupby("freeze_through")["validation"].idxmax()]
     best_of_depth = best_of_depth.set_index("freeze_through")
     if not can_check(advice, sweep):
+        unfinished = so_far_text(sweep.path)
+        add = f"Add it with 'xaitune sweep-freeze --freeze-through {advice.freeze_through}' and the sweep's other options."
         raise ConfigError(
             f"The sweep must contain the advised depth {advice.freeze_through} and at least one other. It contains: "
-            f"{', '.join(map(str, best_of_depth.index))}. Add depths with 'xaitune sweep-freeze --freeze-through 1-5'."
+            f"{', '.join(map(str, best_of_depth.index))}. "
+            + (f"It is not finished: {unfinished}. Run the same sweep-freeze again." if unfinished else add)
         )
     advised, rival = advice.freeze_through, int(best_of_depth["validation"].drop(advice.freeze_through).idxmax())
     scores = sweep.paired(best_of_depth.reset_index())

@@ -1,6 +1,5 @@
 """Commands on results: report, runs, demo."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,17 +26,12 @@ def report(
     ] = False,
 ) -> None:
     """Write one self-contained HTML page on a sweep or a run."""
-    from xaitune.comparison.so_far import so_far_text
     from xaitune.report.gather import report_on
-    from xaitune.training.folder import folder_kind
 
     if path is not None and not (path / "config.json").is_file():
         raise ConfigError(f"{path} holds no run and no sweep. Name one: 'xaitune runs' lists them.")
     with job.ui.progress("report") as progress:
-        written = report_on(path, job.runs_dir, job.ui.say, progress, checked=check)
-    place = written.parent
-    usable = folder_kind(place) == "run" or (folder_kind(place) == "sweep" and not so_far_text(place))
-    following = f"xaitune export {shlex.quote(str(place))} --to onnx" if usable else ""
+        written, following = report_on(path, job.runs_dir, job.ui.say, progress, checked=check)
     job.ui.finish([written], following, report=str(written))
 
 

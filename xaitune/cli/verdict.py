@@ -59,7 +59,7 @@ def say_sweep(ui: Ui, table: Any) -> None:
     """Print a sweep's cells as the table frozen blocks x optimizer, and what is to be known of it."""
     import pandas as pd
 
-    from xaitune.comparison.cells import head_name, lacking, over_seeds
+    from xaitune.comparison.cells import alike_sentence, head_name, lacking, over_seeds
 
     cells, best = table.cells.copy(), table.best["name"]
     cells["shown"] = [
@@ -90,6 +90,8 @@ def say_sweep(ui: Ui, table: Any) -> None:
     if table.baseline is not None:
         ui.say(f"A model that marks nothing (all background) scores {table.baseline:.3f}.")
     ui.say("* best on validation. = not told apart from the best by these test images, which does not mean equal.")
+    if alike := alike_sentence(cells):
+        ui.say(alike)
     if lacks := lacking(cells):
         ui.say(f"There is too little data to rely on the intervals: only {lacks}.")
     if (cells["rates"] > 1).any():

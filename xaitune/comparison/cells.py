@@ -136,6 +136,23 @@ def lacking(cells: pd.DataFrame) -> str:
     return ", ".join(texts)
 
 
+def alike_sentence(cells: pd.DataFrame) -> str:
+    """Why cells have the same scores to every digit; '' where none have.
+
+    Examples:
+        >>> alike_sentence(pd.DataFrame({"validation": [0.75, 0.75], "test": [0.7, 0.71]}))
+        ''
+        >>> alike_sentence(pd.DataFrame({"validation": [0.75, 0.75], "test": [0.7, 0.7]}))[:34]
+        'Combinations with the same scores '
+    """
+    if not cells.dropna(subset=["validation", "test"]).duplicated(["validation", "test"]).any():
+        return ""
+    return (
+        "Combinations with the same scores to every digit have the same weights: no epoch of their fine-tuning was better on "
+        "validation images than the head that was trained before it, so that head was kept."
+    )
+
+
 def best_cell(cells: pd.DataFrame) -> pd.Series:
     """The complete cell with the best validation score (mean over its seeds). Test scores are not used.
 

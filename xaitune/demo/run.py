@@ -74,7 +74,7 @@ def run_demo(folder: Path, progress: Progress, say: Notes, *, quick: bool = Fals
     table = sweep.sweep_freeze(data, grid, train=train, runs_dir=runs_dir, progress=_StepProgress("sweep", progress))
     check = check_advice(advice, table)
     save_check(check, table.path)
-    page = pages.report_on(table.path, runs_dir, progress=_StepProgress("report", progress))
+    page, _ = pages.report_on(table.path, runs_dir, progress=_StepProgress("report", progress))
     return {"sweep": table, "check": check, "report": page, "seconds": time.monotonic() - start}
 
 

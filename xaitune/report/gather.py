@@ -9,9 +9,9 @@ import pandas as pd
 
 from xaitune._files import read_json
 from xaitune._progress import Notes, Progress, part_of
-from xaitune.advise.advice import find_advice, load_advice
+from xaitune.advise.advice import FreezeAdvice, find_advice, load_advice
 from xaitune.advise.candidates import candidate_name
-from xaitune.advise.check import advice_for, can_check, check_advice
+from xaitune.advise.check import AdviceCheck, advice_for, can_check, check_advice
 from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.table import SweepTable, best_run, find_sweep, load_sweep
@@ -23,6 +23,8 @@ from xaitune.explain.api import explain_images
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.pixels import sample_sheet
 from xaitune.report.drawn import viewed_images
+from xaitune.report.headline import verdict_texts
+from xaitune.report.next_steps import add_use
 from xaitune.report.page import write_report
 from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind, is_finished
 from xaitune.training.run import Run, load_run
@@ -37,13 +39,14 @@ def report_on(
     progress: Progress | None = None,
     *,
     checked: bool = False,
-) -> Path:
+) -> tuple[Path, str]:
     """Write the report on a folder of a sweep, a comparison or a run, by default the newest sweep, else the newest run.
 
+    Returns where it is, and the command that exports the model that it recommends; '' where there is none yet.
     `checked`: whether the maps of the image viewer are checked, which takes minutes.
     """
     if path is not None and folder_kind(path) == "comparison":
-        return _report_on_comparison(load_comparison(path), say, progress, checked)
+        return _report_on_comparison(load_comparison(path), say, progress, checked), ""
     folder = path or find_sweep(runs_dir)
     if folder is None:
         newest = find_runs(runs_dir)
@@ -72,9 +75,19 @@ def report_on(
     pictures = _pictures(_in_all_folds(run, table), data, tested, checked, progress)
     comparisons = find_comparisons(folder.parent, fingerprint)
     step(90, 100, "writing the page")
-    return write_report(
-        table if table is not None else run, advice=advice, check=check, data=data, comparisons=comparisons, **pictures
-    )
+    result = table if table is not None else run
+    page = write_report(result, advice=advice, check=check, data=data, comparisons=comparisons, **pictures)
+    return page, _export_command(result, advice, check)
+
+
+def _export_command(result: Run | SweepTable, advice: FreezeAdvice | None, check: AdviceCheck | None) -> str:
+    """The page's own command that exports the recommended model, if it has one."""
+    todo: list[tuple[str, str]] = []
+    if isinstance(result, SweepTable):
+        todo = verdict_texts(result, result, advice, check, {})["todo"]
+    else:
+        add_use(todo, result, None)
+    return next((command for _, command in todo if command.startswith("xaitune export")), "")
 
 
 def _pictures(

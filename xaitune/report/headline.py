@@ -142,10 +142,12 @@ def checked_texts(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any
         best = check.best
         if "freeze_through" in best and "optimizer" in best:
             chosen = frozen_name(best["freeze_through"])
-            if leading_head(sweep) is None:
+            head = leading_head(sweep)
+            if head is None:
                 headline = f"For now, freeze {chosen}: t{headline[1:]}"
             else:
-                headline = f"For now, train only a linear head, which leads. {headline}"
+                why = "which is good enough" if head["verdict"] == "confirmed" else "the best on validation"
+                headline = f"For now, train only a linear head, {why}. {headline}"
             name = combination_name(best["freeze_through"], best["optimizer"])
             todo.append((f"Train the combination that is best on validation, {name}:", cell_command(best)))
     if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":

@@ -14,6 +14,7 @@ from xaitune.config.settings import SweepConfig
 from xaitune.report.commands import shown_path
 from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import duration_text
+from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
 
 
@@ -102,9 +103,17 @@ def add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
 
 
 def leading_head(sweep: SweepTable | None) -> Any:
-    """The linear head on frozen features that scores above every trained combination, shown or not; None if there is none."""
+    """The linear head on frozen features, where it is to be preferred to every trained combination; else None.
+
+    That is where no block is shown to need training, or where it is at least as good on validation images, which choose
+    everything here, and the test images do not contradict.
+    """
     head = sweep.best_head if sweep is not None else None
-    return head if head is not None and head["difference"] > 0 and head["verdict"] != "contradicted" else None
+    if sweep is None or head is None or head["verdict"] == "contradicted":
+        return None
+    best = best_or_none(sweep)
+    ahead = best is None or head["validation"] >= best["validation"]
+    return head if head["verdict"] == "confirmed" or ahead else None
 
 
 def add_use(
@@ -127,21 +136,24 @@ def add_use(
         todo.insert(0, ("Finish the sweep:", sweep_command(sweep, grid)))
         return
     chosen = chosen or (int(sweep.best["freeze_through"]), str(sweep.best["optimizer"]))
-    head = sweep.best_head
-    is_head = head is not None and (head["verdict"] == "confirmed" or leading_head(sweep) is not None)
-    if head is not None and is_head:
-        name, which = str(head["name"]), "the linear head"
-    else:
-        runs = sweep.cell_runs(*chosen)
-        name, which = str(runs.loc[runs["validation"].idxmax(), "name"]), combination_name(*chosen)
+    runs, head = sweep.cell_runs(*chosen), leading_head(sweep)
+    trained = str(runs.loc[runs["validation"].idxmax(), "name"])
+    name, which = (trained, combination_name(*chosen)) if head is None else (str(head["name"]), "the linear head")
     fold = " (of the first fold)" if name in sweep.parts else ""
-    path = shown_path(sweep.path / sweep.parts.get(name, (name,))[0])
-    todo += _use_commands(f"the model that the sweep has trained, {which}{fold}", path)
-    if is_head:
-        text = (
-            "A file that also gives heatmaps (xaitune export --with-heatmap) needs a model with a gap head. Train one:"
-        )
-        todo.append((text, f"{train_command(*chosen)} --head gap"))
+    todo += _use_commands(f"the model that the sweep has trained, {which}{fold}", _place(sweep, name))
+    if head is not None:
+        with_maps = _place(sweep, trained)
+        text = f"A file that also gives heatmaps needs a gap head, which {combination_name(*chosen)} has:"
+        command = f"xaitune export {with_maps} --to onnx --with-heatmap"
+        if read_or_empty(sweep.path / CONFIG).get("train", {}).get("head", "gap") != "gap":
+            text = "A file that also gives heatmaps needs a model with a gap head. Train one:"
+            command = f"{train_command(*chosen)} --head gap"
+        todo.append((text, command))
+
+
+def _place(sweep: SweepTable, name: str) -> str:
+    """The folder of one of a sweep's runs, as it is typed; over folds that of the first one."""
+    return shown_path(sweep.path / sweep.parts.get(name, (name,))[0])
 
 
 def _use_commands(which: str, path: str) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.candidates import candidate_name
-from xaitune.comparison.cells import head_name, lacking, over_seeds
+from xaitune.comparison.cells import alike_sentence, head_name, lacking, over_seeds
 from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
 from xaitune.data.splits import SPLITS
@@ -188,6 +188,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         "metric": metric_name(sweep.metric),
         "basis": f"{plural(sweep.images, 'test image')} in {plural(sweep.groups, 'group')}",
         "few": _few(sweep),
+        "alike": alike_sentence(sweep.cells),
         "optimizers": optimizers,
         "rows": rows,
         "enough": _titled(sweep.enough) if best is not None else None,
