@@ -214,10 +214,14 @@ def _say_counts(ui: Ui, check: Any) -> None:
 
 
 def _with_groups(job: Job, config: Config, groups: Path) -> str:
-    """The command that makes xaitune.toml again, with the proposed groups."""
+    """The command that makes xaitune.toml again, with the proposed groups and all else that it says."""
     height, width = config.data.image_size
-    options = ["--groups", str(groups), "--weights", config.train.weights, "--image-size", f"{height}x{width}"]
-    options += ["--masks", config.data.masks] if config.data.masks else []
+    options = ["--groups", str(groups)]
+    if job.config_file is None and Path(CONFIG_FILE).is_file():
+        options += ["--config", CONFIG_FILE]
+    elif job.config_file is None:
+        options += ["--weights", config.train.weights, "--image-size", f"{height}x{width}"]
+        options += ["--masks", config.data.masks] if config.data.masks else []
     return job.following("init", config.data.path, *options, "--overwrite")
 
 
