@@ -100,6 +100,15 @@ def test_no_difference_is_found_more_often_than_promised():
     assert np.isnan(p_value((1, 0, 0), (1, 0, 0)))
 
 
+def test_two_tests_do_not_double_the_alarms(demo, run, faint, tmp_path, monkeypatch):
+    """Features and predicted classes are both tested, so that a p of .03 in each is no finding."""
+    blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": 0.03}, index=pd.Index(range(1, 6), name="block"))
+    monkeypatch.setattr(unlabelled, "two_samples", lambda features, *_: blocks[: len(features)])
+    drift = drift_without_labels(run, faint, groups=faint.parent / "images.csv", runs_dir=tmp_path)
+    assert (drift.p, drift.p_predicted, drift.retrain) == (0.06, 0.06, "unknown")
+    assert unlabelled.for_two_tests(0.9) == 1
+
+
 def test_random_images_are_labelled_before_uncertain_ones(monkeypatch):
     monkeypatch.setattr(unlabelled, "RANDOM", 2)
     table = pd.DataFrame(
