@@ -139,7 +139,7 @@ def table_drift(p=0.5, old=(0.8, 0.75, 0.85), new=(0.8, 0.75, 0.85), groups=40, 
     blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": p}, index=pd.Index(range(1, 6), name="block"))
     rows = [dict(zip(("score", "low", "high"), row, strict=True)) for row in (old, new)]
     scores = pd.DataFrame([row | {"images": 90, "groups": groups, "few": few} for row in rows], index=["old", "new"])
-    return Drift(blocks, scores, {}, "gini", 0, "runs/old")
+    return Drift(blocks, scores, "gini", 0, "runs/old")
 
 
 def test_what_follows_from_the_figures():
@@ -156,6 +156,18 @@ def test_what_follows_from_the_figures():
     assert table_drift(groups=6).retrain == "unknown"
     assert table_drift(p=np.nan).retrain == "unknown"
     assert "of the new images there are only 2 groups" in table_drift(few="2 groups").text
+
+
+def test_images_too_few_to_be_split_are_all_compared(demo, run, faint, tmp_path):
+    assert measure_drift(run, demo, faint).scores.loc["new", "images"] < len(faint)
+    table = pd.read_csv(faint.config.path)
+    rare = table[table["label"] != demo.class_names[0]]
+    rare = pd.concat([rare, table[table["label"] == demo.class_names[0]].head(1)])
+    rare.to_csv(tmp_path / "list.csv", index=False)
+    data = ImageData.from_csv(tmp_path / "list.csv", image_size=(32, 32))
+    drift = measure_drift(run, demo, data)
+    assert (drift.scores.loc["new", "images"], drift.known) == (len(rare), 0)
+    assert "of the new images there are only 1 group in the smallest class" in drift.text
 
 
 def test_lighting_and_missing_classes_are_named():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,15 @@ def test_an_image_for_each_group_and_no_more(demo):
     assert list(rows) != sorted(rows)
 
 
+def test_large_groups_come_first_no_more_often_than_small_ones():
+    """Of 500 groups of six and 500 of one image about half of those drawn are large; before, nine in ten were."""
+    groups = np.repeat(np.arange(1000), [6] * 500 + [1] * 500)
+    rows = unlabelled.one_of_each_group(SimpleNamespace(groups=groups), np.arange(len(groups)))
+    assert len(set(groups[rows])) == len(rows) == unlabelled.MOST_IMAGES
+    for drawn in (groups[rows], groups[rows[: unlabelled.RANDOM]]):
+        assert 0.35 < (drawn < 500).mean() < 0.65
+
+
 def test_no_difference_is_found_more_often_than_promised():
     """Of 100 p-values of shares without a difference about 5 are below .05."""
     rng = np.random.default_rng(7)
@@ -90,6 +100,15 @@ def test_no_difference_is_found_more_often_than_promised():
     assert np.isnan(p_value((1, 0, 0), (1, 0, 0)))
 
 
+def test_two_tests_do_not_double_the_alarms(demo, run, faint, tmp_path, monkeypatch):
+    """Features and predicted classes are both tested, so that a p of .03 in each is no finding."""
+    blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": 0.03}, index=pd.Index(range(1, 6), name="block"))
+    monkeypatch.setattr(unlabelled, "two_samples", lambda features, *_: blocks[: len(features)])
+    drift = drift_without_labels(run, faint, groups=faint.parent / "images.csv", runs_dir=tmp_path)
+    assert (drift.p, drift.p_predicted, drift.retrain) == (0.06, 0.06, "unknown")
+    assert unlabelled.for_two_tests(0.9) == 1
+
+
 def test_random_images_are_labelled_before_uncertain_ones(monkeypatch):
     monkeypatch.setattr(unlabelled, "RANDOM", 2)
     table = pd.DataFrame(
@@ -103,7 +122,7 @@ def test_random_images_are_labelled_before_uncertain_ones(monkeypatch):
 def table_drift(p=0.5, p_predicted=0.5, groups=40, new=(0.7, 0.2, 0.1), random=100, uncertain=20):
     blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": p}, index=pd.Index(range(1, 6), name="block"))
     return UnlabelledDrift(
-        *(blocks, pd.DataFrame({"images": groups, "groups": groups}, index=["old", "new"]), {}, "gini", 0, "runs/old"),
+        *(blocks, pd.DataFrame({"images": groups, "groups": groups}, index=["old", "new"]), "gini", 0, "runs/old"),
         predicted=pd.DataFrame({"old": (0.7, 0.2, 0.1), "new": new}, index=["free", "crack", "hole"]),
         p_predicted=p_predicted,
         to_label=pd.DataFrame({"why": ["random"] * random + ["uncertain"] * uncertain}),
@@ -119,10 +138,15 @@ def test_what_follows_from_the_figures():
     assert shares.retrain == "classes"
     assert "differ more than by chance (p = 0.010), most for free: 70% then, 20% now." in shares.text
     assert "Label the first 100 images of to_label.csv" in shares.text
-    assert "about 10 points either way. The other 20 follow" in shares.text
-    few = table_drift(random=25, uncertain=0)
-    assert "about 20 points either way" in few.text
-    assert "The other" not in few.text
+    assert "wide where a class has few images. The other 20 follow" in shares.text
+    assert "The other" not in table_drift(random=25, uncertain=0).text
+    assert shares.headline.startswith("No drift was found, but")
+    for unclear in (table_drift(p=np.nan, p_predicted=0.01), table_drift(p_predicted=0.01, groups=6)):
+        assert unclear.retrain == "classes"
+        assert "No drift" not in unclear.headline
+        assert "whether these have drifted is not known" in unclear.headline
+    assert "With so few groups that says little." in unclear.text
+    assert not hasattr(shares, "score_gap")
     assert "Then as now all are predicted to be free." in table_drift(p_predicted=np.nan, new=(1.0, 0.0, 0.0)).text
 
 
@@ -156,7 +180,19 @@ def test_what_cannot_be_compared_is_refused(demo, run, faint, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(xt.ImageError, match="No images in"):
         drift_without_labels(run, tmp_path / "empty", runs_dir=tmp_path / "runs")
+    with pytest.raises(ConfigError, match=r"have labels \(blowhole, .* give a folder with images directly in it"):
+        drift_without_labels(run, demo, runs_dir=tmp_path / "runs")
+    with pytest.raises(xt.ImageError, match="No images directly in"):
+        drift_without_labels(run, demo.root, runs_dir=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_masks_in_a_folder_of_their_own_are_no_images(demo, tmp_path):
+    for file in ("1.png", "masks/1.png"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(Path(demo.paths()[0]).read_bytes())
+    assert is_flat(tmp_path)
+    assert unlabelled_images(DataConfig(str(tmp_path), **SIZE)).files == ("1.png",)
 
 
 def test_images_of_the_run_are_left_out(demo, run, faint, tmp_path):

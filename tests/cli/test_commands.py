@@ -416,9 +416,40 @@ def test_advise_on_images_without_labels(project, demo, tmp_path):
     assert sum(row["new"] for row in made["predicted"]) == pytest.approx(1)
     assert made["next"] == f"xaitune advise LABELLED --model {shlex.quote(str(run))} --image-size 32x32"
     assert (tmp_path / "runs/drift-2/to_label.csv").is_file()
-    for option, value in (("--method", "race"), ("--split-seed", "3"), ("--weights", "slim")):
+    kinds = json.loads(xaitune(tmp_path, "runs", "--json").out)["runs"]
+    assert {(row["kind"], row["state"], row["about"]) for row in kinds} == {("drift", "finished", made["headline"])}
+    needs = {"--method": "race", "--split-seed": "3", "--weights": "slim", "--cost-weight": "-5", "--cache-gb": "1"}
+    for option, value in needs.items():
         refused = xaitune(tmp_path, *command, option, value)
         assert (refused.status, f"{option} needs labels, and new images holds" in refused.err) == (2, True)
+
+
+def test_advise_on_images_too_few_to_be_split(project, demo, tmp_path):
+    """Two labelled images of a class allow no training: all are compared, and only the depth is left out."""
+    folder, _ = project
+    for path, label in zip(demo.paths(), demo.labels, strict=True):
+        file = tmp_path / "labelled" / demo.class_names[label] / path.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if len(list(file.parent.iterdir())) < 2:
+            cv2.imwrite(str(file), cv2.imread(str(path)) // 2)
+    command = ["advise", "labelled", "--model", folder / "runs/freeze4-nag-seed0", "--image-size", "32x32"]
+    found = xaitune(tmp_path, *command, "--json")
+    made = json.loads(found.out)
+    assert (
+        found.err.count(
+            "No depth is advised, since the images cannot be split for a training. Class blowhole has fewer"
+        )
+        == 1
+    )
+    assert f"and {2 * len(demo.class_names)} images of these" in made["drift"]
+    assert re.search(r"The balanced accuracy is .* points \[", made["drift"])
+    assert "freeze_through" not in made
+    assert (made["next"], json.loads((tmp_path / "runs/drift/drift.json").read_text())["retrain"]) == (
+        "",
+        made["retrain"],
+    )
+    refused = xaitune(tmp_path, *command, "--method", "features")
+    assert (refused.status, "has fewer groups (2) than there are splits" in refused.err) == (2, True)
 
 
 def test_compare(project):

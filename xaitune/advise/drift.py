@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from xaitune import _names, evaluate
 from xaitune._progress import Progress
 from xaitune.advise.evidence import localisation_scores, masked_images
 from xaitune.advise.exchange import two_samples
+from xaitune.data.checks import trainability
 from xaitune.data.dataset import ImageData
 from xaitune.data.sample import choose_images
 from xaitune.data.unlabelled import is_unlabelled
@@ -34,32 +36,94 @@ Arrays = dict[str, np.ndarray]  # 'old' and 'new'
 FEW_GROUPS = 15  # with fewer, finding no drift says little
 
 
+HEADLINES = {  # by `Drift.retrain`
+    "yes": "Train the model again.",
+    "drifted": "The images have drifted, but the model is not shown to be worse on them.",
+    "no": "Keep the model: no drift was found.",
+    "unknown": "Too few images to tell drift.",
+}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Drift:
-    """How new images differ from the validation images of the data set that a run was trained on.
+class FeatureDrift:
+    """How new images differ from the validation images of the data set that a run was trained on, labels or not.
 
     `blocks`: one row per block (1..5): `distance` (0 where the features have the same distribution, 1 where they have
     nothing in common), `usual` (its 95 % quantile if there is no drift), `p` (adjusted for five blocks; NaN where nothing
     could be compared), and of the heatmaps `empty_old`, `empty_new` (shares), `maps_old`, `maps_new` (means of `measure`).
-    `scores`: old and new: the balanced accuracy on the classes that both sets have, with its interval, the numbers of images
-    and groups, and what is `few`. `new_classes`: class -> number of images of a class that the run does not know. `known`: the
-    number of images left out since the run's own data set has them. `run`: its name. `missing`: its classes that the new images
-    lack. `grey`: the mean grey values (0..255) of old and new images.
+    `scores`: old and new: the numbers of images and groups. `known`: the number of images left out since the run's own data set
+    has them. `run`: its name. `grey`: the mean grey values (0..255) of old and new images.
     """
 
     blocks: pd.DataFrame
     scores: pd.DataFrame
-    new_classes: dict[str, int]
     measure: str
     known: int
     run: str
-    missing: tuple[str, ...] = ()
     grey: tuple[float, float] = (0.0, 0.0)
+    path: Path | None = dataclasses.field(kw_only=True, default=None)
 
     @property
     def p(self) -> float:
         """The chance of a difference as clear as that of the clearest block, if there is no drift."""
         return float(self.blocks["p"].min())
+
+    @property
+    def tells(self) -> bool:
+        """Whether finding no drift says something: features could be compared, and of enough groups."""
+        return bool(self.scores["groups"].min() >= FEW_GROUPS) and math.isfinite(self.p)
+
+    @property
+    def text(self) -> str:
+        """A few plain sentences."""
+        return " ".join([*self.said_of_features(), *self.said_of_answers(), *self.said_of_images()])
+
+    def said_of_answers(self) -> list[str]:
+        """Sentences on what the model answers."""
+        raise NotImplementedError
+
+    def said_of_features(self) -> list[str]:
+        """Sentences on whether the features differ, and where."""
+        old, new = self.scores.loc["old"], self.scores.loc["new"]
+        sets = (
+            f"{_names.plural(int(old['images']), 'validation image')} of {self.run} "
+            f"({_names.plural(int(old['groups']), 'group')}) and {_names.plural(int(new['images']), 'image')} of these "
+            f"({_names.plural(int(new['groups']), 'group')})"
+        )
+        if self.p <= SIGNIFICANT:
+            worst = int(self.blocks["distance"].sub(self.blocks["usual"]).idxmax())
+            blocks = [f"Block {b}" for b in self.blocks.index[self.blocks["p"] <= SIGNIFICANT]]
+            lines = [
+                f"The features of {sets} differ in {_names.listed(blocks)} (smallest p = {self.p:.3f}), most in Block {worst}."
+            ]
+        elif math.isfinite(self.p):
+            lines = [f"The features of {sets} do not differ more than by chance (p = {self.p:.2f})."]
+            lines += [] if self.tells else ["With so few groups that says little."]
+        else:
+            lines = [f"The features of {sets} cannot be compared: no class has a group in both."]
+        return lines
+
+    def said_of_images(self) -> list[str]:
+        """Sentences on the lighting, and on the images that were left out."""
+        lines, (old, new) = [], self.grey
+        if abs(new - old) > GREY_SHIFT * max(old, 1):
+            lines.append(f"Their mean grey value is {new:.0f}, and was {old:.0f}: look at the lighting first.")
+        if self.known:
+            lines.append(f"Left out, since the model's own data set has them: {_names.plural(self.known, 'image')}.")
+        return lines
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drift(FeatureDrift):
+    """The same for images with labels: features are compared within each class.
+
+    `scores` also has the balanced accuracy on the classes that both sets have, with its interval, and what is `few`.
+    `new_classes`: class -> number of images of a class that the run does not know. `missing`: its classes that the new images
+    lack.
+    """
+
+    new_classes: dict[str, int] = dataclasses.field(kw_only=True, default_factory=dict)
+    missing: tuple[str, ...] = dataclasses.field(kw_only=True, default=())
 
     @property
     def score_gap(self) -> tuple[float, float, float]:
@@ -81,33 +145,12 @@ class Drift:
             return "yes"
         if self.p <= SIGNIFICANT:
             return "drifted"
-        enough = self.scores["groups"].min() >= FEW_GROUPS and math.isfinite(self.p)
-        return "no" if enough else "unknown"
+        return "no" if self.tells else "unknown"
 
     @property
-    def text(self) -> str:
-        """A few plain sentences."""
-        return " ".join([*self.said_of_features(), *self.said_of_answers(), *self.said_of_images()])
-
-    def said_of_features(self) -> list[str]:
-        """Sentences on whether the features differ, and where."""
-        old, new = self.scores.loc["old"], self.scores.loc["new"]
-        sets = (
-            f"{_names.plural(int(old['images']), 'validation image')} of {self.run} "
-            f"({_names.plural(int(old['groups']), 'group')}) and {_names.plural(int(new['images']), 'image')} of these "
-            f"({_names.plural(int(new['groups']), 'group')})"
-        )
-        if self.p <= SIGNIFICANT:
-            worst = int(self.blocks["distance"].sub(self.blocks["usual"]).idxmax())
-            blocks = [f"Block {b}" for b in self.blocks.index[self.blocks["p"] <= SIGNIFICANT]]
-            lines = [
-                f"The features of {sets} differ in {_names.listed(blocks)} (smallest p = {self.p:.3f}), most in Block {worst}."
-            ]
-        elif math.isfinite(self.p):
-            lines = [f"The features of {sets} do not differ more than by chance (p = {self.p:.2f})."]
-        else:
-            lines = [f"The features of {sets} cannot be compared: no class has a group in both."]
-        return [*lines, "With so few groups that says little."] if self.retrain == "unknown" else lines
+    def headline(self) -> str:
+        """What was found, in a sentence."""
+        return HEADLINES[self.retrain]
 
     def said_of_answers(self) -> list[str]:
         """Sentences on the accuracy, and on classes that only one of the two has."""
@@ -129,15 +172,6 @@ class Drift:
                 f"These images lack {_names.listed(list(self.missing))}, so the accuracy is that of the other classes."
                 + (" A class that was only renamed needs its old name." if self.new_classes else "")
             )
-        return lines
-
-    def said_of_images(self) -> list[str]:
-        """Sentences on the lighting, and on the images that were left out."""
-        lines, (old, new) = [], self.grey
-        if abs(new - old) > GREY_SHIFT * max(old, 1):
-            lines.append(f"Their mean grey value is {new:.0f}, and was {old:.0f}: look at the lighting first.")
-        if self.known:
-            lines.append(f"Left out, since the model's own data set has them: {_names.plural(self.known, 'image')}.")
         return lines
 
 
@@ -179,16 +213,22 @@ def comparable_data(run: Run, data: ImageData) -> ImageData:
 
 
 def unseen_images(old: ImageData, data: ImageData) -> np.ndarray:
-    """The training and validation images whose content the old data set lacks; without labels, all such images."""
-    seen = set(old.digests)
-    rows = np.concatenate([data.indices("train"), data.indices("validation")])
-    if is_unlabelled(data):  # which nothing will be trained or tested on
-        rows = np.arange(len(data))
+    """The images to compare whose content the old data set lacks (see `_compared`)."""
+    seen, rows = set(old.digests), _compared(data)
     return np.array([row for row in rows if data.digests[row] not in seen], rows.dtype)
+
+
+def _compared(data: ImageData) -> np.ndarray:
+    """The training and validation images; all, where nothing can be trained: without labels, or with too few to be split."""
+    if is_unlabelled(data) or trainability(data):
+        return np.arange(len(data))
+    return np.concatenate([data.indices("train"), data.indices("validation")])
 
 
 def measure_drift(run: Run, old: ImageData, data: ImageData, progress: Progress | None = None) -> Drift:
     """Compare the training and validation images of `data` with the validation images of `old`, the run's own data set.
+
+    Where `data` has too few images to be split, all are compared.
 
     Both are seen as the run's model sees them. Features are compared within each class that both sets have, and the balanced
     accuracy is that of these classes, so that other shares of the classes are no drift. At most MOST_IMAGES of each set are
@@ -211,7 +251,7 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, progress: Progress 
             name: int(counts[name]) for name in data.class_names if name not in run.class_names and name in counts
         },
         measure=measure,
-        known=len(data.indices("train")) + len(data.indices("validation")) - len(unseen),
+        known=len(_compared(data)) - len(unseen),
         run=str(run.path),
         missing=tuple(name for name in run.class_names if name not in data.class_names),
         grey=(mean_grey(*sets["old"]), mean_grey(*sets["new"])),

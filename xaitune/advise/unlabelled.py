@@ -13,21 +13,24 @@ from scipy.special import softmax
 from xaitune import _files, _machine, _names
 from xaitune._progress import Notes, Progress, shown_progress
 from xaitune.advise.drift import (
-    FEW_GROUPS,
+    HEADLINES,
     MAPPED_IMAGES,
     MOST_IMAGES,
     SIGNIFICANT,
     Drift,
+    FeatureDrift,
     comparable_data,
     compare_maps,
     mean_grey,
+    measure_drift,
     seen_by,
     unseen_images,
 )
 from xaitune.advise.exchange import two_samples
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
-from xaitune.data.unlabelled import unlabelled_images
+from xaitune.data.unlabelled import is_unlabelled, unlabelled_images
+from xaitune.errors import ConfigError
 from xaitune.plots import figures
 from xaitune.plots.block_charts import block_drift
 from xaitune.training.folder import choose_folder, locked, start_folder
@@ -36,30 +39,28 @@ from xaitune.training.run import Run, load_run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RANDOM = 100  # images to label at random: the accuracy is then known to about 10 points either way
+RANDOM = 100  # images to label that are drawn at random
 TO_LABEL = "to_label.csv"
-HEADLINES = {  # by `UnlabelledDrift.retrain`
+SAID = HEADLINES | {  # by `UnlabelledDrift.retrain`
     "drifted": "The images have drifted. That alone does not say that the model is worse on them.",
     "classes": "No drift was found, but the model predicts other classes than on its own images.",
-    "no": "Keep the model: no drift was found.",
-    "unknown": "Too few images to tell drift.",
 }
+NOT_TOLD = "The model predicts other classes than on its own images; whether these have drifted is not known."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class UnlabelledDrift(Drift):
+class UnlabelledDrift(FeatureDrift):
     """How images without labels differ from the validation images of a run: one image of each group of both.
 
-    `blocks` and `grey` are those of `Drift`; features are compared within each class that the model predicts. `scores` has the
-    numbers of images and groups alone. `predicted`: class -> its share of the predictions, `old` and `new`. `p_predicted`:
-    the chance of shares as different as these, if they are the same. `to_label`: the new images in the order in which to label
-    them: file, `why` ('random' or 'uncertain'), predicted class, its probability, group.
+    Features are compared within each class that the model predicts. `predicted`: class -> its share of the predictions, `old`
+    and `new`. `p_predicted`: the chance of shares as different as these, if they are the same; it and `p` are adjusted for
+    being two tests. `to_label`: the new images in the order in which to label them: file, `why` ('random' or 'uncertain'),
+    predicted class, its probability, group.
     """
 
     predicted: pd.DataFrame = dataclasses.field(kw_only=True)
     p_predicted: float = dataclasses.field(kw_only=True)
     to_label: pd.DataFrame = dataclasses.field(kw_only=True)
-    path: Path | None = dataclasses.field(kw_only=True, default=None)
 
     @property
     def retrain(self) -> str:
@@ -72,12 +73,12 @@ class UnlabelledDrift(Drift):
             return "drifted"
         if self.p_predicted <= SIGNIFICANT:
             return "classes"
-        return "no" if self.scores["groups"].min() >= FEW_GROUPS and math.isfinite(self.p) else "unknown"
+        return "no" if self.tells else "unknown"
 
     @property
     def headline(self) -> str:
         """What was found, and what it means, in a sentence or two."""
-        return HEADLINES[self.retrain]
+        return NOT_TOLD if self.retrain == "classes" and not self.tells else SAID[self.retrain]
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot how far the features of each block differ, beside what is usual without drift."""
@@ -95,11 +96,10 @@ class UnlabelledDrift(Drift):
         """Sentences on the predicted classes, and on what to label."""
         count = int((self.to_label["why"] == "random").sum())
         rest = len(self.to_label) - count
-        images, points = _names.plural(count, "image"), 98 / math.sqrt(count)  # half of a 95 % interval at 50 %
         advice = (
             "Only labels tell whether the accuracy has fallen, and how deep to train the model again. Label the first "
-            f"{images} of {TO_LABEL}, drawn at random, and give these alone to 'xaitune advise': they show the accuracy to "
-            f"about {points:.0f} points either way."
+            f"{_names.plural(count, 'image')} of {TO_LABEL}, drawn at random, and give these alone, in class folders, to "
+            "'xaitune advise': it compares the balanced accuracy, with its interval, which is wide where a class has few images."
         )
         if rest:
             advice += (
@@ -141,15 +141,37 @@ def drift_without_labels(
         >>> drift_without_labels("runs/freeze3-nag-seed0", "new-images").headline  # doctest: +SKIP
         'Keep the model: no drift was found.'
     """
-    progress = shown_progress(progress, "drift")
     run = run if isinstance(run, Run) else load_run(run)
     data = images if isinstance(images, ImageData) else unlabelled_images(config_for(run, images, groups))
+    if not is_unlabelled(data):
+        raise ConfigError(
+            f"The images of {data.config.path} have labels ({', '.join(data.class_names)}), and here those without are compared: "
+            "give a folder with images directly in it, or use advise_freeze(data, model=run)."
+        )
+    found = measured_in_folder(run, data, name, runs_dir, overwrite=overwrite, progress=progress, notes=notes)
+    assert isinstance(found, UnlabelledDrift)
+    return found
+
+
+def measured_in_folder(
+    run: Run,
+    data: ImageData,
+    name: str | None,
+    runs_dir: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    notes: Notes | None = None,
+) -> Drift | UnlabelledDrift:
+    """The drift of images with labels or without, also written to the folder `runs_dir`/drift."""
+    progress = shown_progress(progress, "drift")
     old = comparable_data(run, data)
     identity = {"fingerprint": data.fingerprint, "old": run.fingerprint, "run": str(run.path.resolve())}
     folder, note = choose_folder(Path(runs_dir), "drift", name, identity, overwrite=overwrite)
     if note and notes:
         notes(note)
-    drift = dataclasses.replace(measure_unlabelled(run, old, data, progress), path=folder)
+    measure = measure_unlabelled if is_unlabelled(data) else measure_drift
+    drift = dataclasses.replace(measure(run, old, data, progress), path=folder)
     with locked(folder):
         start_folder(folder, "drift", {"identity": identity}, overwrite=overwrite)
         _write(drift, folder)
@@ -185,17 +207,16 @@ def measure_unlabelled(run: Run, old: ImageData, data: ImageData, progress: Prog
         }
     )
     return UnlabelledDrift(
-        blocks=blocks.join(maps),
+        blocks=blocks.assign(p=for_two_tests(blocks["p"])).join(maps),
         scores=pd.DataFrame(
             {key: [len(rows[which]) for which in rows] for key in ("images", "groups")}, index=list(rows)
         ),
-        new_classes={},
         measure=measure,
         known=len(data) - len(unseen),
         run=str(run.path),
         grey=(mean_grey(*sets["old"]), mean_grey(*sets["new"])),
         predicted=(counts / counts.sum()).rename_axis("class"),
-        p_predicted=same_shares(predicted, groups),
+        p_predicted=float(for_two_tests(same_shares(predicted, groups))),
         to_label=images_to_label(table),
     )
 
@@ -219,22 +240,30 @@ def same_shares(predicted: dict[str, np.ndarray], groups: dict[str, np.ndarray])
     return float(two_samples([(old, new)], alike, groups)["p"].item())
 
 
+def for_two_tests(p: Any) -> Any:
+    """p-values twice as large: features and predicted classes are both tested, and one finding in 20 may be by chance."""
+    return np.minimum(2 * p, 1)
+
+
 def one_of_each_group(data: ImageData, rows: np.ndarray) -> np.ndarray:
-    """An image of each group in random order, at most MOST_IMAGES."""
-    shuffled = np.random.default_rng(0).permutation(rows)
+    """An image of each group, at most MOST_IMAGES, in random order: large groups are as likely to come first as small ones."""
+    rng = np.random.default_rng(0)
+    shuffled = rng.permutation(rows)
     _, first = np.unique(np.asarray(data.groups)[shuffled], return_index=True)
-    return shuffled[np.sort(first)][:MOST_IMAGES]
+    return rng.permutation(shuffled[first])[:MOST_IMAGES]
 
 
-def _write(drift: UnlabelledDrift, folder: Path) -> None:
+def _write(drift: Drift | UnlabelledDrift, folder: Path) -> None:
     """Write the tables and the picture, and last drift.json."""
     _files.write_csv(folder / "drift.csv", drift.blocks.reset_index())
-    _files.write_csv(folder / "predicted.csv", drift.predicted.reset_index())
-    _files.write_csv(folder / TO_LABEL, drift.to_label)
-    figures.save(drift.plot(), folder / "drift.png")
+    figures.save(block_drift(drift.blocks), folder / "drift.png")
     values: dict[str, Any] = {name: getattr(drift, name) for name in ("headline", "text", "retrain", "run", "measure")}
-    for name in ("p", "p_predicted"):
-        values[name] = getattr(drift, name) if math.isfinite(getattr(drift, name)) else None
+    chances = {"p": drift.p}
+    if isinstance(drift, UnlabelledDrift):
+        _files.write_csv(folder / "predicted.csv", drift.predicted.reset_index())
+        _files.write_csv(folder / TO_LABEL, drift.to_label)
+        chances["p_predicted"] = drift.p_predicted
+    values |= {name: p if math.isfinite(p) else None for name, p in chances.items()}
     _files.write_json(
         folder / "drift.json", values | {"images": drift.scores["images"].to_dict(), "created": _machine.now()}
     )

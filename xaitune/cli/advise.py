@@ -10,7 +10,7 @@ from xaitune.cli.data import DataPath, Overwrite, check_call, load_data
 from xaitune.cli.model_choice import choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.train import CacheGb, Name
-from xaitune.cli.unlabelled import compare_flat
+from xaitune.cli.unlabelled import compare_few, compare_flat
 from xaitune.config.settings import Config, DataConfig, TrainConfig
 
 FEW_IMAGES = 100  # docs/advice.md: with 62 the advice from features lost 25 points, the race none
@@ -74,9 +74,11 @@ def advise(
     the run's own: whether they have drifted, and how deep to train the run again. Images directly in DATA, without class
     folders, have no labels: then whether they have drifted, and which to label first.
     """
+    others: dict[str, Any] = {"method": method, "max_calls": max_calls}
+    others["cost_weight"] = None if cost_weight == 1 else cost_weight
+    others["cache_gb"] = None if cache_gb == 20 else cache_gb
     if model is not None:
         choose_model(model, job.runs_dir)  # refuse what is no model before the images are read
-        others = {"method": method, "max_calls": max_calls}
         if compare_flat(job, data, model, name=name, overwrite=overwrite, others=others):
             return
     check_call(job, data, name)
@@ -84,6 +86,8 @@ def advise(
 
     check_settings(job.config(data).train, method, cost_weight / 100)
     config, images = load_data(job, data)
+    if model is not None and compare_few(job, images, model, name=name, overwrite=overwrite, others=others):
+        return
     options = {
         "method": method,
         "cost_weight": cost_weight / 100,

@@ -1,4 +1,4 @@
-"""What `advise --model RUN` does with a folder of images without labels."""
+"""What `advise --model RUN` does with new images for which no depth can be advised: without labels, or too few to be split."""
 
 import shlex
 from pathlib import Path
@@ -34,7 +34,7 @@ def compare_flat(
             f"--{key.replace('_', '-')} needs labels, and {config.path} holds images without class folders: leave it out."
         )
     run = choose_model(model, job.runs_dir).run(job.ui.say)
-    from xaitune.advise.unlabelled import TO_LABEL, config_for, drift_without_labels
+    from xaitune.advise.unlabelled import TO_LABEL, config_for
 
     images = unlabelled_images(config_for(run, config.path, config.groups, given))
     groups = plural(len(set(images.groups)), "group")
@@ -47,28 +47,63 @@ def compare_flat(
             "Without groups: the model's own images have some. Give --groups if a thing was photographed several times."
         )
     say_remarks(job.ui, images)
-    with job.ui.progress("comparing", "images") as report:
-        options: dict[str, Any] = {"name": name, "runs_dir": job.runs_dir, "overwrite": overwrite}
-        drift = drift_without_labels(run, images, **options, progress=report, notes=job.ui.say)
-    job.ui.table(
-        drift.blocks,
-        "Drift of each block; heatmaps, old and new: the share of empty ones, and the Gini coefficient (maps)",
-    )
+    drift = _compared(job, run, images, name, overwrite)
     job.ui.table(drift.predicted, "Share of each predicted class", digits=2)
-    job.ui.say(f"{drift.headline} {drift.text}")
-    assert drift.path is not None
-    job.ui.finish(
-        [drift.path, drift.path / TO_LABEL],
+    _finish(
+        job,
+        drift,
+        [drift.path / TO_LABEL],
         _advice_on_labels(run.path, images.config),
-        headline=drift.headline,
-        drift=drift.text,
-        retrain=drift.retrain,
-        p=drift.p,
         p_predicted=drift.p_predicted,
         predicted=drift.predicted.reset_index().to_dict("records"),
         to_label=drift.to_label["file"].tolist(),
     )
     return True
+
+
+def compare_few(
+    job: Job, images: Any, model: str, *, name: str | None, overwrite: bool, others: dict[str, Any]
+) -> bool:
+    """Compare labelled images that are too few to be split with a run's own, and print what was found.
+
+    False, with nothing done, where the images can be split, an option asks for more than a comparison, or drift is not
+    measured: of a segmentation, and of a model that is no run.
+    """
+    from xaitune.data.checks import trainability
+
+    problems = trainability(images)
+    if not problems or job.given.get(TrainConfig) or any(value is not None for value in others.values()):
+        return False
+    choice = choose_model(model, job.runs_dir)
+    if choice.path is None or not choice.path.is_dir():
+        return False
+    run = choice.run(job.ui.say)
+    if run.config.segments:
+        return False
+    drift = _compared(job, run, images, name, overwrite)
+    job.ui.say(f"No depth is advised, since the images cannot be split for a training. {problems[0].message}")
+    _finish(job, drift, [], "")
+    return True
+
+
+def _compared(job: Job, run: Any, images: Any, name: str | None, overwrite: bool) -> Any:
+    """The drift, with its blocks printed."""
+    from xaitune.advise.unlabelled import measured_in_folder
+
+    with job.ui.progress("comparing", "images") as report:
+        options: dict[str, Any] = {"overwrite": overwrite, "progress": report, "notes": job.ui.say}
+        drift = measured_in_folder(run, images, name, job.runs_dir, **options)
+    measure = "the Gini coefficient" if drift.measure == "gini" else drift.measure
+    job.ui.table(
+        drift.blocks, f"Drift of each block; heatmaps, old and new: the share of empty ones, and {measure} (maps)"
+    )
+    return drift
+
+
+def _finish(job: Job, drift: Any, files: list[Path], following: str, **more: Any) -> None:
+    job.ui.say(f"{drift.headline} {drift.text}")
+    about = {"headline": drift.headline, "drift": drift.text, "retrain": drift.retrain, "p": drift.p}
+    job.ui.finish([drift.path, *files], following, **about, **more)
 
 
 def _advice_on_labels(run: Path, config: DataConfig) -> str:

@@ -8,6 +8,7 @@ from xaitune.data.images import expand_images, is_image_name
 from xaitune.data.listing import Listing, names_masks, nfc
 from xaitune.data.masks import leave_out_masks
 from xaitune.data.walk import entries, walk_files
+from xaitune.errors import ImageError
 
 NO_CLASS = ""  # name of the only class of images without labels
 
@@ -32,14 +33,18 @@ def is_flat(folder: Path) -> bool:
 
 
 def unlabelled_images(config: DataConfig) -> ImageData:
-    """The images that `expand_images` finds in the folder `config.path`, all of one class without a name.
+    """The images directly in the folder `config.path`, all of one class without a name.
 
     Raises DataError and ImageError.
     """
     root = Path(config.path).absolute()
     files = sorted(
-        (path.relative_to(root).as_posix() for path in expand_images(root)), key=lambda file: (nfc(file), file)
+        (path.name for path in expand_images(root) if path.parent == root), key=lambda file: (nfc(file), file)
     )
+    if not files:
+        raise ImageError(
+            f"No images directly in {root}, but in folders below: put images without labels into one folder."
+        )
     blank = [""] * len(files)
     listing = Listing(root, files, [NO_CLASS] * len(files), blank, list(blank), [NO_CLASS])
     leave_out_masks(listing)

@@ -199,6 +199,11 @@ def _about_collection(folder: Path) -> dict[str, Any]:
     return {"state": "finished", "about": "what to collect next"} if (folder / COLLECTION).is_file() else {}
 
 
+def _about_drift(folder: Path) -> dict[str, Any]:
+    file = folder / "drift.json"
+    return {"state": "finished", "about": read_json(file)["headline"]} if file.is_file() else {}
+
+
 def _about_comparison(folder: Path) -> dict[str, Any]:
     ended = list(folder.glob(f"*/*/{RESULT}"))
     factors = read_json(folder / PARTS)["factors"] if (folder / PARTS).is_file() else {}
@@ -210,4 +215,5 @@ ABOUT = {
     "sweep": _about_sweep,
     "comparison": _about_comparison,
     "collection": _about_collection,
+    "drift": _about_drift,
 }
