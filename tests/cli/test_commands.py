@@ -675,6 +675,18 @@ def test_other_data_on_the_command_line_drops_the_files_masks_and_groups(project
     assert "Proposed groups" in answer.out or "near" in answer.out + answer.err
 
 
+def test_proposed_groups_are_taken_with_all_else_that_the_file_says(demo, tmp_path):
+    shutil.copytree(demo.config.path, tmp_path / "images")
+    first = next(path for path in sorted((tmp_path / "images").rglob("*.png")))
+    shutil.copy(first, first.with_name("again.png"))  # the same thing, which no group says
+    (tmp_path / "xaitune.toml").write_text('[data]\npath = "images"\nimage_size = 32\n[train]\nepochs = 7\n')
+    command = xaitune(tmp_path, "data-check", "--json").json["next"]
+    assert command == f"xaitune init {tmp_path}/images --groups runs/data-check/groups.csv --config xaitune.toml --overwrite"
+    assert xaitune(tmp_path, *command.split()[1:]).status == 0
+    assert "epochs = 7" in (tmp_path / "xaitune.toml").read_text()
+    assert 'groups = "runs/data-check/groups.csv"' in (tmp_path / "xaitune.toml").read_text()
+
+
 def test_a_reader_that_leaves_is_no_error(project):
     folder, _ = project
     command = f"{sys.executable} -m xaitune runs | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}"
