@@ -175,7 +175,7 @@ def test_what_cannot_be_compared_is_refused(demo, run, faint, tmp_path):
     same = flat_copy(demo, tmp_path / "same", lambda image: image)
     for path in demo.paths():  # byte for byte
         (same / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
-    with pytest.raises(DataError, match="are among those that"):
+    with pytest.raises(DataError, match="are among the training, validation and test images of"):
         drift_without_labels(run, same, runs_dir=tmp_path / "runs")
     (tmp_path / "empty").mkdir()
     with pytest.raises(xt.ImageError, match="No images in"):

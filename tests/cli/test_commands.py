@@ -679,9 +679,14 @@ def test_proposed_groups_are_taken_with_all_else_that_the_file_says(demo, tmp_pa
     shutil.copytree(demo.config.path, tmp_path / "images")
     first = next(path for path in sorted((tmp_path / "images").rglob("*.png")))
     shutil.copy(first, first.with_name("again.png"))  # the same thing, which no group says
-    (tmp_path / "xaitune.toml").write_text('[data]\npath = "images"\nimage_size = 32\n[train]\nepochs = 7\n')
+    (tmp_path / "xaitune.toml").write_text(
+        '[data]\npath = "images"\nimage_size = 32\n[train]\nweights = "slim"\nepochs = 7\n'
+    )
     command = xaitune(tmp_path, "data-check", "--json").json["next"]
-    assert command == f"xaitune init {tmp_path}/images --groups runs/data-check/groups.csv --config xaitune.toml --overwrite"
+    assert (
+        command
+        == f"xaitune init {tmp_path}/images --groups runs/data-check/groups.csv --config xaitune.toml --overwrite"
+    )
     assert xaitune(tmp_path, *command.split()[1:]).status == 0
     assert "epochs = 7" in (tmp_path / "xaitune.toml").read_text()
     assert 'groups = "runs/data-check/groups.csv"' in (tmp_path / "xaitune.toml").read_text()

@@ -207,7 +207,7 @@ def comparable_data(run: Run, data: ImageData) -> ImageData:
         )
     if not len(unseen_images(old, data)):
         raise DataError(
-            f"All images of {data.config.path} are among those that {run.path} was trained on. Give new ones."
+            f"All images of {data.config.path} are among the training, validation and test images of {run.path}. Give new ones."
         )
     return old
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from xaitune import _files, _machine, _names
+from xaitune import _files, _machine
 from xaitune._progress import Notes, Progress, shown_progress
 from xaitune.advise.drift import (
     HEADLINES,
@@ -97,8 +97,9 @@ class UnlabelledDrift(FeatureDrift):
         count = int((self.to_label["why"] == "random").sum())
         rest = len(self.to_label) - count
         advice = (
-            "Only labels tell whether the accuracy has fallen, and how deep to train the model again. Label the first "
-            f"{_names.plural(count, 'image')} of {TO_LABEL}, drawn at random, and give these alone, in class folders, to "
+            "Only labels tell whether the accuracy has fallen, and how deep to train the model again. Label "
+            f"{f'the first {count}' if rest else f'all {count}'} images of {TO_LABEL}, drawn at random, and give these alone, in "
+            "class folders, to "
             "'xaitune advise': it compares the balanced accuracy, with its interval, which is wide where a class has few images."
         )
         if rest:

@@ -48,7 +48,7 @@ def compare_flat(
         )
     say_remarks(job.ui, images)
     drift = _compared(job, run, images, name, overwrite)
-    job.ui.table(drift.predicted, "Share of each predicted class", digits=2)
+    job.ui.table(drift.predicted, "Share of each predicted class")
     _finish(
         job,
         drift,
