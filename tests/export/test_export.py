@@ -331,7 +331,7 @@ def test_files_that_are_not_exports(exports, few, tmp_path):
         ("foreign.onnx", "lacks the class names and image size"),
         ("text.onnx", "cannot be loaded as ONNX"),
         ("text.xml", "cannot be loaded as OpenVINO"),
-        ("gone.onnx", "No model at gone.onnx"),
+        ("gone.onnx", "No file at gone.onnx"),
     ):
         answer = xaitune(tmp_path, "predict", name, few[0])
         assert (answer.status, words in answer.error) == (2, True), answer.err
