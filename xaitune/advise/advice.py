@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-RETRAIN = {  # the beginning of the headline, by `Drift.retrain`
-    "yes": "Train the model again",
-    "drifted": "The images have drifted, but the model is not shown to be worse on them. If you train it again, do it",
-    "no": "Keep the model: no drift was found. If you train it again, do it",
-    "unknown": "Too few images to tell drift. If you train the model again, do it",
+RETRAIN = {  # what drift says of the model, by `Drift.retrain`
+    "yes": "Train the model again.",
+    "drifted": "The images have drifted, but the model is not shown to be worse on them.",
+    "no": "Keep the model: no drift was found.",
+    "unknown": "Too few images to tell drift.",
 }
 
 MEASURES = {  # a column of the evidence -> what it is
@@ -85,7 +85,9 @@ class FreezeAdvice:
             trained = f"with {depth} frozen" if self.freeze_through else "with all blocks trained"
             if self.frozen:
                 trained = f"by a {candidate_name(self.frozen)}; if blocks are trained, {trained}"
-            return f"{RETRAIN[self.retrain]} {trained} {sure}"
+            said = RETRAIN[self.retrain]
+            start = said.rstrip(".") if self.retrain == "yes" else f"{said} If you train the model again, do it"
+            return f"{start} {trained} {sure}"
         if self.frozen:
             trained = f"freeze {depth}" if self.freeze_through else "train all of them"
             near = f" (confidence {self.evidence.loc[self.frozen, 'near']:.0%})" if "near" in self.evidence else ""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from xaitune import _names, evaluate
 from xaitune._progress import Progress
+from xaitune.advise.advice import RETRAIN
 from xaitune.advise.evidence import localisation_scores, masked_images
 from xaitune.advise.exchange import two_samples
 from xaitune.data.checks import trainability
@@ -34,14 +35,6 @@ GREY_SHIFT = 0.1  # a change of the mean grey value, in relation to it, that is 
 Sets = dict[str, tuple[ImageData, np.ndarray]]  # 'old' and 'new': images, and the rows that are compared
 Arrays = dict[str, np.ndarray]  # 'old' and 'new'
 FEW_GROUPS = 15  # with fewer, finding no drift says little
-
-
-HEADLINES = {  # by `Drift.retrain`
-    "yes": "Train the model again.",
-    "drifted": "The images have drifted, but the model is not shown to be worse on them.",
-    "no": "Keep the model: no drift was found.",
-    "unknown": "Too few images to tell drift.",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,7 +143,7 @@ class Drift(FeatureDrift):
     @property
     def headline(self) -> str:
         """What was found, in a sentence."""
-        return HEADLINES[self.retrain]
+        return RETRAIN[self.retrain]
 
     def said_of_answers(self) -> list[str]:
         """Sentences on the accuracy, and on classes that only one of the two has."""

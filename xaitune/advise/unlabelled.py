@@ -12,8 +12,8 @@ from scipy.special import softmax
 
 from xaitune import _files, _machine
 from xaitune._progress import Notes, Progress, shown_progress
+from xaitune.advise.advice import RETRAIN
 from xaitune.advise.drift import (
-    HEADLINES,
     MAPPED_IMAGES,
     MOST_IMAGES,
     SIGNIFICANT,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 RANDOM = 100  # images to label that are drawn at random
 TO_LABEL = "to_label.csv"
-SAID = HEADLINES | {  # by `UnlabelledDrift.retrain`
+SAID = RETRAIN | {  # by `UnlabelledDrift.retrain`
     "drifted": "The images have drifted. That alone does not say that the model is worse on them.",
     "classes": "No drift was found, but the model predicts other classes than on its own images.",
 }

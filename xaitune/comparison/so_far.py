@@ -9,13 +9,8 @@ from xaitune.comparison.rates import cells_of, chosen_rate, runs_to_do
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.training.folder import CONFIG, run_name
 
-GRID = (
-    "freeze_through",
-    "optimizers",
-    "seeds",
-    "learning_rates",
-    "folds",
-)  # the settings that say which runs there are
+# The settings that say which runs there are.
+GRID = ("freeze_through", "optimizers", "seeds", "learning_rates", "folds")
 LAST = "sweep.json"  # the grid of the last call and its failures
 Run = tuple[str, int, str, int]  # fold ('' without), depth, optimizer and seed
 
