@@ -1,5 +1,6 @@
 """Drift: whether new images still look to a model like those that it was chosen on, block by block."""
 
+import abc
 import dataclasses
 import math
 from pathlib import Path
@@ -38,7 +39,7 @@ FEW_GROUPS = 15  # with fewer, finding no drift says little
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FeatureDrift:
+class FeatureDrift(abc.ABC):
     """How new images differ from the validation images of the data set that a run was trained on, labels or not.
 
     `blocks`: one row per block (1..5): `distance` (0 where the features have the same distribution, 1 where they have
@@ -71,9 +72,9 @@ class FeatureDrift:
         """A few plain sentences."""
         return " ".join([*self.said_of_features(), *self.said_of_answers(), *self.said_of_images()])
 
+    @abc.abstractmethod
     def said_of_answers(self) -> list[str]:
         """Sentences on what the model answers."""
-        raise NotImplementedError
 
     def said_of_features(self) -> list[str]:
         """Sentences on whether the features differ, and where."""

@@ -78,7 +78,7 @@ def advise(
     others["cost_weight"] = None if cost_weight == 1 else cost_weight
     others["cache_gb"] = None if cache_gb == 20 else cache_gb
     if model is not None:
-        choose_model(model, job.runs_dir)  # refuse what is no model before the images are read
+        choose_model(model, job.runs_dir)  # refuse what is not a model before the images are read
         if compare_flat(job, data, model, name=name, overwrite=overwrite, others=others):
             return
     check_call(job, data, name)

@@ -19,7 +19,7 @@ def compare_flat(
 ) -> bool:
     """Compare images without labels with a run's own, and print what was found and which to label first.
 
-    False, with nothing done, where `data` is no flat folder, or one with masks (of a segmentation). `others`: options that
+    False, with nothing done, where `data` is not a flat folder, or one with masks (of a segmentation). `others`: options that
     need labels, and what was given. Raises ConfigError for one of them.
     """
     from xaitune.data.unlabelled import is_flat, unlabelled_images
@@ -67,7 +67,7 @@ def compare_few(
     """Compare labelled images that are too few to be split with a run's own, and print what was found.
 
     False, with nothing done, where the images can be split, an option asks for more than a comparison, or drift is not
-    measured: of a segmentation, and of a model that is no run.
+    measured: of a segmentation, and of a model that is not a run.
     """
     from xaitune.data.checks import trainability
 
