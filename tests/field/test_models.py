@@ -203,7 +203,7 @@ def test_whole_models_and_weights_in_h5(images, tmp_path):
     with pytest.raises(ModelError, match=r"a VGG without its head, .* xaitune train DATA --weights .*notop\.h5"):
         load_model(tmp_path / "notop.h5")
     (tmp_path / "odd.h5").write_bytes(b"not HDF5")
-    with pytest.raises(ModelError, match=r"is no model file: neither \.keras .* nor \.h5"):
+    with pytest.raises(ModelError, match=r"is not a model file: neither \.keras .* nor \.h5"):
         load_model(tmp_path / "odd.h5")
 
 

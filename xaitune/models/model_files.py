@@ -29,7 +29,7 @@ def load_model(path: str | Path) -> keras.Model:
         _require_whole_model(file)
     elif not zipfile.is_zipfile(file):
         raise ModelError(
-            f"{file} is no model file: neither .keras (a zip archive) nor .h5 (HDF5). "
+            f"{file} is not a model file: neither .keras (a zip archive) nor .h5 (HDF5). "
             "Give a finished run's folder, or a .keras or .h5 file of a whole model."
         )
     try:
