@@ -517,12 +517,14 @@ def test_known_advice_is_in_the_plan_before_it_is_priced(project, tmp_path):
     (tmp_path / "runs/advice/advice.json").write_text(json.dumps(values | {"freeze_through": 0}))
     command = ["sweep-freeze", "--config", folder / "xaitune.toml", "--dry-run", "--seeds", "1"]
     known = xaitune(tmp_path, *command, "--runs-dir", tmp_path / "runs")
-    assert "The advised depth 0 is added to the grid.\n20 of 20 runs to do" in known.out  # 6 x 3 and two linear heads
+    assert (
+        "The advised depth 0 is added to the grid.\n20 runs: 6 depths x 3 optimizers x 1 seed" in known.out
+    )  # 6 x 3 and two linear heads
     given = xaitune(tmp_path, *command, "--freeze-through", "1-5", "--runs-dir", tmp_path / "runs")
-    assert "\n17 of 17 runs to do" in given.out
+    assert "and 2 linear heads.\n17 of them to do" in given.out
     assert "cannot check the advice" in given.err
     none = xaitune(tmp_path, *command, "--runs-dir", tmp_path / "other")
-    assert "17 of 17 runs to do" in none.out
+    assert "17 of them to do" in none.out
     assert "it is made first. If it advises a depth that this grid lacks" in none.out
 
 

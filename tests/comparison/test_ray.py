@@ -128,7 +128,7 @@ def test_a_task_that_dies_is_tried_once_more(demo, cluster, tmp_path):
     killed, notes = [], []
     grid = {"freeze_through": (3,), "optimizers": ("nag",), "seeds": 1, "engine": "ray", "ray_address": cluster}
     grid |= {"learning_rates": "own"}
-    train = dataclasses.replace(BASE, epochs=15, patience=15)  # long enough to be seen while it trains
+    train = dataclasses.replace(BASE, epochs=60, patience=60)  # long enough to be seen while it trains
 
     def progress(done, total, what):
         if "fine-tune" in what and not killed:

@@ -25,12 +25,13 @@ RETRAIN = {  # what drift says of the model, by `Drift.retrain`
 }
 
 MEASURES = {  # a column of the evidence -> what it is
-    "regret": "how far below the best candidate, linear heads included, it is expected to score",
+    "regret": "how many points below the best candidate, linear heads included, it is expected to score",
     "near": "chance of being within 1 point of the best candidate",
     "linear": "held-out score of a linear approximation of the training",
     "short": "validation score after a few epochs of training",
     "cost": "the computing that training takes, as a share of that of training all blocks",
 }
+SHOWN_AS = {"regret": lambda share: f"{100 * share:.1f}", "near": "{:.0%}".format, "cost": "{:.0%}".format}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,6 +113,28 @@ class FreezeAdvice:
         """What the `figures` are, in words."""
         return "; ".join(f"{name}: {MEASURES[name]}" for name in self.figures if name in MEASURES)
 
+    @property
+    def score_meaning(self) -> str:
+        """What the score in `table` is."""
+        return self.measure if self.method == "heatmap" else f"{self.measure}, in points"
+
+    def table(self) -> pd.DataFrame:
+        """The evidence as text: one row per candidate, its score with the interval, and its `figures`.
+
+        As in the reasons, differences of scores are in points, and shares in percent.
+        """
+        rows = self.evidence
+        unit, form = (1, ".3f") if self.method == "heatmap" else (100, "+.1f")
+
+        def score(row: pd.Series) -> str:
+            value, low, high = (f"{unit * row[name]:{form}}" for name in ("score", "low", "high"))
+            return value if np.isnan(row["low"]) else f"{value} [{low}, {high}]"
+
+        shown = {"score [95 % interval]": rows.apply(score, axis=1)}
+        for name in self.figures:
+            shown[name] = rows[name].map(SHOWN_AS.get(name, "{:.3f}".format), na_action="ignore").fillna("")
+        return pd.DataFrame(shown).rename(index=candidate_name).rename_axis(index=None)
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the score of each candidate with its interval; the advised one is marked."""
         if self.method == "heatmap":
@@ -136,10 +159,7 @@ class FreezeAdvice:
         return self.evidence
 
     def _repr_html_(self) -> str:
-        shown = self.evidence[["score", "low", "high", *self.figures]]
-        return f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.text)}</p>" + shown.round(3).to_html(
-            na_rep="-"
-        )
+        return f"<b>{html.escape(self.headline)}</b><p>{html.escape(self.text)}</p>" + self.table().to_html()
 
 
 def load_advice(path: str | Path) -> FreezeAdvice:

@@ -37,7 +37,6 @@ SIGNAL_NAMES = {
     "short": "short trainings",
     "cost": "the cost of training",
 }
-LINEARISED = "linear approximation of the training at all depths"
 DRIFT_SHARE, FEATURES_SHARE = 0.15, 0.3  # of the work: of all of it; of all but drift, where there is a race
 LIKELY = 0.5  # depths with at least this chance of being near the best are not told apart
 
@@ -94,27 +93,16 @@ class Evaluation:
 
     def evidence(self, progress: Progress | None = None) -> pd.DataFrame:
         """One row per candidate: its signals, and the `cost` of its training (0..1)."""
-        images, whole = len(self.data), progress
+        whole = progress
         if self.plan is not None:
             progress = part_of(whole, 0, FEATURES_SHARE)
         # Forward and backward passes cost about three forward ones.
-        backward = 3 * DIRECTIONS * tangent_images(self.data)
-
-        def report(done: int, what: str) -> None:
-            if progress:
-                progress(done, images + backward, what)
-
+        images, backward = len(self.data), 3 * DIRECTIONS * tangent_images(self.data)
+        share = images / (images + backward)
         network, features = pooled_features(
-            self.data, self.config, self.backbone, self.cache, lambda done, _, what: report(done, what)
+            self.data, self.config, self.backbone, self.cache, part_of(progress, 0, share)
         )
-        report(images, LINEARISED)
-        table = feature_signals(
-            features,
-            self.data,
-            self.config,
-            self.backbone,
-            lambda done, of: report(images + backward * done // of, LINEARISED),
-        )
+        table = feature_signals(features, self.data, self.config, self.backbone, part_of(progress, share, 1))
         self.masks = mask_evidence(features, network.model, self.data, self.config, self.backbone)
         if self.plan is not None:
             race = run_race(

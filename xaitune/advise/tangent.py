@@ -6,10 +6,9 @@ with respect to a 1x1 convolution after its last one, the identity before traini
 gradient, exactly what Grad-CAM's pass holds.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
+from xaitune._progress import Progress, part_of
 from xaitune.data.dataset import ImageData
 from xaitune.data.sample import choose_images
 from xaitune.explain.gradcam import model_for_maps
@@ -21,6 +20,7 @@ from xaitune.training.linear import fit_linear_head
 
 SIZE = 32  # a block's gradient (channels, channels) is projected at random to (SIZE, SIZE)
 MOST_IMAGES = 400
+FITS_SHARE = 0.15  # of the progress, for the fits on the gradients
 DIRECTIONS = 2  # at least 2, of the features, whose gradients are taken; each costs a forward and a backward pass
 
 
@@ -53,7 +53,7 @@ def tangent_scores(
     metric: str,
     seed: int = 0,
     precision: str = "auto",
-    report: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[int, float]:
     """Depth 0..5 -> the score of linearised fine-tuning of Block k+1..5 and the head, in cross-validation over groups.
 
@@ -69,27 +69,25 @@ def tangent_scores(
     outputs = keras.Model(model.input, directions(gap))
     directions.set_weights([rng.normal(0, 1, (gap.shape[-1], DIRECTIONS)).astype(np.float32)])
     gradients = ActivationGradients(outputs, list(block_ends(model).values()), Sketch(seed=seed))
+    passed, fitted = part_of(progress, 0, 1 - FITS_SHARE), part_of(progress, 1 - FITS_SHARE, 1)
     step, sketches, means = images_at_once(*data.image_size), [], []
     for start in range(0, len(rows), step):
         images = data.load(rows[start : start + step]).astype(np.float32)
         passes = [gradients(images, np.full(len(images), d, np.int32))[0] for d in range(DIRECTIONS)]
         sketches.append([np.concatenate([layers[i][0] for layers in passes], axis=1) for i in range(len(BLOCKS))])
         means.append(passes[0][-1][1])
-        if report:
-            report(start + len(images), len(rows))
+        if passed:
+            passed(start + len(images), len(rows), "gradients of each block")
     blocks = [_scaled(np.concatenate([batch[i] for batch in sketches])) for i in range(len(BLOCKS))]
     head = _scaled(np.concatenate(means))
     labels, groups = data.labels[rows], np.asarray(data.groups)[rows]
-    return {
-        depth: fit_linear_head(
-            np.concatenate([head, *blocks[depth:]], axis=1),
-            labels,
-            groups,
-            len(data.class_names),
-            metric=metric,
-        ).score
-        for depth in range(6)
-    }
+    scores = {}
+    for depth in range(6):
+        if fitted:
+            fitted(depth, 6, f"linear approximation of the training, {depth + 1} of 6 depths")
+        features = np.concatenate([head, *blocks[depth:]], axis=1)
+        scores[depth] = fit_linear_head(features, labels, groups, len(data.class_names), metric=metric).score
+    return scores
 
 
 def _scaled(features: np.ndarray) -> np.ndarray:

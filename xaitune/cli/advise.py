@@ -152,11 +152,10 @@ def _following(job: Job, data: Any, config: Config, images: Any, advice: Any) ->
 
 def make_advice(job: Job, config: Config, images: Any, **options: Any) -> Any:
     """Make the advice and print it."""
-    from xaitune.advise.candidates import candidate_name
     from xaitune.advise.recommend import advise_freeze
 
     start = time.monotonic()
-    with job.ui.progress("advising", "steps") as report:
+    with job.ui.progress("advising") as report:
         advice = advise_freeze(
             images,
             config.train,
@@ -166,13 +165,12 @@ def make_advice(job: Job, config: Config, images: Any, **options: Any) -> Any:
             notes=job.ui.say,
             **options,
         )
-    columns = ["score", "low", "high", "agreement", "concentration", "stability", "empty_maps"]
+    table = advice.table()
+    if advice.method == "heatmap":
+        table = table[[table.columns[0], "agreement", "concentration", "stability", "empty_maps"]]
+    job.ui.table(table, f"Evidence (score: {advice.score_meaning})")
     if advice.method != "heatmap":
-        columns = ["score", "low", "high", *advice.figures]
-    table = advice.evidence[columns].rename(index=lambda candidate: candidate_name(candidate))
-    job.ui.table(table, f"Evidence (score: {advice.measure})")
-    if advice.method != "heatmap":
-        job.ui.say(f"{advice.meanings}. The advice on depths below compares depths alone.")
+        job.ui.say(f"{advice.meanings}. The confidence below is the same chance among depths alone.")
     job.ui.say(f"Advice: {advice.headline}")
     job.ui.say(f"Reasons: {advice.text}")
     if advice.frozen:

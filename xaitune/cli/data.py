@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xaitune._files import write_csv, writing
-from xaitune._names import disk_size, duration, plural
+from xaitune._names import disk_size, duration
 from xaitune.cli.console import Ui
 from xaitune.cli.options import Job, command, option
 from xaitune.config.choices import NAMED_WEIGHTS
@@ -126,14 +126,16 @@ def init(
 
 
 def _say_costs(job: Job, config: Config, images: Any) -> Any:
-    """Print what the whole sweep and the quick one cost; returns the figures."""
-    from xaitune.comparison.cost import sweep_costs
-    from xaitune.comparison.grid import QUICK_OPTIONS, cell_rates
+    """Print what the whole sweep and the quick one cost; returns the figures.
 
-    costs, sweep, optimizer = sweep_costs(config, images), config.sweep, config.train.optimizer
-    rates = len(cell_rates(sweep, config.train, sweep.optimizers[0]))
-    tried = f" x {rates} learning rates" if rates > 1 else ""
-    depths, optimizers = plural(len(sweep.freeze_through), "depth"), plural(len(sweep.optimizers), "optimizer")
+    With nothing frozen too, unless the depths are given: the advice may add that.
+    """
+    from xaitune.comparison.cost import sweep_costs
+    from xaitune.comparison.grid import QUICK_OPTIONS, grid_text
+
+    if "freeze_through" not in job.given.get(SweepConfig, {}):
+        config = dataclasses.replace(config, sweep=config.sweep.with_depth(0))
+    costs = sweep_costs(config, images)
     shown = costs.assign(
         seconds=costs["seconds"].map(duration),
         quick_seconds=costs["quick_seconds"].map(duration),
@@ -141,9 +143,9 @@ def _say_costs(job: Job, config: Config, images: Any) -> Any:
     )
     shown.columns = ["whole sweep", "quick sweep", "disk space"]
     job.ui.table(shown, "What a sweep over the freeze depths takes, at most")
-    sweeps, quick = shlex.join(["xaitune", "sweep-freeze", *job.runs]), QUICK_OPTIONS.format(optimizer)
-    job.ui.say(f"Whole ({depths} x {optimizers}{tried} x {plural(sweep.seeds, 'seed')}): {sweeps}")
-    job.ui.say(f"Quick (1 optimizer, 1 seed): {sweeps} {quick}")
+    sweeps, quick = shlex.join(["xaitune", "sweep-freeze", *job.runs]), QUICK_OPTIONS.format(config.train.optimizer)
+    job.ui.say(f"Whole, {grid_text(config.sweep, config.train)}: {sweeps}")
+    job.ui.say(f"Quick, 1 optimizer x 1 seed: {sweeps} {quick}")
     return costs
 
 

@@ -3,7 +3,7 @@
 import time
 from typing import Annotated, Any
 
-from xaitune._names import disk_size, duration
+from xaitune._names import disk_size, duration, plural
 from xaitune.cli.advise import make_advice
 from xaitune.cli.data import DataPath, check_call, load_data
 from xaitune.cli.options import Job, command, option
@@ -57,11 +57,13 @@ def sweep_freeze(
 def _say_cost(job: Job, plan: Any, images: Any) -> dict[str, Any]:
     """Say what the runs of a plan that are still to be trained cost; returns that for the JSON object."""
     from xaitune.comparison.cost import plan_cost
+    from xaitune.comparison.grid import grid_text
 
     seconds, disk_bytes = plan_cost(plan, images)
     missing = plan.total - plan.done
+    job.ui.say(f"{plural(plan.total, 'run')}: {grid_text(plan.config, plan.base)}.")
     job.ui.say(
-        f"{missing} of {plan.total} runs to do, about {duration(seconds)} and {disk_size(disk_bytes)} of disk in {plan.folder}"
+        f"{missing} of them to do, about {duration(seconds)} and {disk_size(disk_bytes)} of disk in {plan.folder}"
     )
     return {"runs": plan.total, "missing": missing, "seconds": seconds, "disk_bytes": disk_bytes}
 
@@ -72,13 +74,9 @@ def _say_no_advice(job: Job, config: Config) -> None:
         job.ui.say("No advice was made: for a segmentation it is based on a trained run (xaitune advise --model RUN).")
         return
     text = "There is no advice on these images yet, so it is made first."
-    if not _grid_given(job):
+    if "freeze_through" not in job.given.get(SweepConfig, {}):
         text += " If it advises a depth that this grid lacks, the depth is added, which makes more runs."
     job.ui.say(text)
-
-
-def _grid_given(job: Job) -> bool:
-    return "freeze_through" in job.given.get(SweepConfig, {})
 
 
 def _race_is_shared(config: Config, name: str | None) -> bool:
@@ -96,7 +94,7 @@ def _with_advised(job: Job, config: Config, images: Any, plan: Any, advice: Any 
     if advice is None:
         return plan
     depths, advised = plan.config.freeze_through, advice.freeze_through
-    if advised not in depths and not _grid_given(job):
+    if advised not in depths and "freeze_through" not in job.given.get(SweepConfig, {}):
         grid = config.sweep.with_depth(advised)
         plan = plan_sweep(images, grid, config.train, name=name, runs_dir=job.runs_dir)
         job.ui.say(f"The advised depth {advised} is added to the grid.")

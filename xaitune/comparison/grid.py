@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from xaitune._names import plural
 from xaitune._progress import Notes
 from xaitune.config.choices import HEAD_BLOCKS, OPTIMIZERS
 from xaitune.config.settings import SweepConfig, TrainConfig, replace_fields
@@ -58,6 +59,23 @@ def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
     if not runs:
         raise ConfigError("freeze_through must have a depth below 5 with head blocks: at 5 nothing is left to train.")
     return runs
+
+
+def grid_text(config: SweepConfig, base: TrainConfig) -> str:
+    """The runs of a sweep in words.
+
+    Examples:
+        >>> grid_text(SweepConfig(freeze_through="0-5", optimizers="nag", seeds=1), TrainConfig())
+        '6 depths x 1 optimizer x 1 seed, each with the better of 2 learning rates, and 2 linear heads'
+    """
+    depths = {run.freeze_through for run in grid_runs(config, base)}
+    factors = [plural(len(depths), "depth"), plural(len(config.optimizers), "optimizer")]
+    text = " x ".join([*factors, plural(config.seeds, "seed")])
+    rates, heads = len(cell_rates(config, base, config.optimizers[0])), len(frozen_runs(base))
+    parts = [f"each with the {'better' if rates == 2 else 'best'} of {rates} learning rates"] if rates > 1 else []
+    parts += [f"and {plural(heads, 'linear head')}"] if heads else []
+    text = ", ".join([text, *parts])
+    return f"{text}; all that in {config.folds} folds" if config.folds else text
 
 
 def quick_sweep(config: SweepConfig, base: TrainConfig) -> SweepConfig:

@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from xaitune._files import read_json
-from xaitune.comparison.grid import GRID_FIELDS, grid_runs
-from xaitune.comparison.rates import cells_of, chosen_rate, runs_to_do
+from xaitune.comparison.grid import GRID_FIELDS, frozen_runs, grid_runs
+from xaitune.comparison.rates import cells_of, chosen_rate, has_ended, runs_to_do
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.training.folder import CONFIG, run_name
 
 # The settings that say which runs there are.
 GRID = ("freeze_through", "optimizers", "seeds", "learning_rates", "folds")
 LAST = "sweep.json"  # the grid of the last call and its failures
-Run = tuple[str, int, str, int]  # fold ('' without), depth, optimizer and seed
+Run = tuple[
+    Any, ...
+]  # fold ('' without), depth, optimizer and seed; of a linear head its name instead of the last three
 
 
 def recorded_grids(folder: Path) -> list[SweepConfig]:
@@ -48,7 +50,7 @@ def failed_runs(folder: Path) -> list[dict[str, Any]]:
 def runs_so_far(folder: Path) -> tuple[int, int] | None:
     """(runs that have ended, runs of all grids) while some have not; None for a sweep that is finished.
 
-    A run that failed has ended. Linear heads are not counted. None too in the folder of an earlier version.
+    A run that failed has ended. None too in the folder of an earlier version.
     """
     wanted: set[Run] = set()
     missing: set[Run] = set()
@@ -83,6 +85,9 @@ def _wanted_and_missing(folder: Path, grid: SweepConfig) -> tuple[set[Run], set[
                 due = cell
             wanted |= {(fold, run.freeze_through, run.optimizer, run.seed) for run in cell}
             missing |= {(fold, run.freeze_through, run.optimizer, run.seed) for run in due}
+        heads = frozen_runs(_base(folder))
+        wanted |= {(fold, run_name(run)) for run in heads}
+        missing |= {(fold, run_name(run)) for run in heads if not has_ended(run, place) and run_name(run) not in failed}
     return wanted, missing
 
 

@@ -23,7 +23,7 @@ from xaitune.errors import RunError
 from xaitune.models.blocks import multiply_adds
 from xaitune.tracking.follow import require_packages
 from xaitune.training.checkpoint import Checkpoint
-from xaitune.training.folder import CONFIG, RESULT, locked, start_folder
+from xaitune.training.folder import CONFIG, RESULT, is_linear, locked, start_folder
 
 VISIBLE_SECONDS = 60
 FEATURES = "frozen features"  # name of the task that computes them
@@ -246,6 +246,14 @@ def _wait_for(file: Path) -> None:
         time.sleep(0.5)
 
 
+def _cost_share(task: Task, step: Step) -> float:
+    """The share (0..1) of a task's cost that is spent after a step: epochs of the head alone cost next to nothing."""
+    cheap = 0
+    if task.is_run and not is_linear(task.train):
+        cheap = step.total - task.train.epochs - task.train.final_epochs
+    return max(step.done - cheap, 0) / max(step.total - cheap, 1)
+
+
 class _Monitor:
     """Turns the tasks' reports into shares of the estimated cost for `progress`, and epochs per run for `run_progress`.
 
@@ -268,7 +276,7 @@ class _Monitor:
 
     def on_step(self, task: Task, step: Step) -> None:
         """Record a step of a task."""
-        self.spent[task.name] = self.costs[task.name] * step.done / max(step.total, 1)
+        self.spent[task.name] = self.costs[task.name] * _cost_share(task, step)
         if self.run_progress:  # done becomes total only in `on_end`, when the results exist
             self.run_progress(task.name, min(step.done, step.total - 1), step.total, step.what)
         self._show(step.what if step.what == task.name else f"{task.name}: {step.what}")

@@ -11,7 +11,6 @@ import pandas as pd
 
 from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
-from xaitune.advise.candidates import candidate_name
 from xaitune.comparison.cells import alike_sentence, head_name, lacking, over_seeds
 from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
@@ -25,7 +24,6 @@ from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import (
     SHADES,
     Picture,
-    cell_text,
     duration_text,
     interval_text,
     percent_text,
@@ -102,16 +100,12 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
     """The advice, its reasons, and its evidence as picture and table."""
     if advice is None:
         return None
-    evidence = advice.evidence
-    measures = advice.figures
+    table = advice.table()
     rows = []
-    for candidate, row in evidence.iterrows():
-        figures = [cell_text(row[c]) for c in measures]
-        score = (score_text(row["score"]), interval_text(row.get("low"), row.get("high")))
+    for candidate, (name, (score, *texts)) in zip(advice.evidence.index, table.T.items(), strict=True):
         votes = percent_text(advice.votes.get(candidate, 0))
-        rows.append(
-            (candidate_name(str(candidate)), votes, score, figures, str(candidate) == str(advice.freeze_through))
-        )
+        figures = [spaced_percent(text) for text in texts]
+        rows.append((name, votes, score, figures, str(candidate) == str(advice.freeze_through)))
     kind = "validation image" if advice.method == "heatmap" else "training and validation image"
     tested = "no test image"
     if advice.folds:
@@ -122,8 +116,8 @@ def advice_section(advice: FreezeAdvice | None) -> dict[str, Any] | None:
         "sure": confidence_sentence(advice),
         "share": "chosen by" if advice.method == "heatmap" else "chance of being the best",
         "reasons": [spaced_percent(p) for p in advice.text.split("\n") if p.strip()],
-        "measures": [str(m).replace("_", " ") for m in measures],
-        "measure": advice.measure,
+        "measures": [str(name).replace("_", " ") for name in advice.figures],
+        "measure": advice.score_meaning,
         "meanings": advice.meanings,
         "rows": rows,
         "picture": picture(advice.plot(), alt),

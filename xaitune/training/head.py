@@ -113,8 +113,8 @@ def _fit_head(
     report: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     """The linear head on the features of all blocks, or of the best one alone, as `trained_head` returns it."""
-    start = time.perf_counter()
     features = np.asarray(block5_features(network, data, cache), np.float32)
+    start = time.perf_counter()  # of the fit: the features may be cached, or computed for other runs too
     channels = [network.model.get_layer(f"block{block}_mean").output.shape[-1] for block in BLOCKS]
     columns: dict[tuple[int, ...], slice] = {(block,): pooled_columns(channels, block) for block in BLOCKS}
     if config.head_blocks == "all":
