@@ -140,6 +140,14 @@ def test_train_prints_and_writes(project):
     assert xt.load_run(folder / "runs/freeze4-nag-seed0").config.freeze_through == 4
 
 
+@pytest.mark.parametrize(("blocks", "named"), [("all", "all blocks"), ("best", "the best block")])
+def test_a_linear_head_is_announced_without_blocks_to_freeze_or_an_optimizer(project, tmp_path, blocks, named):
+    options = ["--head", "blocks", "--freeze-through", "5", "--head-blocks", blocks]
+    answer = xaitune(tmp_path, "train", "--config", project[0] / "xaitune.toml", *options)
+    assert answer.status == 0, answer.err
+    assert f"\nA linear head on the frozen features of {named}, float32" in answer.out
+
+
 def test_train_again_finds_the_run(project):
     folder, _ = project
     before = (folder / "runs/freeze4-nag-seed0/result.json").stat().st_mtime_ns
@@ -371,6 +379,8 @@ def test_collect(project):
     assert {row["class"] for row in made["classes"]} >= {"crack", "burst"}
     assert made["headline"].startswith(("Collect more images of", "No single class"))
     assert (folder / "runs/collection/classes.csv").is_file()
+    assert made["next"] == "xaitune train"
+    assert f"add them to {load_config(folder / 'xaitune.toml').data.path}, check them with" in answer.err
 
 
 def test_advise_on_other_images(project, demo, tmp_path):
@@ -566,7 +576,9 @@ def test_following_commands_take_the_images_and_options_of_the_call(demo, tmp_pa
     assert words[:6] == ["sweep-freeze", "my images", "--optimizers", "nag", "--seeds", "1"]
     assert "Advice: made/advice, made " in xaitune(tmp_path, *words, "--dry-run").out
     checked = xaitune(tmp_path, "data-check", *data, "--runs-dir", "made", "--json").json["next"]
-    assert shlex.split(checked) == list(map(str, ["xaitune", "train", *data, "--runs-dir", "made"]))
+    assert shlex.split(checked) == list(map(str, ["xaitune", "advise", *data, "--runs-dir", "made"]))
+    collected = xaitune(tmp_path, "collect", *options[:-4], "--runs-dir", "made", "--json").json["next"]
+    assert shlex.split(collected) == list(map(str, ["xaitune", "train", *options[:-4], "--runs-dir", "made"]))
 
 
 def test_advice_does_not_plan_the_folds_of_a_sweep(project, tmp_path, monkeypatch):
@@ -637,6 +649,28 @@ def test_the_commands_that_a_verdict_names_can_be_pasted_anywhere(project, tmp_p
     assert answer.out.endswith(f"Next: xaitune report {where}\n")
     (command,) = re.findall(r": (xaitune train .*)\n", answer.out.replace("\n/", " /"))
     assert command.endswith(f" --config {shlex.quote(str(runs / 'sweep' / 'config.json'))} {where}")
+
+
+def test_a_sweep_without_a_finished_run_names_the_command_that_goes_on(project, tmp_path):
+    """It was interrupted after the linear heads."""
+    runs, made = project[0] / "runs", tmp_path / "made"
+    shutil.copytree(runs / "sweep", made / "sweep", ignore=shutil.ignore_patterns("freeze*"))
+    shutil.copytree(runs / "advice", made / "advice")
+    for words in (["report"], ["check-advice"], ["export", "made/sweep"]):
+        answer = xaitune(tmp_path, *words, "--runs-dir", "made")
+        assert answer.status == 1
+        assert "made/sweep has no finished run yet: so far 0 of " in answer.error
+    command = shlex.split(answer.error.partition("goes on with it: ")[2])
+    plan = xaitune(tmp_path, *command[1:], "--dry-run")
+    left, whole = re.search(r"(\d+) of (\d+) runs to do.* in made/sweep\n", plan.out).groups()
+    assert int(left) == int(whole) - 2  # the heads are there: it is the same sweep
+
+
+@pytest.mark.parametrize("command", ["report", "check-advice"])
+def test_where_nothing_was_trained_the_call_must_be_fixed(tmp_path, command):
+    answer = xaitune(tmp_path, command)
+    assert answer.status == 2
+    assert "'xaitune sweep-freeze'" in answer.error
 
 
 def test_runs_where_there_is_none(tmp_path):

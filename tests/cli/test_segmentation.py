@@ -1,5 +1,6 @@
 """A segmentation from the command line: check, train, predict, explain, compare, sweep and report, and what is refused."""
 
+import shlex
 import shutil
 
 import cv2
@@ -40,6 +41,9 @@ def test_data_check_counts_pixels(project):
     assert "Marked pixels are 8.0% of all" in said.out + said.err
     problems = pd.read_csv(folder / "runs/data-check/problems.csv")
     assert "pixel shares" in problems["kind"].tolist()
+    grouped = ["--groups", "runs/data-check/groups.csv"]  # which it proposes
+    following = shlex.split(xaitune(folder, "data-check", *grouped, "--json").json["next"])
+    assert following == ["xaitune", "train", *grouped]  # advice needs a trained model
 
 
 def test_predict_writes_masks_that_can_be_trained_on(project, marked):

@@ -67,6 +67,7 @@ def test_metadata_and_proof(run, exports, few, name):
         "xaitune": xt.__version__,
         "run": run.name,
         "data": run.fingerprint,
+        "trained_on": {"images": len(run.paths("train")), "of": "/".join(Path(run.data_config.path).parts[-2:])},
         "task": "classify",
         "class_names": list(run.class_names),
         "image_size": [32, 32],
@@ -115,9 +116,13 @@ def test_predict_gives_the_same_csv(run, exports, few, tmp_path):
         pd.testing.assert_frame_equal(table, expected, check_exact=False, atol=1e-5)
         assert [row["file"] for row in again.json["predictions"]] == list(map(str, few))
     printed = xaitune(tmp_path, "predict", exports["onnx"].path, *few, "--csv", "run.csv")
-    assert answer.out.startswith(printed.out.rpartition("Wrote")[0])  # to three digits
+    note, _, shown = printed.out.partition("\n")
+    assert note.startswith(f"{exports['onnx'].path} was trained on {len(run.paths('train'))} images of ")
+    assert answer.out.startswith(shown.rpartition("Wrote")[0])  # to three digits
     assert "Least sure: " in printed.out
     assert "Next: " not in printed.out  # an exported file cannot be explained
+    unwritten = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--json").json["next"]
+    assert unwritten == f"xaitune predict {exports['onnx'].path} IMAGES --csv predictions.csv"
     refused = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--preprocess", "torch")
     assert refused.status == 2
     assert "preprocess is for a model of your own" in refused.error

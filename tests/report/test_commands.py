@@ -2,9 +2,13 @@
 
 import json
 
+import pytest
 from reporting import make_sweep
 
+from xaitune._files import write_json
+from xaitune.errors import RunError
 from xaitune.report.commands import CommandLine, is_complete
+from xaitune.report.next_steps import load_finished_runs
 
 
 def test_without_a_configuration_commands_take_the_results_settings(tmp_path, monkeypatch):
@@ -37,6 +41,17 @@ def test_results_elsewhere_are_named(tmp_path, monkeypatch):
     assert paste("xaitune collect") == "xaitune collect --config other/sweep/fold1/run/config.json --runs-dir other"
     monkeypatch.chdir(folder)
     assert CommandLine(folder)("xaitune report") == f"xaitune report --runs-dir {tmp_path / 'other'}"
+
+
+def test_a_sweep_over_folds_goes_on_while_a_fold_has_no_finished_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = {"freeze_through": [4, 5], "optimizers": ["nag"], "seeds": 1, "folds": 3}
+    about = {"kind": "sweep", "grids": [grid], "train": {"weights": "slim"}, "identity": {"folds": 3}}
+    write_json(tmp_path / "runs/tiles/config.json", about)
+    options = "--freeze-through 4,5 --optimizers nag --seeds 1 --folds 3 --name tiles --config runs/tiles/config.json"
+    said = "^In some folds of .*/tiles no run has finished yet: so far 0 of 6 runs have ended."
+    with pytest.raises(RunError, match=f"{said} .*: xaitune sweep-freeze {options}$"):
+        load_finished_runs(tmp_path / "runs/tiles")
 
 
 def test_what_must_be_filled_in_is_not_complete():

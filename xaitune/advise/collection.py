@@ -77,7 +77,7 @@ class CollectionAdvice:
         """What to collect, in a sentence."""
         shown = self.classes[self.classes["gain_low"] > 0].sort_values("gain", ascending=False)
         if len(shown):
-            return f"Collect more images of {_names.listed(list(shown.index[:3]))} (+)."
+            return f"Collect more images of {_names.listed(list(shown.index[:3]))}."
         return "No single class is shown to gain from more images."
 
     @property
@@ -102,7 +102,7 @@ class CollectionAdvice:
             lines.append(f"Too few groups to tell what more bring: {_names.listed(few)}.")
         for pair in self.pairs.head(2).to_dict("records"):
             lines.append(
-                f"Collect images of {pair['class']} that look like {pair['predicted']} (counter-examples, -): "
+                f"Collect images of {pair['class']} that look like {pair['predicted']}: "
                 f"{_names.plural(int(pair['images']), 'image')} of {_names.plural(int(pair['groups']), 'group')} "
                 f"({pair['share']:.0%} of the class) are taken for it."
             )
@@ -150,7 +150,7 @@ def advise_collection(
     Examples:
         >>> data = ImageData.from_folder("images", image_size=(96, 96))  # doctest: +SKIP
         >>> advise_collection(data, weights="imagenet").headline  # doctest: +SKIP
-        'Collect more images of crack (+).'
+        'Collect more images of crack.'
     """
     progress = shown_progress(progress, "collection")
     config = replace_fields(config or TrainConfig(), options)

@@ -47,11 +47,14 @@ def collect(
         job.ui.table(advice.pairs.head(8).set_index("class"), "Confused classes")
     job.ui.say(f"{advice.headline} {advice.reasons}")
     job.ui.say(f"This command took {duration(time.monotonic() - start)}")
+    job.ui.say(
+        f"Then: label the new images, add them to {config.data.path}, check them with 'xaitune data-check', and train again."
+    )
     folder = advice.path or job.runs_dir
     pictures = [path for name in ("pairs.png", "curve.png") if (path := folder / name).is_file()]
     job.ui.finish(
         [folder, *pictures],
-        "",
+        job.following("train", data),
         headline=advice.headline,
         reasons=advice.reasons,
         expected_gain=advice.expected_gain,

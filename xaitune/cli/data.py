@@ -193,7 +193,8 @@ def data_check(
         doubtful = check_them(job, config, images, label_count)
         wrote += doubtful.write(folder)
         found |= {"labels": doubtful.headline, "doubtful_labels": doubtful.table.to_dict("records")}
-    following = job.following("train", data)
+    advised = not (config.train.segments or config.train.from_scratch)  # else advice needs a model, or has no blocks
+    following = job.following("advise" if advised else "train", data)
     if check.proposed_groups is not None:
         following = _with_groups(job, config, folder / "groups.csv")
     job.ui.finish(wrote, "" if errors else following, **found)

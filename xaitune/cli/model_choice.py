@@ -49,14 +49,15 @@ class ModelChoice:
         Raises ConfigError for a file, RunError.
         """
         from xaitune.comparison.so_far import so_far_text
-        from xaitune.comparison.table import best_run, load_sweep
+        from xaitune.comparison.table import best_run
+        from xaitune.report.next_steps import load_finished_runs
         from xaitune.training.run import load_run
 
         if self.path is None or not self.path.is_dir():
             raise ConfigError(f"Give a finished run's folder: 'xaitune runs' lists them. Received: {self.path}.")
         if folder_kind(self.path) != "sweep":
             return load_run(self.path)
-        run = best_run(load_sweep(self.path))
+        run = best_run(load_finished_runs(self.path))
         unfinished = so_far_text(self.path)
         say(
             f"Model: {run.path}, the best on validation of the trainings of the sweep {self.path}"

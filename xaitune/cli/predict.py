@@ -54,21 +54,19 @@ def predict(
     if csv:
         write_csv(csv, table)
     predictions = table.to_dict("records") if job.ui.json_only else len(table)
-    following = _say_least_sure(job, run, table) if "probability" in table else ""
-    job.ui.finish([*wrote, *([csv] if csv else [])], following, predictions=predictions)
-
-
-def _say_least_sure(job: Job, run: Path, table: Any) -> str:
-    """Say of which image the model is least sure; returns the command that explains it, '' for an exported file."""
-    least = table.loc[table["probability"].idxmin()]
-    if len(table) > 1:
+    least = table.loc[table["probability"].idxmin()] if "probability" in table else None
+    if least is not None and len(table) > 1:
         job.ui.say(
             f"Least sure: {least['file']}, {least['predicted']} with a probability of {least['probability']:.2f}"
         )
-    if format_of(run):
-        return ""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in job.given.get(ModelOptions, {}).items()]
-    return shlex.join(["xaitune", "explain", least["file"], "--model", str(run), *options])
+    following = ""
+    if least is not None and not format_of(run):
+        following = shlex.join(["xaitune", "explain", least["file"], "--model", str(run), *options])
+    elif not csv:  # an exported file cannot be explained
+        words = [*options, *(["--out", str(out)] if out else job.runs), "--csv", "predictions.csv"]
+        following = shlex.join(["xaitune", "predict", str(run), "IMAGES", *words])
+    job.ui.finish([*wrote, *([csv] if csv else [])], following, predictions=predictions)
 
 
 def _say_trained_on(ui: Ui, run: Path, paths: list[Path]) -> None:
@@ -121,6 +119,11 @@ def _predict_exported(
             )
     model = open_exported(file, bit_depth=opening.bit_depth)
     paths = readable_images(ui, images, model.bit_depth)
+    if trained_on := model.about.get("trained_on"):  # files of earlier versions lack it
+        ui.say(
+            f"{file} was trained on {plural(trained_on['images'], 'image')} of {trained_on['of']}: that it gets those right "
+            "says nothing about new images."
+        )
     if csv:
         make_folder(csv.parent)
     if model.segments:

@@ -32,10 +32,7 @@ def train(
     from xaitune.training.train import train_model
 
     precision, why = resolve_precision(config.train.precision)
-    trained = config.train.trained_blocks
-    what = "segmentation, " if config.train.segments else ""
-    blocks = f"Only Block {trained} trained" if trained else f"{frozen_name(config.train.freeze_through)} frozen"
-    job.ui.say(f"{what.capitalize()}{blocks}, {config.train.optimizer}, {precision} ({why})")
+    job.ui.say(f"{_training_name(config.train)}, {precision} ({why})")
     with job.ui.progress("training", "epochs") as report:
         run = train_model(
             images,
@@ -70,6 +67,19 @@ def train(
         },
         seconds=float(run.history["seconds"].sum()),
     )
+
+
+def _training_name(config: TrainConfig) -> str:
+    """What is trained, and with which optimizer where there is one."""
+    from xaitune.training.folder import is_linear
+
+    if is_linear(config):
+        blocks = "all blocks" if config.head_blocks == "all" else "the best block"
+        return f"A linear head on the frozen features of {blocks}"
+    trained = config.trained_blocks
+    blocks = f"Only Block {trained} trained" if trained else f"{frozen_name(config.freeze_through)} frozen"
+    what = "Segmentation, " if config.segments else ""
+    return f"{what}{blocks}, {config.optimizer}"
 
 
 def _say_run(ui: Ui, run: Any) -> None:

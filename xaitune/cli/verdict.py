@@ -113,10 +113,10 @@ def check_again(
 ) -> None:
     """Check the advice against the sweep again."""
     from xaitune.advise.check import check_advice, save_check
-    from xaitune.comparison.table import load_sweep
+    from xaitune.report.next_steps import load_finished_runs
 
     folder, advice = _sweep_and_advice(job, sweep)
-    table = load_sweep(folder)
+    table = load_finished_runs(folder)
     check = check_advice(advice, table)
     save_check(check, folder)
     say_sweep(job.ui, table)

@@ -24,10 +24,10 @@ NEEDED = ("class_names", "image_size", "resize", "task")
 class ExportedModel:
     """A file that `export_run` wrote, ready to run.
 
-    `about`: its metadata: xaitune (the version), run, data (the fingerprint), task, class_names, image_size (height, width),
-    resize, bit_depth, outputs. Called with images (n, h, w, 3) 0..255 at the model's input size it returns, by name, float32
-    `probabilities` and `logits` (n, classes) and, where it was exported with them, `heatmaps` (n, classes, h', w'); of a
-    segmentation `probabilities` and `logits` are (n, h, w, classes).
+    `about`: its metadata: xaitune (the version), run, data (the fingerprint), trained_on (how many images, and of which
+    folder), task, class_names, image_size (height, width), resize, bit_depth, outputs. Called with images (n, h, w, 3) 0..255
+    at the model's input size it returns, by name, float32 `probabilities` and `logits` (n, classes) and, where it was exported
+    with them, `heatmaps` (n, classes, h', w'); of a segmentation `probabilities` and `logits` are (n, h, w, classes).
     """
 
     path: Path

@@ -18,7 +18,7 @@ import pandas as pd
 import xaitune
 from xaitune._files import disk_error, write_json
 from xaitune._machine import now, processor_name
-from xaitune._names import plural
+from xaitune._names import plural, short_file
 from xaitune._progress import Progress, shown_progress
 from xaitune.config.rules import require_choice
 from xaitune.data.images import expand_images
@@ -108,6 +108,7 @@ def export_run(
         "xaitune": xaitune.__version__,
         "run": run.path.resolve().name,
         "data": run.fingerprint,
+        "trained_on": {"images": len(run.paths("train")), "of": short_file(run.data_config.path)},
         "task": "segment" if classifier.segmenter is not None else "classify",
         "class_names": list(classifier.class_names),
         "image_size": list(classifier.image_size),

@@ -14,17 +14,17 @@ from xaitune.advise.candidates import candidate_name
 from xaitune.advise.check import AdviceCheck, advice_for, can_check, check_advice
 from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
-from xaitune.comparison.table import SweepTable, best_run, find_sweep, load_sweep
+from xaitune.comparison.table import SweepTable, best_run, find_sweep
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.data.pixel_labels import PixelLabels, segmentation_check
-from xaitune.errors import RunError, XaituneError
+from xaitune.errors import ConfigError, RunError, XaituneError
 from xaitune.explain.api import explain_images
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.pixels import sample_sheet
 from xaitune.report.drawn import viewed_images
 from xaitune.report.headline import verdict_texts
-from xaitune.report.next_steps import add_use
+from xaitune.report.next_steps import add_use, load_finished_runs
 from xaitune.report.page import write_report
 from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind, is_finished
 from xaitune.training.run import Run, load_run
@@ -51,12 +51,14 @@ def report_on(
     if folder is None:
         newest = find_runs(runs_dir)
         if not newest:
-            raise RunError(f"Nothing to report in {runs_dir}. Begin with 'xaitune train' or 'xaitune sweep-freeze'.")
+            raise ConfigError(
+                f"Nothing to report in {runs_dir} yet. Run 'xaitune train' or 'xaitune sweep-freeze' first."
+            )
         folder = newest[0]
     say(f"Report on {folder}")
     step = progress or (lambda done, total, what: None)
     step(0, 100, "reading runs")
-    table = load_sweep(folder) if folder_kind(folder) == "sweep" else None
+    table = load_finished_runs(folder) if folder_kind(folder) == "sweep" else None
     run = best_run(table) if table is not None else load_run(folder)
     step(10, 100, "reading images")
     tested = _data(run.data_config, run.fingerprint, say)

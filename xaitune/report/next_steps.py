@@ -1,21 +1,23 @@
 """What to do next: the commands that train, sweep, export and use what a page is about."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from xaitune._names import combination_name
 from xaitune.advise.advice import FreezeAdvice
-from xaitune.comparison.so_far import LAST, read_grid, recorded_grids, unfinished_grid
-from xaitune.comparison.table import SweepTable
+from xaitune.comparison.so_far import LAST, read_grid, recorded_grids, so_far_text, unfinished_grid
+from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.config.settings import SweepConfig
-from xaitune.report.commands import shown_path
+from xaitune.errors import RunError
+from xaitune.report.commands import CommandLine, shown_path
 from xaitune.report.run_figures import best_or_none, read_or_empty
 from xaitune.report.texts import duration_text
-from xaitune.training.folder import CONFIG
-from xaitune.training.run import Run
+from xaitune.training.folder import CONFIG, find_runs, is_linear
+from xaitune.training.run import Run, load_run
 
 
 def train_command(through: int, optimizer: str, rate: float | None = None) -> str:
@@ -42,8 +44,8 @@ def cell_command(cell: Any) -> str:
     return train_command(cell["freeze_through"], cell["optimizer"], rate)
 
 
-def sweep_command(sweep: SweepTable, grid: SweepConfig) -> str:
-    """The command that trains what a sweep lacks of a grid."""
+def sweep_command(sweep: Path, grid: SweepConfig) -> str:
+    """The command that trains what the sweep in a folder lacks of a grid."""
     rates = grid.learning_rates
     shown = rates if rates in (None, "own") else ",".join(f"{rate:g}" for rate in rates)
     return (
@@ -51,8 +53,27 @@ def sweep_command(sweep: SweepTable, grid: SweepConfig) -> str:
         f"--optimizers {','.join(grid.optimizers)} --seeds {grid.seeds}"
         + (f" --learning-rates {shown}" if rates else "")
         + (f" --folds {grid.folds}" if grid.folds else "")
-        + (f" --name {shlex.quote(sweep.path.name)}" if sweep.path.name != "sweep" else "")
+        + (f" --name {shlex.quote(sweep.name)}" if sweep.name != "sweep" else "")
     )
+
+
+def load_finished_runs(folder: Path) -> SweepTable:
+    """A sweep's table. Raises RunError, which names the command that goes on, while no training (of some fold) has finished."""
+    grid = unfinished_grid(folder)
+    if grid is not None:
+        places = [folder / f"fold{number}" for number in range(1, grid.folds + 1)] if grid.folds else [folder]
+        if not all(any(not is_linear(load_run(run).config) for run in find_runs(place)) for place in places):
+            command = CommandLine(folder)(f"{sweep_command(folder, grid)} --config {shown_path(folder / CONFIG)}")
+            what = (
+                f"In some folds of {folder} no run has finished yet"
+                if grid.folds
+                else f"{folder} has no finished run yet"
+            )
+            raise RunError(
+                f"{what}: {so_far_text(folder)}. Wait if it is running. If it was interrupted, "
+                f"this goes on with it: {command}"
+            )
+    return load_sweep(folder)
 
 
 def add_depth_command(sweep: SweepTable, advice: FreezeAdvice) -> str:
@@ -62,7 +83,7 @@ def add_depth_command(sweep: SweepTable, advice: FreezeAdvice) -> str:
         depth = advice.freeze_through
         for near in {max(depth - 1, 0), min(depth + 1, 5)}:
             grid = grid.with_depth(near)
-    return sweep_command(sweep, grid)
+    return sweep_command(sweep.path, grid)
 
 
 def asked_grids(sweep: SweepTable) -> list[SweepConfig]:
@@ -133,7 +154,7 @@ def add_use(
     if sweep is None or best_or_none(sweep) is None:
         return
     if grid := unfinished_grid(sweep.path):
-        todo.insert(0, ("Finish the sweep:", sweep_command(sweep, grid)))
+        todo.insert(0, ("Finish the sweep:", sweep_command(sweep.path, grid)))
         return
     chosen = chosen or (int(sweep.best["freeze_through"]), str(sweep.best["optimizer"]))
     runs, head = sweep.cell_runs(*chosen), leading_head(sweep)

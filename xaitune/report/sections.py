@@ -282,7 +282,7 @@ def making_section(result: Run | SweepTable, sweep: SweepTable | None, run: dict
             train_command(result.config.freeze_through, result.config.optimizer) + f"{task} --seed {result.config.seed}"
         )
     if sweep is not None:
-        commands += [sweep_command(sweep, grid) for grid in asked_grids(sweep)]
+        commands += [sweep_command(sweep.path, grid) for grid in asked_grids(sweep)]
     made = {"fingerprint": result.fingerprint, **run["metadata"]}
     of = f" (of {run['name']})" if run["name"] else ""
     tables = [(f"Machine and versions{of}", made), (f"Training{of}", train), ("Data", data)]
