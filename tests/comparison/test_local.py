@@ -206,6 +206,13 @@ def test_a_worker_ends_when_its_input_closes():
     worker.close()
 
 
+def test_a_worker_takes_no_more_threads_than_its_share():
+    worker = engine._Worker(3)
+    environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+    worker.close()
+    assert {b"XAITUNE_THREADS=3", b"OPENBLAS_NUM_THREADS=3", b"OMP_NUM_THREADS=3"} <= set(environment)
+
+
 def test_a_killed_worker_reports_the_cause():
     worker = engine._Worker(1)
     worker.process.send_signal(signal.SIGTERM)

@@ -159,7 +159,7 @@ class _PlainProgress:
             return
         self.last = now
         moved = done - self.first
-        left = f", about {duration((now - self.start) / moved * (total - done))} left" if moved > 0 else ""
+        left = f", about {duration((now - self.start) / moved * (total - done))} left" if 100 * moved >= total else ""
         count = _counted(done, total, self.unit) or f"{done / max(total, 1):.0%}"
         self.ui.errors.print(f"{self.what}: {count}{left}{f' ({text})' if text else ''}", markup=False)
 

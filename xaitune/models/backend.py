@@ -86,16 +86,22 @@ def gpus() -> int:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Float32 in full: GPUs otherwise round the factors of TensorFlow's float32 products to TF32's 10 bits."""
-    if tf is None:
-        yield
-        return
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    """Float32 in full: GPUs otherwise round the factors of float32 products to TF32's 10 bits (torch: of convolutions)."""
+    before = _tf32(False)
     try:
         yield
     finally:
-        tf.config.experimental.enable_tensor_float_32_execution(before)
+        _tf32(before)
+
+
+def _tf32(allowed: bool) -> bool:
+    """Allow or forbid TF32; returns whether it was allowed before."""
+    if BACKEND == "torch":
+        before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, allowed
+        return bool(before)
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    return bool(before)
 
 
 def to_array(tensor: Any) -> np.ndarray:

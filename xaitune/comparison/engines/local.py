@@ -10,7 +10,7 @@ import tempfile
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from xaitune._machine import usable_cores
+from xaitune._machine import thread_limits, usable_cores
 from xaitune.comparison.engines.task import End, OnEnd, OnStep, Task, event_from_json, in_order
 from xaitune.errors import RunError
 
@@ -25,7 +25,7 @@ class _Worker:
         self.card = card  # the one graphics card that it may use; None: those that this process may use
         self.first_memory = self.memory = 0  # bytes after its first run, and after its last task
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "XAITUNE_THREADS": str(threads)}
+        environment = os.environ | thread_limits(threads) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         if card is not None:
             environment |= {"CUDA_VISIBLE_DEVICES": card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         # -P: a folder named xaitune in the current folder must not be imported in place of the package.

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from xaitune._machine import thread_limits
 from xaitune._progress import Notes
 from xaitune.comparison.engines.task import End, OnEnd, OnStep, Step, Task, in_order
 from xaitune.comparison.engines.worker import Kept, do_task
@@ -79,7 +80,7 @@ def run_ray(
         if notes:
             notes(note)
         board = ray.remote(num_cpus=0)(_Board).remote()
-        environment = {"XAITUNE_THREADS": str(cpus), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = thread_limits(cpus) | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         environment |= {name: os.environ[name] for name in INHERITED if name in os.environ}
         remote = ray.remote(
             num_cpus=cpus,
