@@ -148,11 +148,11 @@ def _disk(runs_dir: Path) -> Finding:
 
 
 def _gpu() -> Finding:
-    from xaitune.models.backend import BACKEND, gpus
+    from xaitune.models.backend import BACKEND, gpu_names
 
-    count = gpus()
-    if count:
-        return Finding("GPU", GOOD, f"{plural(count, 'GPU')}, used by {BACKEND}")
+    names = gpu_names()
+    if names:
+        return Finding("GPU", GOOD, f"{', '.join(names)}, used by {BACKEND}")
     return Finding(
         "GPU",
         SLOW,

@@ -66,7 +66,7 @@ def _row(sweep: Any, row: dict[str, Any], *, linear: bool) -> dict[str, Any]:
     answers = outcomes_of([tests], sweep.class_names, sweep.metric)
     interval = outcome_interval(answers, tests["group"].to_numpy(str), sweep.metric)
     counts = {f"{split}_images": int((run.predictions["split"] == split).sum()) for split in SPLITS}
-    weights = run.config.weights
+    weights, gpus = run.config.weights, run.metadata.get("gpus")
     return {
         "weights": weights if weights in NAMED_WEIGHTS else Path(weights).stem,
         "image_size": "x".join(map(str, run.data_config.image_size)),
@@ -87,5 +87,5 @@ def _row(sweep: Any, row: dict[str, Any], *, linear: bool) -> dict[str, Any]:
         "high": interval.high,
         "seconds": row["seconds"],
         "precision": run.metadata["precision"],
-        "processor": run.metadata.get("processor", ""),
+        "processor": ", ".join(gpus) if isinstance(gpus, list) and gpus else run.metadata.get("processor", ""),
     }

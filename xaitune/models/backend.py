@@ -84,6 +84,14 @@ def gpus() -> int:
     return torch.cuda.device_count() if BACKEND == "torch" else len(tf.config.list_physical_devices("GPU"))
 
 
+def gpu_names() -> list[str]:
+    """The names of these GPUs, such as 'NVIDIA H200'."""
+    if BACKEND == "torch":
+        return [torch.cuda.get_device_name(number) for number in range(gpus())]
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return [detail.get("device_name", "GPU") for detail in details]
+
+
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 in full: GPUs otherwise round the factors of float32 products to TF32's 10 bits (torch: of convolutions)."""

@@ -10,7 +10,7 @@ from typing import Any
 from xaitune._machine import half_units, processor_name, usable_cores, usable_threads
 from xaitune.config.choices import PRECISIONS
 from xaitune.errors import ConfigError
-from xaitune.models.backend import BACKEND, gpus, keras
+from xaitune.models.backend import BACKEND, gpu_names, gpus, keras
 
 HALF_LAYERS = (keras.layers.Conv2D, keras.layers.MaxPooling2D)  # the rest of a model stays in float32
 
@@ -110,7 +110,7 @@ def describe(precision: str) -> dict[str, Any]:
         "processor": processor_name(),
         "cores": usable_cores(),
         "threads": usable_threads(),
-        "gpus": gpus(),
+        "gpus": gpu_names(),
         "backend": BACKEND,
         "precision": precision,
     }
