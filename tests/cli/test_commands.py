@@ -659,10 +659,10 @@ def test_a_sweep_without_a_finished_run_names_the_command_that_goes_on(project, 
     for words in (["report"], ["check-advice"], ["export", "made/sweep"]):
         answer = xaitune(tmp_path, *words, "--runs-dir", "made")
         assert answer.status == 1
-        assert "made/sweep has no finished run yet: so far 0 of " in answer.error
+        assert "No depth of made/sweep has been trained to its end yet: so far 2 of " in answer.error
     command = shlex.split(answer.error.partition("goes on with it: ")[2])
     plan = xaitune(tmp_path, *command[1:], "--dry-run")
-    left, whole = re.search(r"(\d+) of (\d+) runs to do.* in made/sweep\n", plan.out).groups()
+    whole, left = re.search(r"\n(\d+) runs: .*\n(\d+) of them to do.* in made/sweep\n", plan.out).groups()
     assert int(left) == int(whole) - 2  # the heads are there: it is the same sweep
 
 

@@ -7,7 +7,15 @@ import pytest
 
 from xaitune._files import read_json, write_csv, write_json
 from xaitune.comparison.grid import base_config, frozen_runs, grid_runs
-from xaitune.comparison.so_far import add_grid, failed_runs, recorded_grids, runs_so_far, so_far_text, unfinished_grid
+from xaitune.comparison.so_far import (
+    add_grid,
+    count_runs,
+    failed_runs,
+    recorded_grids,
+    runs_so_far,
+    so_far_text,
+    unfinished_grid,
+)
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.training.folder import run_name
 
@@ -40,6 +48,7 @@ def end_heads(folder, base=BASE, grid=GRID):
 
 def test_runs_of_the_grid_that_have_ended(tmp_path):
     assert runs_so_far(tmp_path) is None  # a folder of an earlier version
+    assert count_runs(tmp_path) == (0, 0)
     ask(tmp_path, GRID)
     runs = grid_runs(GRID, BASE)
     assert runs_so_far(tmp_path) == (0, 6)
@@ -58,6 +67,7 @@ def test_runs_of_the_grid_that_have_ended(tmp_path):
     end(tmp_path, runs[3])
     assert runs_so_far(tmp_path) is None
     assert so_far_text(tmp_path) == ""
+    assert count_runs(tmp_path) == (6, 6)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_a_sweep_over_folds_goes_on_while_a_fold_has_no_finished_run(tmp_path, m
     about = {"kind": "sweep", "grids": [grid], "train": {"weights": "slim"}, "identity": {"folds": 3}}
     write_json(tmp_path / "runs/tiles/config.json", about)
     options = "--freeze-through 4,5 --optimizers nag --seeds 1 --folds 3 --name tiles --config runs/tiles/config.json"
-    said = "^In some folds of .*/tiles no run has finished yet: so far 0 of 6 runs have ended."
+    said = "^In some folds of .*/tiles no depth has been trained to its end yet: so far 0 of 12 runs have ended."
     with pytest.raises(RunError, match=f"{said} .*: xaitune sweep-freeze {options}$"):
         load_finished_runs(tmp_path / "runs/tiles")
 

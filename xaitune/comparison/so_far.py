@@ -50,7 +50,16 @@ def failed_runs(folder: Path) -> list[dict[str, Any]]:
 def runs_so_far(folder: Path) -> tuple[int, int] | None:
     """(runs that have ended, runs of all grids) while some have not; None for a sweep that is finished.
 
-    A run that failed has ended. None too in the folder of an earlier version.
+    None too in the folder of an earlier version.
+    """
+    ended, count = count_runs(folder)
+    return (ended, count) if ended < count else None
+
+
+def count_runs(folder: Path) -> tuple[int, int]:
+    """(runs that have ended, runs of all grids), linear heads among them; (0, 0) in the folder of an earlier version.
+
+    A run that failed has ended. A combination that tries several learning rates counts once for each seed.
     """
     wanted: set[Run] = set()
     missing: set[Run] = set()
@@ -58,7 +67,7 @@ def runs_so_far(folder: Path) -> tuple[int, int] | None:
         all_runs, lacking = _wanted_and_missing(folder, grid)
         wanted |= all_runs
         missing |= lacking
-    return (len(wanted - missing), len(wanted)) if missing else None
+    return len(wanted - missing), len(wanted)
 
 
 def unfinished_grid(folder: Path) -> SweepConfig | None:

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from xaitune._files import read_json
+from xaitune._names import plural
 from xaitune._progress import Notes, Progress, part_of
 from xaitune.advise.advice import FreezeAdvice, find_advice, load_advice
-from xaitune.advise.candidates import candidate_name
 from xaitune.advise.check import AdviceCheck, advice_for, can_check, check_advice
 from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
+from xaitune.comparison.so_far import count_runs
 from xaitune.comparison.table import SweepTable, best_run, find_sweep
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
@@ -177,16 +178,17 @@ def list_runs(runs_dir: Path) -> pd.DataFrame:
 def _about_advice(folder: Path) -> dict[str, Any]:
     if not (folder / "advice.json").is_file():
         return {}
-    advice = load_advice(folder)
-    depth = f"freeze_through {advice.freeze_through}, {advice.confidence:.0%}"
-    return {"state": "finished", "about": f"{candidate_name(advice.frozen)}; else {depth}" if advice.frozen else depth}
+    return {"state": "finished", "about": load_advice(folder).headline}
 
 
 def _about_sweep(folder: Path) -> dict[str, Any]:
     check = folder / "check.json"
     verdict = read_json(check)["verdict"] if check.is_file() else ""
-    ended = [*folder.glob(f"*/{RESULT}"), *folder.glob(f"*/*/{RESULT}")]
-    return {"state": f"{len(ended)} runs", "about": verdict}
+    ended, count = count_runs(folder)
+    if not count:  # made by an earlier version
+        ended = count = len([*folder.glob(f"*/{RESULT}"), *folder.glob(f"*/*/{RESULT}")])
+    state = plural(count, "run") if ended == count else f"{ended} of {plural(count, 'run')}"
+    return {"state": state, "about": verdict}
 
 
 def _about_run(folder: Path) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def _about_drift(folder: Path) -> dict[str, Any]:
 def _about_comparison(folder: Path) -> dict[str, Any]:
     ended = list(folder.glob(f"*/*/{RESULT}"))
     factors = read_json(folder / PARTS)["factors"] if (folder / PARTS).is_file() else {}
-    return {"state": f"{len(ended)} runs", "about": ", ".join(factors) or "repeats"}
+    return {"state": plural(len(ended), "run"), "about": ", ".join(factors) or "repeats"}
 
 
 ABOUT = {

@@ -65,9 +65,9 @@ def load_finished_runs(folder: Path) -> SweepTable:
         if not all(any(not is_linear(load_run(run).config) for run in find_runs(place)) for place in places):
             command = CommandLine(folder)(f"{sweep_command(folder, grid)} --config {shown_path(folder / CONFIG)}")
             what = (
-                f"In some folds of {folder} no run has finished yet"
+                f"In some folds of {folder} no depth has been trained to its end yet"
                 if grid.folds
-                else f"{folder} has no finished run yet"
+                else f"No depth of {folder} has been trained to its end yet"
             )
             raise RunError(
                 f"{what}: {so_far_text(folder)}. Wait if it is running. If it was interrupted, "
