@@ -21,7 +21,7 @@ from xaitune import _files
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.backend import keras
-from xaitune.training import train
+from xaitune.training import stages
 
 SMALL = ["--weights", "slim", "--head-epochs", "1", "--epochs", "1", "--precision", "float32"]
 
@@ -365,7 +365,7 @@ def test_full_disk(place, monkeypatch):
         real(source, target)
 
     monkeypatch.setattr(_files.os, "replace", replace)
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)  # a checkpoint after each epoch, however short
+    monkeypatch.setattr(stages, "SAVE_SECONDS", 0.0)  # a checkpoint after each epoch, however short
     command = ["train", *SMALL, "--runs-dir", "full"]
     refused(xaitune(place, *command), 1, "The disk is full", "state.npz", "same command again")
     kept = files(place / "full")

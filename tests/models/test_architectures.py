@@ -179,9 +179,9 @@ def test_training_from_random_weights(architecture, demo, tmp_path):
 
 def test_an_interrupted_run_with_batch_normalisation_resumes_to_the_same_end(demo, tmp_path, monkeypatch):
     """Its moving statistics are part of the checkpoint."""
-    from xaitune.training import train
+    from xaitune.training import stages
 
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(stages, "SAVE_SECONDS", 0)
     options = {"architecture": "xray-cnn", "epochs": 4, "patience": 4, "precision": "float32"}
     whole = train_model(demo, runs_dir=tmp_path / "whole", **options)
 

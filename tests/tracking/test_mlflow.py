@@ -17,7 +17,7 @@ from xaitune.tracking import follow
 from xaitune.tracking.contents import read_contents
 from xaitune.tracking.follow import Follower
 from xaitune.tracking.run_log import record_of
-from xaitune.training import train as trainer
+from xaitune.training import stages
 
 SMALL = TrainConfig(weights="slim", head_epochs=1, epochs=3, freeze_through=4, precision="float32")
 PARENT = "mlflow.parentRunId"
@@ -53,7 +53,7 @@ def copied(run, tmp_path):
 
 
 def test_a_training_interrupted_and_resumed_is_one_run(server, client, demo, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(stages, "SAVE_SECONDS", 0.0)
     tracking = TrackingConfig(mlflow=server, mlflow_experiment="parts", tensorboard=True)
 
     def stop(done, total, what):

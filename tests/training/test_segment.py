@@ -12,7 +12,7 @@ from xaitune.config.settings import TrainConfig
 from xaitune.data.pixel_labels import labels_of_pixels
 from xaitune.errors import ConfigError, InputError, ModelError
 from xaitune.explain.pixels import segment_images
-from xaitune.training import train as training
+from xaitune.training import stages
 from xaitune.training.augment import Augmenter, View
 from xaitune.training.run import pixel_counts_of
 from xaitune.training.targets import PixelTargets
@@ -25,7 +25,7 @@ BASE = TrainConfig(
 
 @pytest.fixture(autouse=True)
 def checkpoint_after_each_epoch(monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(stages, "SAVE_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

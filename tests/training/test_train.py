@@ -20,7 +20,7 @@ from xaitune.models.backend import keras
 from xaitune.models.blocks import convolutions, freeze_blocks
 from xaitune.models.vgg import build_vgg16
 from xaitune.training import folder as runs
-from xaitune.training import targets
+from xaitune.training import stages, targets
 from xaitune.training import train as training
 from xaitune.training.checkpoint import Checkpoint
 from xaitune.training.fit import Fit
@@ -37,7 +37,7 @@ BASE = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32",
 @pytest.fixture(autouse=True)
 def checkpoint_after_each_epoch(monkeypatch):
     """However short the epochs are."""
-    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(stages, "SAVE_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def test_a_diverged_run_is_recorded_and_not_retried(demo, tmp_path, cache, monke
     assert len(run.history) < 9
     assert not (run.path / "model.keras").exists()
     assert np.isnan(run.score())
-    monkeypatch.setattr(training, "_Training", never)
+    monkeypatch.setattr(training, "Training", never)
     notes = []
     again = train_model(demo, BASE, runs_dir=tmp_path, notes=notes.append, **options)
     assert again.state == "diverged"
@@ -276,7 +276,7 @@ def test_a_diverged_run_is_recorded_and_not_retried(demo, tmp_path, cache, monke
 
 def test_the_same_configuration_finds_the_finished_run(demo, base, monkeypatch):
     first, folder = base, base.path.parent
-    monkeypatch.setattr(training, "_Training", never)
+    monkeypatch.setattr(training, "Training", never)
     notes = []
     again = train_model(demo, BASE, runs_dir=folder, notes=notes.append)
     assert notes == [f"{first.path} is finished already; it is not trained again."]

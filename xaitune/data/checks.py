@@ -2,75 +2,26 @@
 
 import html
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from xaitune._names import plural
 from xaitune._progress import Progress
-from xaitune.config.settings import DataConfig
 from xaitune.data.duplicates import MAX_IMAGES, MIN_IMAGES, NearDuplicates, connected, find_near_duplicates
-from xaitune.data.images import ImageHeader, image_header
-from xaitune.data.listing import positions_by_value
+from xaitune.data.images import image_header
+from xaitune.data.leakage import duplicate_problems, group_leakage, identical_pairs, large_components, proposed_groups
+from xaitune.data.problems import LEVELS, LabelledImages, Problem, named
 from xaitune.data.splits import SPLITS
 
 SMALL_CLASS_GROUPS = 10  # a class with fewer has about 2 groups in the test split: its score is mostly chance
-LARGE_COMPONENT = 0.05  # a larger share of the images connected by near-duplicates is suspicious
-LEVELS = ("error", "warning", "note")
 COLOURS = {  # Pillow's mode -> what people call it
     **dict.fromkeys(("L", "I", "I;16", "I;16B", "F"), "grey"),
     **{"RGB": "colour", "P": "colour palette", "1": "black and white", "CMYK": "colour (CMYK)"},
     **{"RGBA": "colour with transparency", "LA": "grey with transparency"},
 }
 _HALF_BRIGHT = 32767  # 16-bit values that stay below lack at least one bit
-_SHOWN = 3  # file names listed in a message
-
-
-class LabelledImages(Protocol):
-    """The part of ImageData that the checks use; a protocol, since dataset.py imports this module."""
-
-    @property
-    def files(self) -> tuple[str, ...]: ...
-    @property
-    def labels(self) -> np.ndarray: ...
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    @property
-    def groups(self) -> np.ndarray: ...
-    @property
-    def split(self) -> np.ndarray: ...
-    @property
-    def masks(self) -> tuple[Path | None, ...] | None: ...
-    @property
-    def skipped(self) -> tuple[tuple[str, str], ...]: ...
-    @property
-    def digests(self) -> tuple[str, ...]: ...
-    @property
-    def headers(self) -> tuple[ImageHeader, ...]: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    @property
-    def passed_over(self) -> Mapping[str, str]: ...
-    @property
-    def values_used(self) -> tuple[int, int] | None: ...
-    @property
-    def config(self) -> DataConfig: ...
-    def counts(self) -> pd.DataFrame: ...
-    def paths(self) -> list[Path]: ...
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding, of level 'error' (training would be meaningless), 'warning' (scores would mislead) or 'note'."""
-
-    level: str
-    kind: str
-    files: tuple[str, ...]
-    message: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +72,7 @@ def check_data(data: LabelledImages, progress: Progress | None = None, *, near_d
     """
     problems = trainability(data)
     problems += _unreadable(data) + remarks(data) + _small_classes(data) + _mask_problems(data)
-    exact = _identical_pairs(data.digests)
+    exact = identical_pairs(data.digests)
     near = None
     if near_duplicates and len(data.files) > MAX_IMAGES:
         message = f"Near-duplicates were not searched for: {len(data.files)} images, the limit is {MAX_IMAGES}."
@@ -129,8 +80,8 @@ def check_data(data: LabelledImages, progress: Progress | None = None, *, near_d
     elif near_duplicates and len(data.files) >= MIN_IMAGES:
         near = find_near_duplicates(data.paths(), progress)
     pairs = np.concatenate([exact, near.pairs]) if near is not None else exact
-    problems += _duplicate_problems(data, exact, pairs) + _group_leakage(data)
-    problems += _large_components(data, connected(len(data.files), pairs))
+    problems += duplicate_problems(data, exact, pairs) + group_leakage(data)
+    problems += large_components(data, connected(len(data.files), pairs))
     problems.sort(key=lambda p: LEVELS.index(p.level))
     columns = ["level", "kind", "files", "message"]
     return DataCheck(
@@ -138,7 +89,7 @@ def check_data(data: LabelledImages, progress: Progress | None = None, *, near_d
         frequencies=_frequencies(data),
         sizes=_sizes(data),
         problems=pd.DataFrame([[p.level, p.kind, p.files, p.message] for p in problems], columns=columns),
-        proposed_groups=_proposed_groups(data, pairs),
+        proposed_groups=proposed_groups(data, pairs),
         image_worth=_image_worth(data),
         near_duplicates=near,
     )
@@ -174,11 +125,6 @@ def trainability(data: LabelledImages) -> list[Problem]:
     return problems
 
 
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def remarks(data: LabelledImages) -> list[Problem]:
     """What was passed over or read from an unusual place, and grey values that fill a small part of their 16 bits."""
     return [Problem("note", "passed over", (), note) for note in data.notes] + _grey_values(data)
@@ -211,7 +157,7 @@ def _unreadable(data: LabelledImages) -> list[Problem]:
     if not data.skipped:
         return []
     names = tuple(file for file, _ in data.skipped)
-    message = f"{len(names)} unreadable images are skipped: {_listed(names)}. The first: {data.skipped[0][1]}"
+    message = f"{len(names)} unreadable images are skipped: {named(names)}. The first: {data.skipped[0][1]}"
     return [Problem("warning", "unreadable", names, message)]
 
 
@@ -270,98 +216,12 @@ def _mask_problems(data: LabelledImages) -> list[Problem]:
             unusable.append(file)
     problems = []
     if without_mask:
-        message = f"{len(without_mask)} of {len(data.files)} images have no mask: {_listed(without_mask)}."
+        message = f"{len(without_mask)} of {len(data.files)} images have no mask: {named(without_mask)}."
         problems.append(Problem("note", "no mask", tuple(without_mask), message))
     if unusable:
-        message = f"{len(unusable)} masks cannot be read or differ from their image in size: {_listed(unusable)}."
+        message = f"{len(unusable)} masks cannot be read or differ from their image in size: {named(unusable)}."
         problems.append(Problem("warning", "mask unusable", tuple(unusable), message))
     return problems
-
-
-def _large_components(data: LabelledImages, component: np.ndarray) -> list[Problem]:
-    """Duplicates that connect so many images that the proposed groups may be wrong."""
-    problems = []
-    for number in np.flatnonzero(np.bincount(component) > max(LARGE_COMPONENT * len(data.files), MIN_IMAGES)):
-        files = tuple(data.files[i] for i in np.flatnonzero(component == number))
-        message = (
-            f"Near-duplicates connect {len(files)} of {len(data.files)} images ({len(files) / len(data.files):.0%}) to one "
-            f"group: either they show one thing, or your images look alike and the proposed groups are wrong. "
-            f"Look at a few of them: {_listed(files)}."
-        )
-        problems.append(Problem("warning", "one large group", files, message))
-    return problems
-
-
-def _identical_pairs(digests: tuple[str, ...]) -> np.ndarray:
-    """(m, 2) positions: the first file of each content, paired with every later file of the same content."""
-    pairs = [(same[0], i) for same in positions_by_value(digests).values() for i in same[1:]]
-    return np.array(pairs, dtype=int).reshape(-1, 2)
-
-
-def _duplicate_problems(data: LabelledImages, exact: np.ndarray, pairs: np.ndarray) -> list[Problem]:
-    """Exact duplicates, also across classes; near-duplicates in different groups; both across splits."""
-    problems = []
-
-    def report_pairs(level: str, kind: str, chosen: np.ndarray, text: str) -> None:
-        if len(chosen):
-            names = tuple(data.files[i] for i in np.unique(chosen))
-            example = " and ".join(data.files[i] for i in chosen[0])
-            message = text.format(pairs=len(chosen), images=len(names)) + f" The first: {example}."
-            problems.append(Problem(level, kind, names, message))
-
-    def differing(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return chosen[values[chosen[:, 0]] != values[chosen[:, 1]]]
-
-    report_pairs("note", "exact duplicates", exact, "{images} images have the same content as another image.")
-    report_pairs(
-        "warning",
-        "equal images, two classes",
-        differing(exact, data.labels),
-        "{pairs} pairs of identical images are in two classes.",
-    )
-    report_pairs(
-        "warning",
-        "near-duplicates in different groups",
-        differing(pairs, data.groups),
-        "{pairs} pairs ({images} images) seem to show the same thing but are in different groups: "
-        "use the proposed groups.",
-    )
-    report_pairs(
-        "warning",
-        "leakage: duplicates across splits",
-        differing(pairs, data.split),
-        "{pairs} pairs of duplicates or near-duplicates ({images} images) are in different splits, "
-        "so the test score would be too high: use the proposed groups.",
-    )
-    return problems
-
-
-def _group_leakage(data: LabelledImages) -> list[Problem]:
-    """Groups divided by the given splits, and groups with images of several classes."""
-    problems = []
-    members = positions_by_value(data.groups.tolist())
-    divided = [g for g, positions in members.items() if len(set(data.split[positions])) > 1]
-    if divided:
-        files = tuple(data.files[i] for g in divided for i in members[g])
-        message = f"{len(divided)} groups are divided by the given splits: {_listed(divided)}. Fix the splits."
-        problems.append(Problem("warning", "leakage: groups across splits", files, message))
-    mixed = [g for g, positions in members.items() if len(set(data.labels[positions])) > 1]
-    if mixed:
-        files = tuple(data.files[i] for g in mixed for i in members[g])
-        message = f"{len(mixed)} groups have images of several classes (they are kept together): {_listed(mixed)}."
-        problems.append(Problem("note", "groups of several classes", files, message))
-    return problems
-
-
-def _proposed_groups(data: LabelledImages, pairs: np.ndarray) -> pd.DataFrame | None:
-    """The current groups, merged where duplicates connect them; each is named after the group of its first file."""
-    if not len(pairs) or (data.groups[pairs[:, 0]] == data.groups[pairs[:, 1]]).all():
-        return None
-    members = positions_by_value(data.groups.tolist()).values()
-    same_group = [(positions[0], i) for positions in members for i in positions[1:]]
-    merged = connected(len(data.files), np.concatenate([pairs, np.array(same_group, dtype=int).reshape(-1, 2)]))
-    first = np.unique(merged, return_index=True)[1]
-    return pd.DataFrame({"file": data.files, "group": data.groups[first[merged]]})
 
 
 def _frequencies(data: LabelledImages) -> pd.DataFrame:

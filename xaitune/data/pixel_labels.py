@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from xaitune._names import listed, plural
+from xaitune._names import plural
 from xaitune.config.choices import IGNORED
-from xaitune.data.checks import LEVELS, DataCheck, Problem
+from xaitune.data.checks import DataCheck
 from xaitune.data.dataset import ImageData
 from xaitune.data.listing import run_threaded
 from xaitune.data.mask_values import BACKGROUND, require_countable, values_of_masks
+from xaitune.data.problems import LEVELS, Problem, named
 from xaitune.data.resize import resize_values
 from xaitune.data.splits import SPLITS
 from xaitune.errors import DataError, ImageError
 
 IN_MEMORY_BYTES = 2e9  # larger sets of masks are read from disk batch by batch
-_SHOWN = 3  # files named in a message
 
 
 class PixelLabels:
@@ -178,8 +178,7 @@ class PixelLabels:
             files = tuple(self.data.files[i] for i in sorted(wrong) if kind_of(wrong[i]) is kind)
             if files:
                 first = next(str(wrong[i]) for i in sorted(wrong) if kind_of(wrong[i]) is kind)
-                message = f"{plural(len(files), 'mask')} {text.format(first=first)}: {listed(list(files[:_SHOWN]))}"
-                message += f" and {len(files) - _SHOWN} more." if len(files) > _SHOWN else "."
+                message = f"{plural(len(files), 'mask')} {text.format(first=first)}: {named(files)}."
                 problems.append(Problem("error", name, files, message))
         return problems
 
@@ -192,7 +191,7 @@ class PixelLabels:
         if not files:
             return []
         message = (
-            f"{plural(len(files), 'image')} without a mask, while others of the class have one: {listed(list(files[:_SHOWN]))}. "
+            f"{plural(len(files), 'image')} without a mask, while others of the class have one: {named(files)}. "
             "Add an all-black mask where nothing is to be marked, or remove the image."
         )
         return [Problem("error", "mask missing", files, message)]
