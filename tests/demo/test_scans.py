@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from xaitune.demo import scans as synthetic
-from xaitune.demo.scans import CLASSES, make_demo_data
+from xaitune.demo.defects import CLASSES, Grid
+from xaitune.demo.scans import make_demo_data
 from xaitune.errors import ConfigError, DataError, RunError
 
 
@@ -79,7 +80,7 @@ def test_every_image_is_8_bit_grey_with_a_mask_that_is_neither_empty_nor_large(w
 
 def test_the_mask_marks_where_the_echo_is():
     """For classes with bright echoes only: the echo lies inside the mask, where the image is brighter than around it."""
-    grid = synthetic._Grid((64, 64))
+    grid = Grid((64, 64))
     for name in ("porosity", "inclusion", "crack", "shrinkage", "flake", "centre_line", "burst"):
         for number in range(1, 6):
             cover, echo = CLASSES[name][0](grid, np.random.default_rng(number))
@@ -91,7 +92,7 @@ def test_the_mask_marks_where_the_echo_is():
 
 
 def test_shapes_by_hand():
-    grid = synthetic._Grid((100, 200))
+    grid = Grid((100, 200))
     assert (grid.height, grid.width) == (1.0, 2.0)
     assert (grid.x[0, 0], grid.y[0, 0], grid.x[0, 199]) == (0.005, 0.005, pytest.approx(1.995))
     disc = grid.ellipses([1.0, 0.5], [0.3, 0.3])
@@ -104,7 +105,7 @@ def test_shapes_by_hand():
 
 
 def test_scans_of_a_part_are_alike_but_never_identical():
-    grid = synthetic._Grid((64, 64))
+    grid = Grid((64, 64))
     scans = [image for image, _ in synthetic._part("island", 1, 0, grid)]
     other = synthetic._part("island", 2, 0, grid)[0][0]
     assert not any(np.array_equal(scans[0], scan) for scan in scans[1:])
