@@ -29,19 +29,6 @@ def _advised_command(check: AdviceCheck, depth: int) -> str:
     return train_command(depth, check.optimizers[depth], check.learning_rates.get(depth))
 
 
-def verdict_section(
-    result: Run | SweepTable,
-    sweep: SweepTable | None,
-    advice: FreezeAdvice | None,
-    check: AdviceCheck | None,
-    run: dict,
-    comparison: ComparisonTable | None = None,
-) -> dict[str, Any]:
-    """The verdict as the page shows it: its texts, the picture of the difference, and the table of McNemar's test."""
-    texts = verdict_texts(result, sweep, advice, check, run, comparison)
-    return texts | ({"picture": None, "mcnemar": None} if check is None else _checked_figures(check))
-
-
 def verdict_texts(
     result: Run | SweepTable,
     sweep: SweepTable | None,
@@ -159,8 +146,10 @@ def checked_texts(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any
     return {"tone": tone, "headline": headline, "paragraphs": list(check.paragraphs), "todo": todo}
 
 
-def _checked_figures(check: AdviceCheck) -> dict[str, Any]:
-    """The picture and the table of McNemar's test beside a checked verdict."""
+def verdict_figures(check: AdviceCheck | None) -> dict[str, Any]:
+    """The picture of the difference and the table of McNemar's test, which the page shows beside a checked verdict."""
+    if check is None:
+        return {"picture": None, "mcnemar": None}
     advised, rival = frozen_name(check.advised), frozen_name(check.rival)
     d = check.difference
     alt = f"Difference {d.difference * 100:+.1f} points, interval {d.low * 100:+.1f} to {d.high * 100:+.1f}"

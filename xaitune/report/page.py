@@ -21,7 +21,7 @@ from xaitune.report.commands import CommandLine, data_name, is_complete
 from xaitune.report.comparisons import comparison_section
 from xaitune.report.embedding import inline_parts
 from xaitune.report.glossary import explained_terms, mark_terms
-from xaitune.report.headline import mismatches, unfinished_training, verdict_section
+from xaitune.report.headline import mismatches, unfinished_training, verdict_figures, verdict_texts
 from xaitune.report.next_steps import advise_command
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import (
@@ -79,7 +79,7 @@ def write_report(
     thresholds = threshold_section(shown["predictions"], shown["class_names"], shown.get("f1"))
     data_of = {"viewer": viewer, "thresholds": thresholds}
     inline = {name: part and part["data"] for name, part in data_of.items()} | {"counts": shown.get("counts")}
-    verdict = verdict_section(result, sweep, advice, check, shown, own)
+    verdict = verdict_texts(result, sweep, advice, check, shown, own) | verdict_figures(check)
     if unfinished := unfinished_training(result, train.get("epochs")):
         verdict["paragraphs"].append(unfinished[0])
         verdict["todo"].append(unfinished[1])
