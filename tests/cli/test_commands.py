@@ -528,7 +528,8 @@ def test_known_advice_is_in_the_plan_before_it_is_priced(project, tmp_path):
     command = ["sweep-freeze", "--config", folder / "xaitune.toml", "--dry-run", "--seeds", "1"]
     known = xaitune(tmp_path, *command, "--runs-dir", tmp_path / "runs")
     assert (
-        "The advised depth 0 is added to the grid.\n20 runs: 6 depths x 3 optimizers x 1 seed" in known.out
+        "The advice is to freeze nothing, which is added to the grid (depth 0).\n20 runs: 6 depths x 3 optimizers x 1 seed"
+        in known.out
     )  # 6 x 3 and two linear heads
     given = xaitune(tmp_path, *command, "--freeze-through", "1-5", "--runs-dir", tmp_path / "runs")
     assert "and 2 linear heads.\n17 of them to do" in given.out

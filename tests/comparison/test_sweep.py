@@ -480,13 +480,22 @@ def test_progress_of_each_run_and_the_best_so_far(demo, tmp_path):
 
     grid = {"freeze_through": (4, 5), "optimizers": ("nag",), "seeds": 1, "workers": 1, "learning_rates": "own"}
     base = TrainConfig(weights="slim", head_epochs=1, epochs=2, precision="float32")
-    options = {"progress": lambda done, total, what: messages.append(what), "run_progress": run_progress}
+    shares = []
+
+    def progress(done, total, what):
+        messages.append(what)
+        shares.append(done / total)
+
+    options = {"progress": progress, "run_progress": run_progress}
     table = sweep_freeze(demo, train=base, runs_dir=tmp_path, **options, **grid)
     for name in ("freeze4-nag-seed0", "freeze5-nag-seed0"):
         *before, end = steps[name]
         assert end[0] == end[1]
         assert before
         assert all(done < total for done, total in before)
+    last = next(i for i, what in enumerate(messages) if what.startswith("4 of 4 runs done"))
+    assert max(shares[:last]) < 0.95  # the last run's predictions are still to be made
+    assert (shares[-1], shares) == (1, sorted(shares))
     best = table.runs.sort_values("validation")["name"].iloc[-1]
     assert messages[-1].startswith("4 of 4 runs done, best ")
     assert best in table.cells["name"].iloc[0] or best.startswith("freeze")

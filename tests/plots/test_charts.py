@@ -56,7 +56,7 @@ def every_plot():
     """Plot name -> function of ax, for every plot."""
     counts = pd.DataFrame({"train": [6, 3], "validation": [2, 1], "test": [2, 1]}, index=[KOREAN, "no $defect$"])
     table = pd.DataFrame({"score": [0.2, 0.5], "low": [0.1, 0.4], "high": [0.3, 0.6]}, index=[1, 2])
-    runs = cells()[["name", "freeze_through", "optimizer"]]
+    runs = cells()[["name", "freeze_through", "optimizer"]].assign(state="finished")
     image = np.full((64, 48, 3), 90)
     return {
         "class_frequencies": lambda ax: charts.class_frequencies(counts, ax=ax),
@@ -303,10 +303,13 @@ def test_learning_curves_mark_the_best_epoch_and_the_stages():
 
 
 def test_all_curves_has_one_line_per_run():
-    runs = cells()[["name", "freeze_through", "optimizer"]]
+    runs = cells()[["name", "freeze_through", "optimizer"]].assign(state="finished")
     ax = charts.all_curves({n: history() for n in runs["name"][:4]}, runs)
     assert len(ax.lines) == 4
-    assert {"nothing", "Block 1", "sgd", "nag"} <= set(texts(ax))
+    assert {"nothing", "Block 1", "sgd", "nag", "4 trainings"} <= set(texts(ax))
+    runs.loc[0, "state"] = "stopped"
+    ax = charts.all_curves({n: history() for n in runs["name"][:4]}, runs)
+    assert "4 trainings, 1 of them to try a learning rate" in texts(ax)
 
 
 def test_evidence_names_the_advised_block_and_the_votes():

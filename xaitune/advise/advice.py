@@ -94,7 +94,7 @@ class FreezeAdvice:
             near = f" (confidence {self.evidence.loc[self.frozen, 'near']:.0%})" if "near" in self.evidence else ""
             head = candidate_name(self.frozen)
             return f"Train no block: a {head} is enough{near}. If you do train blocks, {trained} {sure}"
-        return f"Freeze {depth} {sure}" if self.freeze_through else f"Train all blocks {sure}"
+        return f"Freeze {depth} {sure}" if self.freeze_through else f"Freeze nothing, train all blocks {sure}"
 
     @property
     def text(self) -> str:

@@ -20,7 +20,7 @@ def candidate_name(candidate: str | int) -> str:
     text = str(candidate)
     if text in HEADS:
         return f"linear head on {'all blocks' if text == HEADS[0] else 'the best block'}"
-    return "none frozen" if text == "0" else _names.frozen_name(int(text))
+    return "nothing frozen" if text == "0" else _names.frozen_name(int(text))
 
 
 def training_costs(image_size: Sequence[int], architecture: str = "vgg16") -> dict[str, float]:

@@ -194,8 +194,12 @@ def reasons(
         )
     lines.append(
         f"With {frozen(advised)} the score is expected to be {_names.points(table.loc[advised, 'regret'])} below that of the "
-        f"best depth (chance of being within 1 point of it: {trained.confidence:.0%}), and training takes "
-        f"{evidence.loc[advised, 'cost']:.0%} of the computing that training all blocks takes."
+        f"best depth (chance of being within 1 point of it: {trained.confidence:.0%})"
+        + (
+            f", and training takes {evidence.loc[advised, 'cost']:.0%} of the computing of all blocks."
+            if int(advised)
+            else "."
+        )
     )
     others = [n for n in table.index if n != advised]
     near = [n for n in others if table.loc[n, "near"] >= LIKELY]

@@ -108,7 +108,10 @@ def init(
     from xaitune.training.targets import require_trainable
 
     require_trainable(images, config.train)
-    job.ui.table(images.counts()[["train", "validation", "test", "groups"]], "Images per class")
+    counts = images.counts()[["train", "validation", "test", "groups"]]
+    job.ui.table(counts, "Images per class")
+    if counts["groups"].sum() > len(set(images.groups)):
+        job.ui.say("A group with images of several classes counts in each of them.")
     if config.data.groups is None:
         job.ui.warn(
             "No groups: if one thing was photographed several times, run 'xaitune data-check' and give --groups."
@@ -133,8 +136,9 @@ def _say_costs(job: Job, config: Config, images: Any) -> Any:
     from xaitune.comparison.cost import sweep_costs
     from xaitune.comparison.grid import QUICK_OPTIONS, grid_text
 
+    added = ""
     if "freeze_through" not in job.given.get(SweepConfig, {}):
-        config = dataclasses.replace(config, sweep=config.sweep.with_depth(0))
+        config, added = dataclasses.replace(config, sweep=config.sweep.with_depth(0)), " (one that the advice may add)"
     costs = sweep_costs(config, images)
     shown = costs.assign(
         seconds=costs["seconds"].map(duration),
@@ -144,7 +148,7 @@ def _say_costs(job: Job, config: Config, images: Any) -> Any:
     shown.columns = ["whole sweep", "quick sweep", "disk space"]
     job.ui.table(shown, "What a sweep over the freeze depths takes, at most")
     sweeps, quick = shlex.join(["xaitune", "sweep-freeze", *job.runs]), QUICK_OPTIONS.format(config.train.optimizer)
-    job.ui.say(f"Whole, {grid_text(config.sweep, config.train)}: {sweeps}")
+    job.ui.say(f"Whole, {grid_text(config.sweep, config.train, added)}: {sweeps}")
     job.ui.say(f"Quick, 1 optimizer x 1 seed: {sweeps} {quick}")
     return costs
 

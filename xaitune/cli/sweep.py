@@ -3,7 +3,7 @@
 import time
 from typing import Annotated, Any
 
-from xaitune._names import disk_size, duration, plural
+from xaitune._names import disk_size, duration, frozen_name, plural
 from xaitune.cli.advise import make_advice
 from xaitune.cli.data import DataPath, check_call, load_data
 from xaitune.cli.options import Job, command, option
@@ -97,7 +97,7 @@ def _with_advised(job: Job, config: Config, images: Any, plan: Any, advice: Any 
     if advised not in depths and "freeze_through" not in job.given.get(SweepConfig, {}):
         grid = config.sweep.with_depth(advised)
         plan = plan_sweep(images, grid, config.train, name=name, runs_dir=job.runs_dir)
-        job.ui.say(f"The advised depth {advised} is added to the grid.")
+        job.ui.say(f"The advice is to freeze {frozen_name(advised)}, which is added to the grid (depth {advised}).")
     elif advised not in depths or len(depths) < 2:
         job.ui.warn(
             f"This grid cannot check the advice: it needs the advised depth {advised} and another. "

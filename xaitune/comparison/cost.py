@@ -66,14 +66,35 @@ def run_cost(config: TrainConfig, images: int, image_size: tuple[int, int]) -> f
     return (config.epochs * 3 * trained + prefix_passes * (total - trained) + head) * images
 
 
+def run_seconds(
+    run: TrainConfig,
+    data: ImageData,
+    size: tuple[int, int],
+    channels: tuple[int, ...],
+    rate: float,
+    *,
+    ends: bool = True,
+) -> float:
+    """About how long a run takes at a `training_rate`, with the validation after each epoch.
+
+    If it `ends` also with its predictions for all images. A narrower base costs less by the square of its width.
+    """
+    macs = multiply_adds(size, architecture=run.architecture)
+    trained = sum(value for block, value in macs.items() if block > run.freeze_through)
+    judged = (run.epochs * len(data.indices("validation")) + ends * len(data)) * trained
+    epoch_images = len(epoch_rows(data, run, np.random.default_rng(0)))
+    share = (channels[0] / CHANNELS[0]) ** 2
+    return RUN_SECONDS + share * (run_cost(run, epoch_images, size) + judged) / rate
+
+
 def plan_cost(plan: SweepPlan, data: ImageData) -> tuple[float, int]:
     """The estimated cost of the runs that a plan has yet to train: seconds, and bytes on disk."""
     runs = plan.expected
     if not runs:
         return 0.0, 0
-    compute = _work(runs, data, data.image_size, plan.channels) / training_rate(plan.base.precision)
-    seconds = compute + START_SECONDS + RUN_SECONDS * len(runs)
-    return seconds, _disk_bytes(runs, data, data.image_size, plan.channels)
+    rate = training_rate(plan.base.precision)
+    seconds = sum(run_seconds(run, data, data.image_size, plan.channels, rate) for run in runs)
+    return START_SECONDS + seconds, _disk_bytes(runs, data, data.image_size, plan.channels)
 
 
 def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
@@ -87,7 +108,7 @@ def sweep_costs(config: Config, data: ImageData) -> pd.DataFrame:
     sizes: list[tuple[int, int]] = sorted({(s, s) for s in SIZES} | {data.image_size})
 
     def seconds(runs: Sequence[TrainConfig], size: tuple[int, int]) -> float:
-        return START_SECONDS + _work(runs, data, size, channels) / rate + RUN_SECONDS * len(runs)
+        return START_SECONDS + sum(run_seconds(run, data, size, channels, rate) for run in runs)
 
     table = {
         "image size": [f"{h}x{w}" + (" (chosen)" if (h, w) == data.image_size else "") for h, w in sizes],
@@ -103,16 +124,6 @@ def _new_runs(train: TrainConfig, sweep: SweepConfig) -> list[TrainConfig]:
     base = base_config(train, sweep)
     cells = [run for cell in cells_of(grid_runs(sweep, base)) for run in expected_runs(cell, None)]
     return (cells + frozen_runs(base)) * (sweep.folds or 1)
-
-
-def _work(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, int], channels: tuple[int, ...]) -> float:
-    """Multiply-adds of all runs; a narrower base costs less by the square of its width."""
-    share = (channels[0] / CHANNELS[0]) ** 2
-    return share * sum(run_cost(run, _epoch_images(run, data), size) for run in runs)
-
-
-def _epoch_images(run: TrainConfig, data: ImageData) -> int:
-    return len(epoch_rows(data, run, np.random.default_rng(0)))
 
 
 def _disk_bytes(runs: Sequence[TrainConfig], data: ImageData, size: tuple[int, int], channels: tuple[int, ...]) -> int:

@@ -61,15 +61,15 @@ def grid_runs(config: SweepConfig, base: TrainConfig) -> list[TrainConfig]:
     return runs
 
 
-def grid_text(config: SweepConfig, base: TrainConfig) -> str:
-    """The runs of a sweep in words.
+def grid_text(config: SweepConfig, base: TrainConfig, depths_note: str = "") -> str:
+    """The runs of a sweep in words, with a note on its depths.
 
     Examples:
         >>> grid_text(SweepConfig(freeze_through="0-5", optimizers="nag", seeds=1), TrainConfig())
         '6 depths x 1 optimizer x 1 seed, each with the better of 2 learning rates, and 2 linear heads'
     """
     depths = {run.freeze_through for run in grid_runs(config, base)}
-    factors = [plural(len(depths), "depth"), plural(len(config.optimizers), "optimizer")]
+    factors = [plural(len(depths), "depth") + depths_note, plural(len(config.optimizers), "optimizer")]
     text = " x ".join([*factors, plural(config.seeds, "seed")])
     rates, heads = len(cell_rates(config, base, config.optimizers[0])), len(frozen_runs(base))
     parts = [f"each with the {'better' if rates == 2 else 'best'} of {rates} learning rates"] if rates > 1 else []

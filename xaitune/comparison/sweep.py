@@ -8,7 +8,7 @@ from typing import Any
 from xaitune._files import read_json, write_csv, write_json
 from xaitune._machine import now, usable_cores
 from xaitune._progress import SHARES, Notes, PartProgress, Progress, part_of, shown_progress
-from xaitune.comparison.cost import run_cost
+from xaitune.comparison.cost import run_seconds, training_rate
 from xaitune.comparison.engines.local import run_local
 from xaitune.comparison.engines.ray import run_ray
 from xaitune.comparison.engines.task import End, Step, Task
@@ -247,7 +247,7 @@ def _wait_for(file: Path) -> None:
 
 
 def _cost_share(task: Task, step: Step) -> float:
-    """The share (0..1) of a task's cost that is spent after a step: epochs of the head alone cost next to nothing."""
+    """The share (0..1) of the cost of a task's epochs that is spent after a step: those of the head alone cost little."""
     cheap = 0
     if task.is_run and not is_linear(task.train):
         cheap = step.total - task.train.epochs - task.train.final_epochs
@@ -255,7 +255,7 @@ def _cost_share(task: Task, step: Step) -> float:
 
 
 class _Monitor:
-    """Turns the tasks' reports into shares of the estimated cost for `progress`, and epochs per run for `run_progress`.
+    """Turns the tasks' reports into shares of the estimated time for `progress`, and epochs per run for `run_progress`.
 
     Not into runs: those of different depths take very different times.
     """
@@ -265,18 +265,24 @@ class _Monitor:
     ) -> None:
         self.plan, self.metric = plan, plan.base.metric
         self.progress, self.run_progress = progress, run_progress
-        images, size = len(data.indices("train")), data.image_size
-        features = sum(multiply_adds(size, architecture=plan.base.architecture).values()) * len(data.files)
-        self.total = sum(run_cost(run, images, size) for run in plan.expected) + features
-        runs = (*plan.frozen, *(run for cell in plan.cells for run in cell))
-        self.costs = {FEATURES: features} | {plan.run_name(run): run_cost(run, images, size) for run in runs}
+        size, rate = data.image_size, training_rate(plan.base.precision)
+
+        def seconds(run: TrainConfig, *, ends: bool) -> float:
+            return run_seconds(run, data, size, plan.channels, rate, ends=ends)
+
+        features = sum(multiply_adds(size, architecture=plan.base.architecture).values()) * len(data.files) / rate
+        whole = plan.base.epochs  # a run of fewer epochs is a trial, after which it pauses
+        self.total = features + sum(seconds(run, ends=run.epochs == whole) for run in plan.expected)
+        runs = {plan.run_name(run): run for run in (*plan.frozen, *(run for cell in plan.cells for run in cell))}
+        self.epochs = {FEATURES: features} | {name: seconds(run, ends=False) for name, run in runs.items()}
+        self.costs = {FEATURES: features} | {name: seconds(run, ends=True) for name, run in runs.items()}
         self.spent: dict[str, float] = {}  # task name -> the part of its cost that is done
         self.failures: dict[str, str] = {}  # run name -> error
         self.summary = self._summary()
 
     def on_step(self, task: Task, step: Step) -> None:
         """Record a step of a task."""
-        self.spent[task.name] = self.costs[task.name] * _cost_share(task, step)
+        self.spent[task.name] = self.epochs[task.name] * _cost_share(task, step)
         if self.run_progress:  # done becomes total only in `on_end`, when the results exist
             self.run_progress(task.name, min(step.done, step.total - 1), step.total, step.what)
         self._show(step.what if step.what == task.name else f"{task.name}: {step.what}")

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from xaitune._names import frozen_name, metric_name
+from xaitune._names import frozen_name, metric_name, plural
 from xaitune.errors import InputError
 from xaitune.plots.figures import finish, is_wide, own_axes, tidy
 from xaitune.plots.marks import (
@@ -166,7 +166,8 @@ def all_curves(
 ) -> Axes:
     """The validation metric of all runs of a sweep over the epochs: colour = frozen blocks, line style = optimizer.
 
-    `curves`: run name -> history; `runs`: one row per run with name, freeze_through, optimizer.
+    `curves`: run name -> history; `runs`: one row per run with name, freeze_through, optimizer, state. Those of a learning
+    rate that was not chosen have been stopped, and are among them.
     """
     own = ax is None
     ax = ax or own_axes(8, 4.2)
@@ -189,7 +190,8 @@ def all_curves(
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{metric_name(metric)} (validation)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    tidy(ax, f"All {len(runs)} runs")
+    stopped = int((runs["state"] == "stopped").sum())
+    tidy(ax, plural(len(runs), "training") + (f", {stopped} of them to try a learning rate" if stopped else ""))
     return finish(ax)
 
 

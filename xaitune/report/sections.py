@@ -174,6 +174,7 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
     return {
         "so_far": so_far_text(sweep.path),
         "over": over_seeds(sweep.cells),
+        "tried_rates": bool((runs["state"] == "stopped").any()),
         "several_seeds": bool((sweep.cells["seeds"] > 1).any()),
         "improving": any(cell["improving"] for cell in cells.values()),
         "details": None if best is None else sweep_details(sweep, str(best["name"])),
