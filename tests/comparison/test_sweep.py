@@ -10,6 +10,7 @@ import pytest
 from xaitune import _files
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import check_advice, save_check
+from xaitune.comparison.cost import RUN_SECONDS, run_cost, run_seconds
 from xaitune.comparison.grid import base_config, grid_runs
 from xaitune.comparison.plan import has_ended
 from xaitune.comparison.sweep import sweep_freeze
@@ -17,6 +18,7 @@ from xaitune.comparison.table import best_run, find_sweep, load_sweep
 from xaitune.comparison.verdict import images_needed
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, DataError, RunError
+from xaitune.models.blocks import CHANNELS, multiply_adds
 from xaitune.stats import comparisons
 from xaitune.stats import intervals as stats
 from xaitune.stats.metrics import classification_metrics
@@ -472,6 +474,16 @@ def test_a_larger_grid_the_same_grid_and_another_base(demo, tmp_path):
         sweep_freeze(demo, name="sweep", seeds=1, **small | {"train": dataclasses.replace(BASE, epochs=2)})
 
 
+def test_the_estimate_counts_validation_and_the_last_predictions(demo):
+    run, whole = TrainConfig(weights="slim", freeze_through=0), sum(multiply_adds(demo.image_size).values())
+    about = (demo, demo.image_size, CHANNELS, 1.0)
+    epochs, ended = run_seconds(run, *about, ends=False), run_seconds(run, *about)
+    assert ended - epochs == pytest.approx(len(demo) * whole)
+    trained = run_cost(run, len(demo.indices("train")), demo.image_size)
+    judged = run.epochs * len(demo.indices("validation")) * whole
+    assert epochs == pytest.approx(RUN_SECONDS + trained + judged)
+
+
 def test_progress_of_each_run_and_the_best_so_far(demo, tmp_path):
     steps, messages = {}, []
 
@@ -494,7 +506,7 @@ def test_progress_of_each_run_and_the_best_so_far(demo, tmp_path):
         assert before
         assert all(done < total for done, total in before)
     last = next(i for i, what in enumerate(messages) if what.startswith("4 of 4 runs done"))
-    assert max(shares[:last]) < 0.95  # the last run's predictions are still to be made
+    assert max(shares[:last]) < 1  # the last run's predictions are still to be made
     assert (shares[-1], shares) == (1, sorted(shares))
     best = table.runs.sort_values("validation")["name"].iloc[-1]
     assert messages[-1].startswith("4 of 4 runs done, best ")
