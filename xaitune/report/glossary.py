@@ -31,6 +31,12 @@ TERMS = {
         "Where the figure would lie with other test images of the same kind, 95 times in 100. It is found by drawing groups of "
         "test images again and again. A wide one means: too few images to be sure.",
     ),
+    "mistake": (
+        "groups with a mistake",
+        r"groups? with a mistake",
+        "Groups with at least one test image that the model gets wrong; of a difference, that one of the two models gets wrong. "
+        "Each figure has its own number of them. Below 8 its interval is not reliable: too few mistakes to learn from.",
+    ),
     "group": (
         "group",
         r"\bgroups?\b",
