@@ -218,8 +218,8 @@ def test_figures_of_the_sweep(full):
     for run in sweep.runs.to_dict("records"):
         assert run["name"] in page.texts
         assert f"{run['test']:.3f}" in page.texts
-    marked = f"{best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}] validation 0.760, 2.5 min ★ best combination on validation"
-    assert marked in page.texts
+    figures = f"{best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
+    assert f"{figures} validation 0.760, 2.5 min ★ best combination on validation" in page.texts
     assert page.texts.count("≈ not told apart") == int(sweep.cells["equals"].sum()) - 1
     assert sweep.enough["name"] == "freeze4-nag"
     assert (
@@ -357,7 +357,7 @@ def test_what_the_sweep_has_trained_is_trained_again_only_with_more_images(tmp_p
     for sweep in (make_sweep(tmp_path / "a"), sweep_with_head(tmp_path / "b")):
         todo = checked_texts(make_check(verdict), sweep)["todo"]
         first = next(i for i, (_, command) in enumerate(todo) if command.startswith("xaitune train"))
-        assert todo[first][0] == "When you have more images, train it again:"
+        assert todo[first][0] == "When you have more images, train the recommended model again:"
         assert all(text.startswith("Where training time matters then") for text, _ in todo[first + 1 :])
     page, _ = page_of(sweep, check=make_check(verdict))
     assert page.texts.count("Do this first.") == 1
@@ -365,19 +365,22 @@ def test_what_the_sweep_has_trained_is_trained_again_only_with_more_images(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("verdict", "name", "why"),
+    ("verdict", "name", "title", "why"),
     [
-        ("confirmed", "freeze3-nag-seed1", "Block 1-3 frozen with nag: as advised, which the sweep confirms"),
-        ("contradicted", "freeze2-sgd-seed1", "Block 1-2 frozen with sgd: which scored better than the advised depth"),
-        ("cannot tell", "freeze3-nag-seed1", "Block 1-3 frozen with nag: the best combination on validation"),
+        ("confirmed", "freeze3-nag-seed1", "Block 1-3 frozen with nag", "as advised, and the sweep confirms it"),
+        ("contradicted", "freeze2-sgd-seed1", "Block 1-2 frozen with sgd", "it scored better than the advised depth"),
+        ("cannot tell", "freeze3-nag-seed1", "Block 1-3 frozen with nag", "the best combination on validation"),
     ],
 )
-def test_classes_are_those_of_the_recommended_combination(tmp_path, verdict, name, why):
+def test_classes_are_those_of_the_recommended_combination(tmp_path, verdict, name, title, why):
     sweep = make_sweep(tmp_path / "s")
     chosen = recommended_model(sweep, make_check(verdict))
     assert chosen.run == name
     page, _ = page_of(sweep, check=make_check(verdict))
-    assert f"Classes Of {name} , the model that the sweep recommends, {why}." in page.texts
+    assert (
+        f"Classes The figures here are those of {name} : {title}, the model that the sweep recommends ({why})."
+        in page.texts
+    )
 
 
 @pytest.mark.parametrize(("head", "why"), [("cannot tell", "the best on validation"), ("confirmed", "good enough")])
@@ -389,10 +392,8 @@ def test_classes_are_those_of_a_linear_head_that_leads(tmp_path, head, why):
     for check in (None, make_check(), make_check("contradicted"), make_check("cannot tell")):
         page, _ = page_of(sweep, check=check)
         assert "For now, train only a linear head, " in page.texts
-        assert (
-            f"Classes Of frozen-all-blocks , the model that the sweep recommends, the linear head on all five blocks: {why}"
-            in (page.texts)
-        )
+        title = "the linear head on all five blocks, the model that the sweep recommends"
+        assert f"The figures here are those of frozen-all-blocks : {title} ({why}" in page.texts
         assert f"Of 30 test images {right / 30:.0%}".replace("%", " %") in page.texts
     assert recommended_model(sweep, trained=True).run == "freeze3-nag-seed1"
     lost = sweep_with_head(tmp_path / "t", verdict="contradicted")

@@ -12,7 +12,7 @@ from xaitune.comparison.table import SweepTable, best_or_none
 
 @dataclasses.dataclass(frozen=True)
 class Recommended:
-    """`run`: its name in the sweep. `title` says which model it is, `why` the reason (the end of a sentence).
+    """`run`: its name in the sweep. `title` says which model it is, `why` the reason.
 
     `depth` and `optimizer` are those of a trained combination; None of a linear head.
     """
@@ -58,7 +58,7 @@ def recommended_model(
         confirmed = check.verdict == "confirmed"
         depth = check.advised if confirmed else check.rival
         optimizer = check.optimizers[depth]
-        why = "as advised, which the sweep confirms" if confirmed else "which scored better than the advised depth"
+        why = "as advised, and the sweep confirms it" if confirmed else "it scored better than the advised depth"
     runs = sweep.cell_runs(depth, optimizer)
     run = str(runs.loc[runs["validation"].idxmax(), "name"])
     return Recommended(run, combination_name(depth, optimizer), why, depth, optimizer)

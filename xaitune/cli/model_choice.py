@@ -96,10 +96,10 @@ def _recommended(sweep: Path, say: Notes, with_heatmap: bool) -> Path:
     assert first is not None
     assert chosen is not None
     folder, unfinished = table.folder(chosen.run), so_far_text(sweep)
-    which = f"the sweep {sweep} recommends it: {chosen.title}, {chosen.why}"
+    which = f"the sweep {sweep} recommends it: {chosen.title} ({chosen.why})"
     if chosen != first:
         which = (
-            f"{chosen.title}, {chosen.why}: the sweep {sweep} recommends {first.title}, which gives no such heatmaps"
+            f"{chosen.title} ({chosen.why}). The sweep {sweep} recommends {first.title}, which gives no such heatmaps"
         )
     say(f"Model: {folder}; {which}" + (f". The sweep is not finished: {unfinished}" if unfinished else ""))
     return folder

@@ -128,7 +128,7 @@ def add_use(
     todo[:0] = _use_commands(text, shown_path(sweep.folder(chosen.run)))
     if chosen.depth is None:
         todo.insert(2, _heatmap_command(sweep, check))
-    todo.append(("When you have more images, train it again:", _again_command(sweep, chosen)))
+    todo.append(("When you have more images, train the recommended model again:", _again_command(sweep, chosen)))
     enough = sweep.enough
     if (
         enough is not None

@@ -32,7 +32,7 @@ def shown_run(result: Run | SweepTable, recommended: Recommended | None = None) 
         predictions = pd.DataFrame()
         metadata = read_or_empty(result.folder(name) / "metadata.json") if name else {}
         if recommended is not None:
-            about = f"the model that the sweep recommends, {recommended.title}: {recommended.why}"
+            about = f"{recommended.title}, the model that the sweep recommends ({recommended.why})"
     shown: dict[str, Any] = {"name": name, "about": about, "metric": metric_name(metric)}
     shown |= {"class_names": result.class_names, "missing": "", "metadata": metadata}
     shown |= {"predictions": predictions, "history": None}
