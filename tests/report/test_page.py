@@ -565,6 +565,8 @@ def test_intervals_that_rest_on_too_little_say_so(tmp_path):
     cells = sweep.cells.assign(few=["", "4 groups in the smallest class"] * 5)
     page, _ = page_of(dataclasses.replace(sweep, cells=cells))
     assert "rest on too little data to be reliable: 4 groups in the smallest class." in page.texts
+    page, text = page_of(dataclasses.replace(sweep, cells=cells.assign(few="3 groups with a mistake")))
+    assert 'popovertarget="term-mistake">groups with a mistake<' in text
     page, _ = page_of(dataclasses.replace(sweep, cells=cells.assign(few="")))
     assert "rest on too little" not in page.texts.partition("Best on validation:")[2].partition("No advice yet")[0]
 

@@ -4,6 +4,8 @@ import re
 
 from markupsafe import Markup, escape
 
+from xaitune.stats.resampling import FEW_MISTAKES
+
 # key -> (the word, where it is found in a text, what it means)
 TERMS = {
     "frozen": (
@@ -35,7 +37,7 @@ TERMS = {
         "groups with a mistake",
         r"groups? with a mistake",
         "Groups with at least one test image that the model gets wrong; of a difference, that one of the two models gets wrong. "
-        "Each figure has its own number of them. Below 8 its interval is not reliable: too few mistakes to learn from.",
+        f"Each figure has its own number of them. With fewer than {FEW_MISTAKES} its interval is not reliable.",
     ),
     "group": (
         "group",
