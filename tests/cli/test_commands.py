@@ -24,6 +24,7 @@ from xaitune.cli import advise, console
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.toml import load_config
+from xaitune.report.gather import sweep_beside
 
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice", "collect"]
 COMMANDS += ["export", "compare", "report", "studio", "runs", "track", "doctor", "demo"]
@@ -341,7 +342,34 @@ def test_explain_without_a_single_run_takes_the_sweeps_best_cell(project, crack,
     answer = xaitune(tmp_path, "explain", crack[0], "--runs-dir", tmp_path, "--class", "crack", "--out", "e")
     assert answer.status == 0
     best = xt.load_sweep(folder / "runs/sweep").best["name"]
-    assert f"sweep/{best}-seed0, the best on validation of the trainings of the sweep" in answer.out
+    recommended = r"Model: .*/sweep/(\S+); the sweep .* recommends it: "
+    name = re.search(recommended, answer.out)[1]
+    assert name in (f"{best}-seed0", "frozen-all-blocks", "frozen-best-block")
+
+
+def test_a_sweep_stands_for_the_one_model_that_it_recommends(project, crack, tmp_path):
+    """Here a linear head: the page, predict and export take it; a file with heatmaps needs a trained combination."""
+    runs = tmp_path / "runs"
+    shutil.copytree(project[0] / "runs/sweep", runs / "sweep")
+    file = runs / "sweep/frozen-all-blocks/result.json"
+    result = json.loads(file.read_text())
+    result["metrics"]["validation"]["f1_macro"] = 1.0
+    file.write_text(json.dumps(result))
+    which = (
+        "Model: runs/sweep/frozen-all-blocks; the sweep runs/sweep recommends it: the linear head on all five blocks ("
+    )
+    following = xaitune(tmp_path, "report", "--json").json["next"]
+    assert following.startswith("xaitune export runs/sweep/frozen-all-blocks --to onnx")
+    assert which in xaitune(tmp_path, "predict", "runs/sweep", crack[0]).out
+    made = xaitune(tmp_path, "export", "runs/sweep", "--to", "keras")
+    assert which in made.out
+    assert "Wrote runs/sweep/export/frozen-all-blocks.keras" in made.out
+    best = xt.load_sweep(runs / "sweep").best["name"]
+    made = xaitune(tmp_path, "export", "runs/sweep", "--to", "keras", "--with-heatmap")
+    assert f"Model: runs/sweep/{best}-seed0; " in made.out
+    assert (
+        "The sweep runs/sweep recommends the linear head on all five blocks, which gives no such heatmaps" in made.out
+    )
 
 
 def test_predict(project, crack, tmp_path):
@@ -601,8 +629,10 @@ def test_sweep_table_and_verdict(project):
     header = next(line for line in answer.out.splitlines() if "frozen" in line and "sgd" in line)
     assert header.index("sgd") < header.index("nag")
     assert "Test macro F1, one seed [95 % interval over " in answer.out
-    assert answer.out.count("]*") == 1  # one cell is the best on validation
-    assert "= not told apart from the best by these test images" in answer.out
+    assert answer.out.count("]*") == 1
+    assert "* best combination on validation, where it scores 0." in answer.out
+    assert "= not told apart from the best combination by these test images" in answer.out
+    assert "validation" in next(line for line in answer.out.splitlines() if "features of" in line)
     advised = xt.load_advice(folder / "runs/advice").freeze_through
     if advised in (4, 5):
         assert (folder / "runs/sweep/check.json").is_file()
@@ -634,7 +664,16 @@ def test_check_advice_report_and_runs(project):
     text = re.sub(r"<[^>]+>", "", (folder / page).read_text(encoding="utf-8"))  # without the glossary's marks
     assert checked.json["sentence"].split(":")[0] in text
     assert checked.json["headline"] in text  # the page and the terminal give the same answer
-    assert xaitune(folder, "report", "runs/freeze4-nag-seed0").status == 0
+    page = xaitune(folder, "report", "runs/freeze4-nag-seed0", "--json").json["report"]
+    text = re.sub(r"<[^>]+>", "", (folder / page).read_text(encoding="utf-8"))
+    assert f"What the sweep runs/sweep found on the same images: {checked.json['headline']}" in text
+    config = folder / "runs/sweep/config.json"
+    kept = config.read_text()
+    other = json.loads(kept)
+    other["identity"]["image_size"] = [64, 64]
+    config.write_text(json.dumps(other))  # a sweep at another size says nothing of this run
+    assert sweep_beside(xt.load_run(folder / "runs/freeze4-nag-seed0"), folder / "runs") is None
+    config.write_text(kept)
     listed = xaitune(folder, "runs", "--json").json["runs"]
     kinds = {row["name"]: row["kind"] for row in listed}
     made = {"advice": "advice", "freeze4-nag-seed0": "run", "sweep": "sweep"}
@@ -648,8 +687,9 @@ def test_the_commands_that_a_verdict_names_can_be_pasted_anywhere(project, tmp_p
     assert answer.status == 0
     where = f"--runs-dir {shlex.quote(str(runs))}"
     assert answer.out.endswith(f"Next: xaitune report {where}\n")
-    (command,) = re.findall(r": (xaitune train .*)\n", answer.out.replace("\n/", " /"))
-    assert command.endswith(f" --config {shlex.quote(str(runs / 'sweep' / 'config.json'))} {where}")
+    (command,) = re.findall(r": (xaitune export .*)\n", answer.out.replace("\n/", " /"))
+    assert command.endswith(f" --to onnx {where}")
+    assert (Path(shlex.split(command)[2]) / "model.keras").is_file()
 
 
 def test_a_sweep_without_a_finished_run_names_the_command_that_goes_on(project, tmp_path):

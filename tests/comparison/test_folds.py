@@ -11,9 +11,10 @@ from sklearn.metrics import f1_score
 
 from xaitune.advise.advice import load_advice
 from xaitune.advise.recommend import advise_freeze
+from xaitune.advise.recommended import recommended_model
 from xaitune.comparison.plan import plan_sweep
 from xaitune.comparison.sweep import sweep_freeze
-from xaitune.comparison.table import best_run, find_sweep, load_sweep
+from xaitune.comparison.table import find_sweep, load_sweep
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.data.dataset import ImageData
 from xaitune.data.splits import assign_splits
@@ -86,7 +87,7 @@ def test_its_report_and_its_place(folds):
     assert find_sweep(folds.path.parent) == folds.path
     assert find_sweep(folds.path.parent, folds.fingerprint) == folds.path
     assert load_advice(folds.path.parent / "advice").fingerprint == folds.fingerprint
-    assert best_run(folds).path.parent.name == "fold1"
+    assert folds.folder(recommended_model(folds).run).parent.name == "fold1"
     said, steps = [], []
     page, following = report_on(
         folds.path, folds.path.parent, said.append, lambda done, total, what: steps.append((done / total, what))

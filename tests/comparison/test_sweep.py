@@ -10,11 +10,12 @@ import pytest
 from xaitune import _files
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import check_advice, save_check
+from xaitune.advise.recommended import recommended_model
 from xaitune.comparison.cost import RUN_SECONDS, run_cost, run_seconds
 from xaitune.comparison.grid import base_config, grid_runs
 from xaitune.comparison.plan import has_ended
 from xaitune.comparison.sweep import sweep_freeze
-from xaitune.comparison.table import best_run, find_sweep, load_sweep
+from xaitune.comparison.table import find_sweep, load_sweep
 from xaitune.comparison.verdict import images_needed
 from xaitune.config.settings import DataConfig, SweepConfig, TrainConfig
 from xaitune.errors import ConfigError, DataError, RunError
@@ -334,7 +335,7 @@ def test_a_cell_describes_the_rate_that_is_best_on_validation(rated):
     cell = rated.cell(3, "nag")
     assert (cell["test"], cell["low"], cell["high"]) == pytest.approx((expected.value, expected.low, expected.high))
     assert list(rated.cell_runs(3, "nag")["name"]) == ["freeze3-nag-lr1e-05-seed0", "freeze3-nag-lr1e-05-seed1"]
-    assert best_run(rated).config.learning_rate == 1e-5
+    assert recommended_model(rated).run.startswith("freeze3-nag-lr1e-05-")
 
 
 def test_the_verdict_compares_the_best_rate_of_each_depth(rated):
@@ -423,9 +424,10 @@ def test_find_sweep_takes_the_newest_on_that_data(table):
     assert find_sweep(table.path.parent, "0" * 16) is None
 
 
-def test_best_run_is_the_best_seed_of_the_best_cell(table):
-    run = best_run(table)
-    assert (run.config.freeze_through, run.config.optimizer) == (3, "nag")
+def test_without_advice_the_recommended_run_is_the_best_seed_of_the_best_cell(table):
+    chosen = recommended_model(table)
+    runs = table.cell_runs(3, "nag").set_index("name")
+    assert (chosen.depth, chosen.optimizer, chosen.run) == (3, "nag", runs["validation"].idxmax())
 
 
 def test_grid_order():

@@ -64,9 +64,7 @@ def test_interrupted_then_completed_then_repeated(tmp_path):
     assert headline in re.sub(r"<[^>]+>", "", page)  # the page's own
     assert reasons in first["check"].sentence()
     assert f"Open the page in a browser: {first['report']}" in answer.out
-    assert "--config demo/runs/sweep/config.json --runs-dir demo/runs" in " ".join(
-        answer.out.split()
-    )  # to be pasted here
+    assert "--to onnx --runs-dir demo/runs" in " ".join(answer.out.split())  # to be pasted here
     assert answer.out.endswith("Next: xaitune init FOLDER\n")
 
 

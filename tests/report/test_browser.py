@@ -170,7 +170,7 @@ def test_the_confusion_matrix_leads_to_its_images(open_page):
 
 def test_a_cell_of_the_sweep_shows_its_curves_and_confusion(open_page):
     page = open_page()
-    assert page.locator("#c-title").inner_text() == "Block 1-3 frozen with nag, the best on validation"
+    assert page.locator("#c-title").inner_text() == "Block 1-3 frozen with nag, the best combination on validation"
     assert page.locator("#c-scores path").count() == 2  # a line for each seed
     page.get_by_label(re.compile("of Block 1 frozen with sgd")).click()
     assert page.locator("#c-title").inner_text() == "Block 1 frozen with sgd"

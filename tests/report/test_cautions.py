@@ -31,7 +31,8 @@ def test_a_model_is_set_beside_the_commonest_answer():
     counts = np.array([[90, 0, 0], [12, 0, 0], [3, 0, 5]]).tolist()
     text = class_sentence(counts, ["free", "crack", "hole"])
     assert "86 % are classified correctly; always answering free would be right on 82 %." in text
-    assert text.endswith("Found least often: crack (0 of 12).")
+    assert text.endswith("Less than half is found of crack (0 of 12).")
+    assert "crack" not in class_sentence(counts, ["free", "crack", "hole"], 1)  # the page has named it
     assert class_sentence(None, ["a", "b"]) == ""
 
 

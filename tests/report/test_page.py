@@ -24,6 +24,7 @@ from reporting import (
     write_full_report,
 )
 
+from xaitune.advise.recommended import recommended_model
 from xaitune.comparison.grid import grid_runs
 from xaitune.comparison.so_far import add_grid
 from xaitune.config.settings import SweepConfig, TrainConfig
@@ -217,10 +218,8 @@ def test_figures_of_the_sweep(full):
     for run in sweep.runs.to_dict("records"):
         assert run["name"] in page.texts
         assert f"{run['test']:.3f}" in page.texts
-    marked = (
-        f"{best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}] validation 0.760, 2.5 min ★ best on validation"
-    )
-    assert marked in page.texts
+    figures = f"{best['test']:.3f} [{best['low']:.3f}, {best['high']:.3f}]"
+    assert f"{figures} validation 0.760, 2.5 min ★ best combination on validation" in page.texts
     assert page.texts.count("≈ not told apart") == int(sweep.cells["equals"].sum()) - 1
     assert sweep.enough["name"] == "freeze4-nag"
     assert (
@@ -309,8 +308,8 @@ def test_class_intervals_never_claim_certainty():
         ),
     ],
 )
-def test_other_verdicts(verdict, headline, command):
-    shown = checked_texts(make_check(verdict), None)
+def test_other_verdicts(tmp_path, verdict, headline, command):
+    shown = checked_texts(make_check(verdict), make_sweep(tmp_path / "s"))
     assert headline in shown["headline"]
     assert any(command in c for _, c in shown["todo"])
     assert shown["tone"] == {"contradicted": "bad", "cannot tell": "open"}[verdict]
@@ -330,20 +329,75 @@ def test_the_recommended_model_can_be_exported_and_used(tmp_path, verdict, chose
     assert not any("--head gap" in command for command in commands)
 
 
-def test_a_recommended_linear_head_is_exported_and_a_gap_head_gives_the_heatmap(tmp_path):
+def sweep_with_head(path, **values):
+    """A sweep with a linear head that leads on validation images."""
     head = {"name": "frozen-all-blocks", "blocks": (1, 2, 3, 4, 5), "validation": 0.8, "test": 0.8, "seconds": 1.0}
     head |= {"low": 0.7, "high": 0.9, "difference": 0.05, "diff_low": -0.01, "diff_high": 0.11, "diff_few": ""}
-    sweep = make_sweep(tmp_path / "s")
-    sweep = dataclasses.replace(sweep, heads=pd.DataFrame([head | {"verdict": "cannot tell"}]))
-    todo = dict(checked_texts(make_check("cannot tell"), sweep)["todo"])
-    text = "Export the model that the sweep has trained, the linear head:"
-    assert todo[text] == f"xaitune export {sweep.path / 'frozen-all-blocks'} --to onnx"
+    sweep, head = make_sweep(path), head | {"verdict": "cannot tell"} | values
+    (path / head["name"]).mkdir()
+    predictions(seed=7).to_csv(path / head["name"] / "predictions.csv", index=False)
+    return dataclasses.replace(sweep, heads=pd.DataFrame([head]))
+
+
+def test_a_recommended_linear_head_is_exported_and_a_gap_head_gives_the_heatmap(tmp_path):
+    sweep = sweep_with_head(tmp_path / "s")
+    todo = checked_texts(make_check("cannot tell"), sweep)["todo"]
+    text = "Export the recommended model, the linear head on all five blocks, which the sweep has trained already:"
+    assert todo[0] == (text, f"xaitune export {sweep.path / 'frozen-all-blocks'} --to onnx")
     gap = "A file that also gives heatmaps needs a gap head, which Block 1-3 frozen with nag has:"
-    assert todo[gap] == f"xaitune export {sweep.path / 'freeze3-nag-seed1'} --to onnx --with-heatmap"
+    assert dict(todo)[gap] == f"xaitune export {sweep.path / 'freeze3-nag-seed1'} --to onnx --with-heatmap"
     (sweep.path / "config.json").write_text('{"train": {"head": "fc"}}')
     todo = dict(checked_texts(make_check("cannot tell"), sweep)["todo"])
     gap = "A file that also gives heatmaps needs a model with a gap head. Train one:"
     assert todo[gap] == "xaitune train --freeze-through 3 --optimizer nag --head gap"
+
+
+@pytest.mark.parametrize("verdict", ["confirmed", "contradicted", "cannot tell"])
+def test_what_the_sweep_has_trained_is_trained_again_only_with_more_images(tmp_path, verdict):
+    for sweep in (make_sweep(tmp_path / "a"), sweep_with_head(tmp_path / "b")):
+        todo = checked_texts(make_check(verdict), sweep)["todo"]
+        first = next(i for i, (_, command) in enumerate(todo) if command.startswith("xaitune train"))
+        assert todo[first][0] == "When you have more images, train the recommended model again:"
+        assert all(text.startswith("Where training time matters then") for text, _ in todo[first + 1 :])
+    page, _ = page_of(sweep, check=make_check(verdict))
+    assert page.texts.count("Do this first.") == 1
+    assert f"What to do next Do this first. {todo[0][0]} {todo[0][1]}" in page.texts
+
+
+@pytest.mark.parametrize(
+    ("verdict", "name", "title", "why"),
+    [
+        ("confirmed", "freeze3-nag-seed1", "Block 1-3 frozen with nag", "as advised, and the sweep confirms it"),
+        ("contradicted", "freeze2-sgd-seed1", "Block 1-2 frozen with sgd", "it scored better than the advised depth"),
+        ("cannot tell", "freeze3-nag-seed1", "Block 1-3 frozen with nag", "the best combination on validation"),
+    ],
+)
+def test_classes_are_those_of_the_recommended_combination(tmp_path, verdict, name, title, why):
+    sweep = make_sweep(tmp_path / "s")
+    chosen = recommended_model(sweep, make_check(verdict))
+    assert chosen.run == name
+    page, _ = page_of(sweep, check=make_check(verdict))
+    assert (
+        f"Classes The figures here are those of {name} : {title}, the model that the sweep recommends ({why})."
+        in page.texts
+    )
+
+
+@pytest.mark.parametrize(("head", "why"), [("cannot tell", "the best on validation"), ("confirmed", "good enough")])
+def test_classes_are_those_of_a_linear_head_that_leads(tmp_path, head, why):
+    """Whatever the check says of the depths: the headline and the figures are those of one model."""
+    sweep = sweep_with_head(tmp_path / "s", verdict=head)
+    test = predictions(seed=7).query("split == 'test'")
+    right = int((test["true"] == test["predicted"]).sum())
+    for check in (None, make_check(), make_check("contradicted"), make_check("cannot tell")):
+        page, _ = page_of(sweep, check=check)
+        assert "For now, train only a linear head, " in page.texts
+        title = "the linear head on all five blocks, the model that the sweep recommends"
+        assert f"The figures here are those of frozen-all-blocks : {title} ({why}" in page.texts
+        assert f"Of 30 test images {right / 30:.0%}".replace("%", " %") in page.texts
+    assert recommended_model(sweep, trained=True).run == "freeze3-nag-seed1"
+    lost = sweep_with_head(tmp_path / "t", verdict="contradicted")
+    assert recommended_model(lost).run == "freeze3-nag-seed1"
 
 
 @pytest.mark.parametrize(
@@ -354,17 +408,27 @@ def test_a_recommended_linear_head_is_exported_and_a_gap_head_gives_the_heatmap(
     ],
 )
 def test_a_linear_head_is_chosen_on_validation_not_on_test(tmp_path, validation, difference, headline):
-    head = {
-        "name": "frozen-all-blocks",
-        "blocks": (1, 2, 3, 4, 5),
-        "validation": validation,
-        "test": 0.8,
-        "seconds": 1.0,
-    }
-    head |= {"low": 0.7, "high": 0.9, "difference": difference, "diff_low": -0.2, "diff_high": 0.2, "diff_few": ""}
-    sweep = make_sweep(tmp_path / "s")
-    sweep = dataclasses.replace(sweep, heads=pd.DataFrame([head | {"verdict": "cannot tell"}]))
+    sweep = sweep_with_head(tmp_path / "s", validation=validation, difference=difference, diff_low=-0.2, diff_high=0.2)
     assert checked_texts(make_check("cannot tell"), sweep)["headline"].startswith(headline)
+
+
+def test_a_run_beside_a_finished_sweep_says_what_that_found(tmp_path):
+    answer = "Freeze Block 1-3: the sweep confirms the advice."
+    folder = tmp_path / "sweep"
+    page, _ = page_of(make_run(tmp_path / "freeze3-nag-seed1"), advice=make_advice(), beside=(folder, answer))
+    assert f"What the sweep {folder} found on the same images: {answer}" in page.texts
+    assert f"Do this first. See how the freezing points compare: xaitune report {folder}" in page.texts
+    assert f"A sweep on these images has a page of its own: xaitune report {folder}" in page.texts
+    for wrong in ("No other freezing point", "xaitune sweep-freeze", "not been checked by a sweep"):
+        assert wrong not in page.texts
+
+
+def test_trials_of_a_race_are_no_row_of_the_sweep(tmp_path):
+    sweep = make_sweep(tmp_path / "s")
+    trial = sweep.runs.iloc[[0]].assign(name="freeze0-sgd-seed0", freeze_through=0, state="stopped")
+    page, _ = page_of(dataclasses.replace(sweep, runs=pd.concat([sweep.runs, trial], ignore_index=True)))
+    assert "not run" not in page.texts
+    assert "freeze0-sgd-seed0" in page.texts  # among all runs
 
 
 def test_an_unfinished_sweep_is_said_to_be_one(tmp_path):
@@ -377,7 +441,7 @@ def test_an_unfinished_sweep_is_said_to_be_one(tmp_path):
         (folder / "result.json").write_text('{"state": "finished"}')
     said = "so far 20 of 32 runs have ended"  # two linear heads are lacking too
     page, _ = page_of(sweep)
-    assert "Best on validation so far: Block 1-3 frozen with nag." in page.texts
+    assert "Best combination on validation so far: Block 1-3 frozen with nag." in page.texts
     assert (
         page.texts.count(f"The sweep is not finished: {said}.") == 2
     )  # beside the headline and in the sweep's section
@@ -501,6 +565,8 @@ def test_intervals_that_rest_on_too_little_say_so(tmp_path):
     cells = sweep.cells.assign(few=["", "4 groups in the smallest class"] * 5)
     page, _ = page_of(dataclasses.replace(sweep, cells=cells))
     assert "rest on too little data to be reliable: 4 groups in the smallest class." in page.texts
+    page, text = page_of(dataclasses.replace(sweep, cells=cells.assign(few="3 groups with a mistake")))
+    assert 'popovertarget="term-mistake">groups with a mistake<' in text
     page, _ = page_of(dataclasses.replace(sweep, cells=cells.assign(few="")))
     assert "rest on too little" not in page.texts.partition("Best on validation:")[2].partition("No advice yet")[0]
 

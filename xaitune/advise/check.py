@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from xaitune import _files, _names
-from xaitune.advise.advice import FreezeAdvice, find_advice
+from xaitune.advise.advice import FreezeAdvice, find_advice, load_advice
 from xaitune.comparison.so_far import so_far_text
 from xaitune.comparison.table import SweepTable
 from xaitune.comparison.verdict import MARGIN, images_needed, verdict_of
@@ -271,3 +271,10 @@ def advice_for(folder: Path) -> Path | None:
     identity = _files.read_json(folder / "config.json")["identity"]
     task, folds = identity.get("task", "classify"), identity.get("folds")
     return find_advice(folder.parent, identity["fingerprint"], identity["weights"], task, folds)
+
+
+def own_check(sweep: SweepTable) -> AdviceCheck | None:
+    """The check of the newest advice on a sweep's data; None where there is none that the sweep can check."""
+    place = advice_for(sweep.path)
+    advice = load_advice(place) if place else None
+    return check_advice(advice, sweep) if advice is not None and can_check(advice, sweep) else None

@@ -17,7 +17,10 @@ from xaitune.export.formats import FORMATS, PROOF, require_writable
 @command("export")
 def export(
     job: Job,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run or sweep (its best run).")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a finished run, or of a sweep (the model that it recommends)."),
+    ],
     images: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -44,7 +47,12 @@ def export(
 
     with job.ui.progress("comparing", "images") as report:
         made = export_run(
-            choice.run(job.ui.say), to, path=output, with_heatmap=with_heatmap, images=paths, progress=report
+            choice.run(job.ui.say, with_heatmap=with_heatmap),
+            to,
+            path=output,
+            with_heatmap=with_heatmap,
+            images=paths,
+            progress=report,
         )
     job.ui.say(f"{disk_size(made.size)}. {made.sentence()}")
     proof = made.path.with_name(made.path.name + PROOF)

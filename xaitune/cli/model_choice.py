@@ -13,7 +13,7 @@ from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A run's folder, a sweep's (its best run on validation), a .keras or .h5 file, or None: VGG16 with its ImageNet classes.
+    """A run's folder, a sweep's (the run that it recommends), a .keras or .h5 file, or None: VGG16 with its ImageNet classes.
 
     `line` says which and why, '' for a model that was named.
     """
@@ -43,27 +43,18 @@ class ModelChoice:
             return None
         return read_json(self.path / CONFIG).get("data", {}).get("pixel_classes")
 
-    def run(self, say: Notes) -> Any:
-        """The Run in the folder that was named, or a sweep's best run; `say` is called with a line on which that is.
+    def run(self, say: Notes, *, with_heatmap: bool = False) -> Any:
+        """The Run in the folder that was named, or the one that a sweep recommends; `say` is called with a line on which it is.
 
-        Raises ConfigError for a file, RunError.
+        `with_heatmap`: of a sweep no linear head, which gives no class activation map. Raises ConfigError for a file, RunError.
         """
-        from xaitune.comparison.so_far import so_far_text
-        from xaitune.comparison.table import best_run
-        from xaitune.report.next_steps import load_finished_runs
         from xaitune.training.run import load_run
 
         if self.path is None or not self.path.is_dir():
             raise ConfigError(f"Give a finished run's folder: 'xaitune runs' lists them. Received: {self.path}.")
         if folder_kind(self.path) != "sweep":
             return load_run(self.path)
-        run = best_run(load_finished_runs(self.path))
-        unfinished = so_far_text(self.path)
-        say(
-            f"Model: {run.path}, the best on validation of the trainings of the sweep {self.path}"
-            + (f", which is not finished: {unfinished}" if unfinished else "")
-        )
-        return run
+        return load_run(_recommended(self.path, say, with_heatmap))
 
     def open(self, say: Notes, **options: Any) -> Any:
         """The Classifier; `say` is called with a line on which model it is, `options` are those of `open_classifier`.
@@ -92,8 +83,30 @@ class ModelChoice:
             return open_classifier(self.path, **options)
 
 
+def _recommended(sweep: Path, say: Notes, with_heatmap: bool) -> Path:
+    """The folder of the run that a sweep recommends; `say` is called with a line on which it is and why."""
+    from xaitune.advise.check import own_check
+    from xaitune.advise.recommended import recommended_model
+    from xaitune.comparison.so_far import so_far_text
+    from xaitune.report.next_steps import load_finished_runs
+
+    table = load_finished_runs(sweep)
+    check = own_check(table)
+    first, chosen = recommended_model(table, check), recommended_model(table, check, trained=with_heatmap)
+    assert first is not None
+    assert chosen is not None
+    folder, unfinished = table.folder(chosen.run), so_far_text(sweep)
+    which = f"the sweep {sweep} recommends it: {chosen.title} ({chosen.why})"
+    if chosen != first:
+        which = (
+            f"{chosen.title} ({chosen.why}). The sweep {sweep} recommends {first.title}, which gives no such heatmaps"
+        )
+    say(f"Model: {folder}; {which}" + (f". The sweep is not finished: {unfinished}" if unfinished else ""))
+    return folder
+
+
 def choose_model(named: str | Path | None, runs_dir: Path) -> ModelChoice:
-    """The model to explain: the one `named`, else the newest run, else the newest sweep's best run, else ImageNet's VGG16.
+    """The model to explain: the one `named`, else the newest run, else the one that the newest sweep recommends, else VGG16.
 
     Raises ConfigError for a folder without a finished run.
     """

@@ -31,7 +31,7 @@ def predict(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="A finished run's folder, an exported file, or a .keras or .h5.",
+            help="Folder of a finished run or of a sweep (the model that it recommends), an exported file, a .keras or .h5.",
             autocompletion=complete_run,
         ),
     ],

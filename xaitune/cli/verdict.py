@@ -78,6 +78,7 @@ def say_sweep(ui: Ui, table: Any) -> None:
     if len(table.heads):
         heads = pd.DataFrame(
             {
+                "validation": [f"{h.validation:.3f}" for h in table.heads.itertuples()],
                 "test": [f"{h.test:.3f} [{h.low:.3f}, {h.high:.3f}]" for h in table.heads.itertuples()],
                 "minus the best combination": [
                     f"{h.difference:+.3f} [{h.diff_low:+.3f}, {h.diff_high:+.3f}]" for h in table.heads.itertuples()
@@ -89,7 +90,8 @@ def say_sweep(ui: Ui, table: Any) -> None:
         ui.table(heads, "No block trained: a linear head on frozen features")
     if table.baseline is not None:
         ui.say(f"A model that marks nothing (all background) scores {table.baseline:.3f}.")
-    ui.say("* best on validation. = not told apart from the best by these test images, which does not mean equal.")
+    ui.say(f"* best combination on validation, where it scores {table.best['validation']:.3f}.")
+    ui.say("= not told apart from the best combination by these test images, which does not mean equal.")
     if alike := alike_sentence(cells):
         ui.say(alike)
     if lacks := lacking(cells):

@@ -90,9 +90,13 @@ class SweepTable:
             return read_predictions(self.path / name)
         return pd.concat([test_rows(read_predictions(self.path / part)) for part in self.parts[name]])
 
+    def folder(self, name: str) -> Path:
+        """The folder of the run `name`; in a sweep over folds that of the first fold."""
+        return self.path / self.parts.get(name, (name,))[0]
+
     def history(self, name: str) -> pd.DataFrame:
         """The history of the run `name`, in a sweep over folds that of the first fold: one row per epoch."""
-        return read_history(self.path / self.parts.get(name, (name,))[0])
+        return read_history(self.folder(name))
 
     @property
     def complete(self) -> pd.DataFrame:
@@ -186,7 +190,7 @@ class SweepTable:
         return atlas_rows(self, data, task)
 
     def _repr_html_(self) -> str:
-        best = f"{metric_name(self.metric)} on the test images; best on validation: {html.escape(self.best['name'])}."
+        best = f"{metric_name(self.metric)} on the test images; best combination on validation: {html.escape(self.best['name'])}."
         table = self.table().rename(index=frozen_name).rename_axis(index="frozen")
         frozen = f"<p>{html.escape(self.frozen_sentence())}</p>" if len(self.heads) else ""
         return f"<p>{best}</p>{table.round(3).to_html(na_rep='-')}{frozen}"
@@ -317,9 +321,6 @@ def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | N
     return max(sweeps)[1] if sweeps else None
 
 
-def best_run(sweep: SweepTable) -> Run:
-    """Of the best cell's runs, the one that is best on validation."""
-    cell = sweep.best
-    part = sweep.cell_runs(cell["freeze_through"], cell["optimizer"])
-    name = str(part.loc[part["validation"].idxmax(), "name"])
-    return load_run(sweep.path / sweep.parts.get(name, (name,))[0])
+def best_or_none(sweep: SweepTable) -> pd.Series | None:
+    """The sweep's best cell; None where no cell has a validation score."""
+    return sweep.best if sweep.cells["validation"].notna().any() else None

@@ -56,7 +56,7 @@ def duplicate_problems(data: LabelledImages, exact: np.ndarray, pairs: np.ndarra
         "near-duplicates in different groups",
         differing(pairs, data.groups),
         "{pairs} pairs ({images} images) seem to show the same thing but are in different groups: "
-        "use the proposed groups.",
+        "use the groups that 'xaitune data-check' proposes.",
     )
     report_pairs(
         "warning",

@@ -41,8 +41,11 @@ def leak_warnings(data_check: Any) -> list[str]:
     ]
 
 
-def class_sentence(counts: Sequence[Sequence[int]] | None, class_names: Sequence[str]) -> str:
-    """What a confusion matrix (C, C) of test images says, in words: accuracy beside the commonest class's, the worst classes."""
+def class_sentence(counts: Sequence[Sequence[int]] | None, class_names: Sequence[str], named: int | None = None) -> str:
+    """What a confusion matrix (C, C) of test images says, in words: accuracy beside the commonest class's, the worst classes.
+
+    `named`: the number of a class of which the page says already how many are found.
+    """
     matrix = np.array(counts if counts is not None else [])
     if not matrix.size or not matrix.sum():
         return ""
@@ -54,9 +57,10 @@ def class_sentence(counts: Sequence[Sequence[int]] | None, class_names: Sequence
         f"{class_names[common]} would be right on {percent_text(always)}."
     )
     share = np.divide(hits, images, out=np.ones(len(images)), where=images > 0)
-    poor = [int(c) for c in np.argsort(share, kind="stable") if share[c] < POOR][:WORST]
+    poor = [int(c) for c in np.argsort(share, kind="stable") if share[c] < POOR and c != named][:WORST]
     if poor:
-        text += f" Found least often: {listed([f'{class_names[c]} ({hits[c]} of {images[c]})' for c in poor])}."
+        also = "" if named is None else "also "
+        text += f" Less than half is {also}found of {listed([f'{class_names[c]} ({hits[c]} of {images[c]})' for c in poor])}."
     return text
 
 

@@ -11,11 +11,12 @@ from xaitune._files import read_json
 from xaitune._names import plural
 from xaitune._progress import Notes, Progress, part_of
 from xaitune.advise.advice import FreezeAdvice, find_advice, load_advice
-from xaitune.advise.check import AdviceCheck, advice_for, can_check, check_advice
+from xaitune.advise.check import AdviceCheck, advice_for, own_check
 from xaitune.advise.collection import RESULT as COLLECTION
+from xaitune.advise.recommended import recommended_model
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
-from xaitune.comparison.so_far import count_runs
-from xaitune.comparison.table import SweepTable, best_run, find_sweep
+from xaitune.comparison.so_far import count_runs, unfinished_grid
+from xaitune.comparison.table import SweepTable, find_sweep, load_sweep
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.data.pixel_labels import PixelLabels, segmentation_check
@@ -60,27 +61,54 @@ def report_on(
     step = progress or (lambda done, total, what: None)
     step(0, 100, "reading runs")
     table = load_finished_runs(folder) if folder_kind(folder) == "sweep" else None
-    run = best_run(table) if table is not None else load_run(folder)
+    advice, check = _advice_and_check(folder, table, runs_dir, say)
+    chosen = recommended_model(table, check) if table is not None else None
+    run = load_run(table.folder(chosen.run) if table is not None and chosen is not None else folder)
     step(10, 100, "reading images")
     tested = _data(run.data_config, run.fingerprint, say)
-    data, weights = tested, str(run.metadata["weights_digest"])
+    data, fingerprint = tested, run.fingerprint if table is None else table.fingerprint
     if table is not None and tested is not None and table.parts:  # the split of the advice, not that of a fold
         data = _data(replace_fields(run.data_config, {"fold": None}), table.fingerprint, say)
-    fingerprint = run.fingerprint if table is None else table.fingerprint
-    place = advice_for(folder) if table is not None else find_advice(runs_dir, fingerprint, weights, run.config.task)
-    advice = load_advice(place) if place else None
-    check = None
-    if advice is not None and table is not None:
-        if can_check(advice, table):
-            check = check_advice(advice, table)
-        else:
-            say(f"Without a verdict: the sweep lacks the advised depth {advice.freeze_through}, or any other.")
     pictures = _pictures(_in_all_folds(run, table), data, tested, checked, progress)
     comparisons = find_comparisons(folder.parent, fingerprint)
     step(90, 100, "writing the page")
     result = table if table is not None else run
-    page = write_report(result, advice=advice, check=check, data=data, comparisons=comparisons, **pictures)
+    beside = sweep_beside(run, runs_dir) if table is None else None
+    page = write_report(
+        result, advice=advice, check=check, data=data, comparisons=comparisons, beside=beside, **pictures
+    )
     return page, _export_command(result, advice, check)
+
+
+def _advice_and_check(
+    folder: Path, table: SweepTable | None, runs_dir: Path, say: Notes
+) -> tuple[FreezeAdvice | None, AdviceCheck | None]:
+    """The newest advice on the images of a run or of a sweep, and the sweep's check of it."""
+    if table is None:
+        run = load_run(folder)
+        place = find_advice(runs_dir, run.fingerprint, str(run.metadata["weights_digest"]), run.config.task)
+        return load_advice(place) if place else None, None
+    place = advice_for(folder)
+    advice = load_advice(place) if place else None
+    check = own_check(table)
+    if advice is not None and check is None:
+        say(f"Without a verdict: the sweep lacks the advised depth {advice.freeze_through}, or any other.")
+    return advice, check
+
+
+def sweep_beside(run: Run, runs_dir: Path) -> tuple[Path, str] | None:
+    """The newest sweep on a run's images at their size and with its weights, and its answer; None where it is not finished."""
+    folder = find_sweep(runs_dir, run.fingerprint)
+    if folder is None or unfinished_grid(folder) is not None:
+        return None
+    identity = read_json(folder / CONFIG)["identity"]
+    same = (str(run.metadata["weights_digest"]), list(run.data_config.image_size), run.config.task)
+    if (identity["weights"], identity.get("image_size"), identity.get("task", "classify")) != same:
+        return None
+    with contextlib.suppress(RunError):  # all of its runs diverged
+        sweep = load_sweep(folder)
+        return folder, verdict_texts(sweep, sweep, None, own_check(sweep), {})["headline"]
+    return None
 
 
 def _export_command(result: Run | SweepTable, advice: FreezeAdvice | None, check: AdviceCheck | None) -> str:

@@ -4,6 +4,8 @@ import re
 
 from markupsafe import Markup, escape
 
+from xaitune.stats.resampling import FEW_MISTAKES
+
 # key -> (the word, where it is found in a text, what it means)
 TERMS = {
     "frozen": (
@@ -30,6 +32,12 @@ TERMS = {
         r"\[?95 % (?:paired )?intervals?|\bintervals?\b",
         "Where the figure would lie with other test images of the same kind, 95 times in 100. It is found by drawing groups of "
         "test images again and again. A wide one means: too few images to be sure.",
+    ),
+    "mistake": (
+        "groups with a mistake",
+        r"groups? with a mistake",
+        "Groups with at least one test image that the model gets wrong; of a difference, that one of the two models gets wrong. "
+        f"Each figure has its own number of them. With fewer than {FEW_MISTAKES} its interval is not reliable.",
     ),
     "group": (
         "group",

@@ -1,32 +1,21 @@
 """The top of the page: the answer in one sentence, what it rests on, and what to do next."""
 
+from pathlib import Path
 from typing import Any
 
 from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck
+from xaitune.advise.recommended import leading_head
 from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.so_far import so_far_text
-from xaitune.comparison.table import SweepTable
+from xaitune.comparison.table import SweepTable, best_or_none
 from xaitune.report.cell_details import improving_runs, still_improving
 from xaitune.report.commands import shown_path
-from xaitune.report.next_steps import (
-    add_depth_command,
-    add_frozen,
-    add_use,
-    advise_command,
-    cell_command,
-    leading_head,
-    train_command,
-)
-from xaitune.report.run_figures import best_or_none
+from xaitune.report.next_steps import add_depth_command, add_use, advise_command, cell_command
 from xaitune.report.texts import duration_text, interval_text, picture, score_text, spaced_percent
 from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
-
-
-def _advised_command(check: AdviceCheck, depth: int) -> str:
-    return train_command(depth, check.optimizers[depth], check.learning_rates.get(depth))
 
 
 def verdict_texts(
@@ -36,8 +25,12 @@ def verdict_texts(
     check: AdviceCheck | None,
     run: dict,
     comparison: ComparisonTable | None = None,
+    beside: tuple[Path, str] | None = None,
 ) -> dict[str, Any]:
-    """The verdict in words: tone, headline, what to do (text and command), and paragraphs (heading and text)."""
+    """The verdict in words: tone, headline, what to do (text and command), and paragraphs (heading and text).
+
+    `beside`: of a run, a finished sweep on the same images and its answer.
+    """
     if check is not None:
         return checked_texts(check, sweep)
     todo: list[tuple[str, str]] = []
@@ -57,14 +50,14 @@ def verdict_texts(
     elif sweep is not None:
         headline, sentence = _sweep_sentences(sweep)
         more += [("Without training", text) for text in (sweep.frozen_sentence(),) if text]
-        best = sweep.best
-        todo.append(("Train the best combination:", cell_command(best)))
-        add_frozen(todo, sweep)
     else:
-        headline, sentence = _run_sentences(result, run)
+        headline, sentence = _run_sentences(result, run, beside)
     if advice is not None:
-        more.append(("The advice", f"{spaced_percent(advice.headline)} It has not been checked by a sweep."))
-    if sweep is None:
+        unchecked = "" if beside else " It has not been checked by a sweep."
+        more.append(("The advice", spaced_percent(advice.headline) + unchecked))
+    if beside is not None:
+        todo.append(("See how the freezing points compare:", f"xaitune report {shown_path(beside[0])}"))
+    elif sweep is None:
         todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
     elif advice is None:
         todo.append(("Make the advice that the sweep can check:", advise_command(result)))
@@ -106,44 +99,40 @@ def unfinished_training(result: Run | SweepTable, epochs: int | None) -> tuple[t
 
 def checked_texts(check: AdviceCheck, sweep: SweepTable | None) -> dict[str, Any]:
     """`verdict_texts` where the sweep has checked the advice."""
-    advised, rival = frozen_name(check.advised), frozen_name(check.rival)
+    tone, headline = _checked_headline(check, leading_head(sweep))
     todo: list[tuple[str, str]] = []
+    if sweep is not None:
+        add_use(todo, sweep, sweep, check)
+    return {"tone": tone, "headline": headline, "paragraphs": list(check.paragraphs), "todo": todo}
+
+
+def _checked_headline(check: AdviceCheck, head: Any) -> tuple[str, str]:
+    """(tone, answer) of a checked sweep; `head` is the linear head that leads, if one does."""
+    advised, rival = frozen_name(check.advised), frozen_name(check.rival)
     if check.verdict == "confirmed":
         tone, headline = "good", f"Freeze {advised}: the sweep confirms the advice."
-        if check.so_far:
-            tone, headline = "open", f"So far the sweep confirms the advice to freeze {advised}."
-        todo.append((f"Train with {advised} frozen:", _advised_command(check, check.advised)))
+        if check.so_far or head is not None:
+            headline = f"The sweep confirms the advice to freeze {advised}."
     elif check.verdict == "contradicted":
-        tone, headline = (
-            "bad",
-            f"Do not follow the advice: with {rival} frozen the score is better than with {advised} frozen.",
-        )
+        better = f"with {rival} frozen the score is better"
+        tone, headline = "bad", f"Do not follow the advice: {better} than with {advised} frozen."
         if check.so_far:
-            tone, headline = (
-                "open",
-                f"So far the sweep contradicts the advice to freeze {advised}: with {rival} frozen the score is better.",
-            )
-        todo.append((f"Train with {rival} frozen:", _advised_command(check, check.rival)))
+            headline = f"The sweep contradicts the advice to freeze {advised}: {better}."
     else:
         tone, headline = "open", f"The sweep cannot tell whether freezing {advised} or freezing {rival} is better."
-        best = check.best
-        if "freeze_through" in best and "optimizer" in best:
-            chosen = frozen_name(best["freeze_through"])
-            head = leading_head(sweep)
-            if head is None:
-                headline = f"For now, freeze {chosen}: t{headline[1:]}"
-            else:
-                why = "which is good enough" if head["verdict"] == "confirmed" else "the best on validation"
-                headline = f"For now, train only a linear head, {why}. {headline}"
-            name = combination_name(best["freeze_through"], best["optimizer"])
-            todo.append((f"Train the combination that is best on validation, {name}:", cell_command(best)))
-    if check.enough is not None and check.enough["name"] != f"freeze{check.advised}-{check.optimizers[check.advised]}":
-        name = combination_name(check.enough["freeze_through"], check.enough["optimizer"])
-        todo.append((f"Where training time matters, {name} is shown to be good enough:", cell_command(check.enough)))
-    add_frozen(todo, sweep)
-    if sweep is not None:
-        add_use(todo, sweep, sweep, _recommended(check))
-    return {"tone": tone, "headline": headline, "paragraphs": list(check.paragraphs), "todo": todo}
+        if head is None:
+            headline = f"For now, freeze {frozen_name(check.best['freeze_through'])}: t{headline[1:]}"
+    if check.so_far and check.verdict != "cannot tell":
+        tone, headline = "open", f"So far t{headline[1:]}"
+    return tone, _head_first(head) + headline
+
+
+def _head_first(head: Any) -> str:
+    """What comes before an answer where a linear head leads, which needs no freezing point; else ''."""
+    if head is None:
+        return ""
+    why = "which is good enough" if head["verdict"] == "confirmed" else "the best on validation"
+    return f"For now, train only a linear head, {why}. "
 
 
 def verdict_figures(check: AdviceCheck | None) -> dict[str, Any]:
@@ -166,8 +155,9 @@ def verdict_figures(check: AdviceCheck | None) -> dict[str, Any]:
 def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
     best, equals = sweep.best, sweep.equals
     unfinished = so_far_text(sweep.path)
-    best_so_far = "Best on validation so far" if unfinished else "Best on validation"
-    headline = f"{best_so_far}: {combination_name(best['freeze_through'], best['optimizer'])}."
+    so_far = " so far" if unfinished else ""
+    name = combination_name(best["freeze_through"], best["optimizer"])
+    headline = f"{_head_first(leading_head(sweep))}Best combination on validation{so_far}: {name}."
     sentence = f"The sweep is not finished: {unfinished}. " if unfinished else ""
     sentence += (
         f"Its test {metric_name(sweep.metric)} is {score_text(best['test'])} {interval_text(best['low'], best['high'])} on "
@@ -184,20 +174,7 @@ def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
     return headline, sentence
 
 
-def _recommended(check: AdviceCheck) -> tuple[int, str] | None:
-    """The depth and the optimizer to take by the verdict; None where the sweep has no best combination."""
-    if check.verdict == "cannot tell":
-        best = check.best
-        return (
-            (int(best["freeze_through"]), str(best["optimizer"]))
-            if {"freeze_through", "optimizer"} <= set(best)
-            else None
-        )
-    depth = check.advised if check.verdict == "confirmed" else check.rival
-    return depth, check.optimizers[depth]
-
-
-def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, str]:
+def _run_sentences(result: Run | SweepTable, run: dict[str, Any], beside: tuple[Path, str] | None) -> tuple[str, str]:
     name = result.path.name
     if isinstance(result, Run) and result.state != "finished":
         return (
@@ -207,7 +184,10 @@ def _run_sentences(result: Run | SweepTable, run: dict[str, Any]) -> tuple[str, 
     if run["missing"]:
         return f"The run {name} has no test score.", run["missing"]
     headline = f"{name}: test {run['metric']} {score_text(run['value'])} {run['interval']}."
-    return headline, f"On {run['basis']}, one seed. No other freezing point has been tried."
+    tried = "No other freezing point has been tried."
+    if beside is not None:
+        tried = f"What the sweep {shown_path(beside[0])} found on the same images: {beside[1]}"
+    return headline, f"On {run['basis']}, one seed. {tried}"
 
 
 def mismatches(

@@ -8,14 +8,15 @@ import pandas as pd
 
 from xaitune._names import combination_name
 from xaitune.advise.advice import FreezeAdvice
+from xaitune.advise.check import AdviceCheck
+from xaitune.advise.recommended import Recommended, recommended_model
 from xaitune.comparison.so_far import LAST, read_grid, recorded_grids, so_far_text, unfinished_grid
 from xaitune.comparison.table import SweepTable, load_sweep
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.config.settings import SweepConfig
 from xaitune.errors import RunError
 from xaitune.report.commands import CommandLine, shown_path
-from xaitune.report.run_figures import best_or_none, read_or_empty
-from xaitune.report.texts import duration_text
+from xaitune.report.run_figures import read_or_empty
 from xaitune.training.folder import CONFIG, find_runs, is_linear
 from xaitune.training.run import Run, load_run
 
@@ -105,84 +106,59 @@ def all_runs(sweep: SweepTable) -> pd.DataFrame:
     return runs.astype({"freeze_through": int, "seed": int})
 
 
-def add_frozen(todo: list[tuple[str, str]], sweep: SweepTable | None) -> None:
-    """Put first what needs no training, where that is shown to be good enough; last, where it may be."""
-    head = sweep.best_head if sweep is not None else None
-    if head is None or head["verdict"] == "contradicted":
-        return
-    seconds = duration_text(max(head["seconds"], 1))
-    gap = f"{_signed(head['difference'])} points [{_signed(head['diff_low'])}, {_signed(head['diff_high'])}]"
-    if head["verdict"] == "confirmed":
-        todo.insert(0, (f"No block needs training. Fit only a linear head, in {seconds}:", head_command(head)))
-    elif leading_head(sweep) is not None:
-        todo.insert(
-            0, (f"Fit only a linear head, in {seconds} ({gap} against the best combination):", head_command(head))
-        )
-    else:
-        text = f"Perhaps as good ({gap} against the best combination), in {seconds}: train only a linear head, and no block:"
-        todo.append((text, head_command(head)))
-
-
-def leading_head(sweep: SweepTable | None) -> Any:
-    """The linear head on frozen features, where it is to be preferred to every trained combination; else None.
-
-    That is where no block is shown to need training, or where it is at least as good on validation images, which choose
-    everything here, and the test images do not contradict.
-    """
-    head = sweep.best_head if sweep is not None else None
-    if sweep is None or head is None or head["verdict"] == "contradicted":
-        return None
-    best = best_or_none(sweep)
-    ahead = best is None or head["validation"] >= best["validation"]
-    return head if head["verdict"] == "confirmed" or ahead else None
-
-
 def add_use(
-    todo: list[tuple[str, str]],
-    result: Run | SweepTable,
-    sweep: SweepTable | None,
-    chosen: tuple[int, str] | None = None,
+    todo: list[tuple[str, str]], result: Run | SweepTable, sweep: SweepTable | None, check: AdviceCheck | None = None
 ) -> None:
-    """Put last how to use the recommended model, which is there already; of an unfinished sweep put first what goes on.
+    """Put first how to use the recommended model, which is there already; of an unfinished sweep what goes on with it.
 
-    `chosen`: the combination that a verdict recommends; the best one without a verdict.
+    Training is named last: it makes sense again only with more images.
     """
     if isinstance(result, Run):
         if result.state == "finished":
-            todo += _use_commands("this model", shown_path(result.path))
+            todo += _use_commands("Export this model:", shown_path(result.path))
         return
-    if sweep is None or best_or_none(sweep) is None:
+    chosen = recommended_model(sweep, check) if sweep is not None else None
+    if sweep is None or chosen is None:
         return
     if grid := unfinished_grid(sweep.path):
         todo.insert(0, ("Finish the sweep:", sweep_command(sweep.path, grid)))
         return
-    chosen = chosen or (int(sweep.best["freeze_through"]), str(sweep.best["optimizer"]))
-    runs, head = sweep.cell_runs(*chosen), leading_head(sweep)
-    trained = str(runs.loc[runs["validation"].idxmax(), "name"])
-    name, which = (trained, combination_name(*chosen)) if head is None else (str(head["name"]), "the linear head")
-    fold = " (of the first fold)" if name in sweep.parts else ""
-    todo += _use_commands(f"the model that the sweep has trained, {which}{fold}", _place(sweep, name))
-    if head is not None:
-        with_maps = _place(sweep, trained)
-        text = f"A file that also gives heatmaps needs a gap head, which {combination_name(*chosen)} has:"
-        command = f"xaitune export {with_maps} --to onnx --with-heatmap"
-        if read_or_empty(sweep.path / CONFIG).get("train", {}).get("head", "gap") != "gap":
-            text = "A file that also gives heatmaps needs a model with a gap head. Train one:"
-            command = f"{train_command(*chosen)} --head gap"
-        todo.append((text, command))
+    fold = " (of the first fold)" if chosen.run in sweep.parts else ""
+    text = f"Export the recommended model, {chosen.title}{fold}, which the sweep has trained already:"
+    todo[:0] = _use_commands(text, shown_path(sweep.folder(chosen.run)))
+    if chosen.depth is None:
+        todo.insert(2, _heatmap_command(sweep, check))
+    todo.append(("When you have more images, train the recommended model again:", _again_command(sweep, chosen)))
+    enough = sweep.enough
+    if (
+        enough is not None
+        and chosen.depth is not None
+        and str(enough["name"]) != f"freeze{chosen.depth}-{chosen.optimizer}"
+    ):
+        name = combination_name(enough["freeze_through"], enough["optimizer"])
+        todo.append((f"Where training time matters then, {name} is shown to be good enough:", cell_command(enough)))
 
 
-def _place(sweep: SweepTable, name: str) -> str:
-    """The folder of one of a sweep's runs, as it is typed; over folds that of the first one."""
-    return shown_path(sweep.path / sweep.parts.get(name, (name,))[0])
+def _heatmap_command(sweep: SweepTable, check: AdviceCheck | None) -> tuple[str, str]:
+    """What gives heatmaps in an exported file, where a linear head is recommended, which cannot: (text, command)."""
+    trained = recommended_model(sweep, check, trained=True)
+    assert trained is not None
+    if read_or_empty(sweep.path / CONFIG).get("train", {}).get("head", "gap") != "gap":
+        again = f"{_again_command(sweep, trained)} --head gap"
+        return "A file that also gives heatmaps needs a model with a gap head. Train one:", again
+    text = f"A file that also gives heatmaps needs a gap head, which {trained.title} has:"
+    return text, f"xaitune export {shown_path(sweep.folder(trained.run))} --to onnx --with-heatmap"
 
 
-def _use_commands(which: str, path: str) -> list[tuple[str, str]]:
+def _again_command(sweep: SweepTable, chosen: Recommended) -> str:
+    """The command that trains a recommended model."""
+    if chosen.depth is None or chosen.optimizer is None:
+        return head_command(sweep.heads.set_index("name").loc[chosen.run])
+    return cell_command(sweep.cell(chosen.depth, chosen.optimizer))
+
+
+def _use_commands(text: str, path: str) -> list[tuple[str, str]]:
     return [
-        (f"Export {which}:", f"xaitune export {path} --to onnx"),
-        ("Use it on new images:", f"xaitune predict {path} IMAGES"),
+        (text, f"xaitune export {path} --to onnx"),
+        ("Or use it on new images without exporting it:", f"xaitune predict {path} IMAGES"),
     ]
-
-
-def _signed(share: float) -> str:
-    return f"{share * 100:+.1f}"

@@ -11,13 +11,14 @@ from xaitune._files import write_bytes
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.advise.check import AdviceCheck, can_check, check_advice
 from xaitune.advise.leak import load_leak
+from xaitune.advise.recommended import recommended_model
 from xaitune.comparison.comparison_table import ComparisonTable
 from xaitune.comparison.table import SweepTable
 from xaitune.errors import InputError
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.report.cautions import class_sentence, leak_warnings, suspects_section, worst_class
-from xaitune.report.commands import CommandLine, data_name, is_complete
+from xaitune.report.commands import CommandLine, data_name, is_complete, shown_path
 from xaitune.report.comparisons import comparison_section
 from xaitune.report.embedding import inline_parts
 from xaitune.report.glossary import explained_terms, mark_terms
@@ -53,12 +54,14 @@ def write_report(
     comparisons: Sequence[ComparisonTable] = (),
     segmentation: Any = None,
     viewed: Viewed | None = None,
+    beside: tuple[Path, str] | None = None,
 ) -> Path:
     """Write the report on a sweep or a single run; returns where it is.
 
     `path` defaults to report.html in the result's folder. `data` is the ImageData, `data_check` what its `check()`
     gave. `check` is made from `advice` and the sweep where it is not given. With a Run, `sweep` is the sweep that it
-    is compared with. `comparisons` on the same images get a section; a run of one of them is reported as its best cell.
+    is compared with, `beside` the folder and the answer of one that has a page of its own. `comparisons` on the same images get
+    a section; a run of one of them is reported as its best cell.
     `segmentation`: the Axes of `explain.pixels.sample_sheet`. `viewed`: what `drawn.viewed_images` gave, for the image viewer.
     What is not given is named on the page, with the command that makes it. Raises InputError for another kind of result,
     RunError where the page cannot be written.
@@ -69,7 +72,7 @@ def write_report(
         raise InputError(f"write_report needs a Run or a SweepTable. Received: {type(result).__name__}.")
     if check is None and advice is not None and sweep is not None:
         check = _check(advice, sweep)
-    shown = shown_run(result)
+    shown = shown_run(result, recommended_model(result, check) if isinstance(result, SweepTable) else None)
     train, data_settings = result_settings(result, shown)
     own = next((table for table in comparisons if table.path in result.path.parents), None)
     maps = [heatmaps] if isinstance(heatmaps, BlockHeatmaps | Superpixels) else list(heatmaps or ())
@@ -79,13 +82,16 @@ def write_report(
     thresholds = threshold_section(shown["predictions"], shown["class_names"], shown.get("f1"))
     data_of = {"viewer": viewer, "thresholds": thresholds}
     inline = {name: part and part["data"] for name, part in data_of.items()} | {"counts": shown.get("counts")}
-    verdict = verdict_texts(result, sweep, advice, check, shown, own) | verdict_figures(check)
+    verdict = verdict_texts(result, sweep, advice, check, shown, own, beside) | verdict_figures(check)
     if unfinished := unfinished_training(result, train.get("epochs")):
         verdict["paragraphs"].append(unfinished[0])
         verdict["todo"].append(unfinished[1])
     about_data, leaks = data_section(data, data_check, shown), leak_warnings(data_check)
     classes = _classes(shown, about_data, suspects)
-    verdict["todo"] += _checks_to_make(leaks, suspects, data, classes["worst"])
+    verdict["todo"] += _checks_to_make(suspects, data, classes["worst"])
+    if leaks:  # they make every figure here too high
+        look = "See which images look alike in several splits, and get groups proposed:"
+        verdict["todo"].insert(0, (look, "xaitune data-check"))
     paste = CommandLine(result.path)
     environment = _environment(paste)
     made = str(shown["metadata"].get("ended", ""))[:10] or datetime.date.today().isoformat()
@@ -110,6 +116,7 @@ def write_report(
         run=shown,
         segmentation=picture(segmentation, SHEET, dpi=100, photo=True) if segmentation is not None else None,
         making=making_section(result, sweep, shown),
+        beside=f"xaitune report {shown_path(beside[0])}" if beside else "",
         glossary=explained_terms(),
         folder=paste.folder,
     )
@@ -140,16 +147,13 @@ def _classes(shown: dict[str, Any], data: dict[str, Any] | None, suspects: dict[
     worst = worst_class(
         shown["counts"], shown["class_names"], images if len(groups) == len(images) else (), groups, suspects
     )
-    return {"sentence": class_sentence(shown["counts"], shown["class_names"]), "worst": worst}
+    named = worst["number"] if worst else None
+    return {"sentence": class_sentence(shown["counts"], shown["class_names"], named), "worst": worst}
 
 
-def _checks_to_make(
-    leaks: list[str], suspects: dict[str, Any] | None, data: Any, worst: dict[str, Any] | None
-) -> list[tuple[str, str]]:
+def _checks_to_make(suspects: dict[str, Any] | None, data: Any, worst: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What to do about the images: (text, command)."""
     todo = []
-    if leaks:
-        todo.append(("See which images look alike in several splits, and get groups proposed:", "xaitune data-check"))
     if suspects:
         todo.append((f"Look at the {suspects['count']:,} doubtful labels below, the first ones at least.", ""))
     elif data is not None and worst:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from xaitune._files import read_json
 from xaitune._names import metric_name, plural
+from xaitune.advise.recommended import Recommended
 from xaitune.comparison.table import SweepTable
 from xaitune.config.choices import PIXEL_METRICS
 from xaitune.errors import XaituneError
@@ -20,20 +21,21 @@ from xaitune.stats.resampling import FEW_GROUPS
 from xaitune.training.run import Run, outcomes_of, pixel_counts_of
 
 
-def shown_run(result: Run | SweepTable) -> dict[str, Any]:
-    """The run, or the best one on validation of a sweep's best combination: its test figures, confusion matrix and curves."""
+def shown_run(result: Run | SweepTable, recommended: Recommended | None = None) -> dict[str, Any]:
+    """The run, or a sweep's recommended model: which it is and why, its test figures, confusion matrix and curves."""
+    about = ""
     if isinstance(result, Run):
         name, metric = result.name, result.config.metric
         predictions, metadata = result.predictions, result.metadata
     else:
-        name, metric, best = "", result.metric, best_or_none(result)
-        if best is not None:
-            runs = result.cell_runs(best["freeze_through"], best["optimizer"])
-            name = str(runs.loc[runs["validation"].idxmax(), "name"]) if len(runs) else ""
-        place = result.path / result.parts.get(name, (name,))[0]  # of a sweep over folds in the first one
-        predictions, metadata = pd.DataFrame(), read_or_empty(place / "metadata.json") if name else {}
-    shown: dict[str, Any] = {"name": name, "metric": metric_name(metric), "class_names": result.class_names}
-    shown |= {"missing": "", "metadata": metadata, "predictions": predictions, "history": None}
+        name, metric = recommended.run if recommended else "", result.metric
+        predictions = pd.DataFrame()
+        metadata = read_or_empty(result.folder(name) / "metadata.json") if name else {}
+        if recommended is not None:
+            about = f"{recommended.title}, the model that the sweep recommends ({recommended.why})"
+    shown: dict[str, Any] = {"name": name, "about": about, "metric": metric_name(metric)}
+    shown |= {"class_names": result.class_names, "missing": "", "metadata": metadata}
+    shown |= {"predictions": predictions, "history": None}
     try:
         if isinstance(result, SweepTable) and name:
             shown["predictions"] = predictions = result.predictions(name)
@@ -42,11 +44,6 @@ def shown_run(result: Run | SweepTable) -> dict[str, Any]:
         return shown | _test_figures(predictions, result.class_names, metric)
     except XaituneError as error:
         return shown | {"missing": str(error)}
-
-
-def best_or_none(sweep: SweepTable) -> pd.Series | None:
-    """The sweep's best cell; None where no cell has a validation score."""
-    return sweep.best if sweep.cells["validation"].notna().any() else None
 
 
 def read_or_empty(file: Path) -> dict[str, Any]:

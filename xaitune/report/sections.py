@@ -13,14 +13,14 @@ from xaitune._names import combination_name, frozen_name, metric_name, plural
 from xaitune.advise.advice import FreezeAdvice
 from xaitune.comparison.cells import alike_sentence, head_name, lacking, over_seeds
 from xaitune.comparison.so_far import so_far_text
-from xaitune.comparison.table import SweepTable
+from xaitune.comparison.table import SweepTable, best_or_none
 from xaitune.data.splits import SPLITS
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.lime.result import Superpixels
 from xaitune.plots import charts
 from xaitune.report.cell_details import improving_runs, sweep_details
 from xaitune.report.next_steps import all_runs, asked_grids, sweep_command, train_command
-from xaitune.report.run_figures import best_or_none, read_or_empty
+from xaitune.report.run_figures import read_or_empty
 from xaitune.report.texts import (
     SHADES,
     Picture,
@@ -153,11 +153,12 @@ def sweep_section(sweep: SweepTable | None) -> dict[str, Any] | None:
         for c, shade in zip(sweep.cells.to_dict("records"), _shades(sweep.cells["test"]), strict=True)
     }
     rows: list[tuple[str, list[dict[str, Any]]]] = []
-    for depth in sorted(runs["freeze_through"].unique()):
+    trials = runs["state"] == "stopped"  # of a race for the advice, or at a learning rate that was not chosen
+    for depth in sorted(runs.loc[~trials, "freeze_through"].unique()):
         row = []
         for optimizer in optimizers:
-            ended = runs.loc[(runs["freeze_through"] == depth) & (runs["optimizer"] == optimizer), "state"]
-            ended = ended[ended != "stopped"]  # at a learning rate that was not chosen
+            same = (runs["freeze_through"] == depth) & (runs["optimizer"] == optimizer)
+            ended = runs.loc[same & ~trials, "state"]
             states = ", ".join(dict.fromkeys(s.partition(":")[0] for s in ended)) or "not run"
             cell = cells.get((depth, optimizer), {"finished": False, "best": False})
             lost = int((ended != "finished").sum())
@@ -268,8 +269,7 @@ def result_settings(result: Run | SweepTable, run: dict[str, Any]) -> tuple[dict
     """The settings of the training and of the data behind a result, of a sweep those of the shown run; {} where unknown."""
     if isinstance(result, Run):
         return dataclasses.asdict(result.config), dataclasses.asdict(result.data_config)
-    place = result.path / result.parts.get(run["name"], (run["name"],))[0]
-    config = read_or_empty(place / "config.json") if run["name"] else {}
+    config = read_or_empty(result.folder(run["name"]) / "config.json") if run["name"] else {}
     return config.get("train", {}), config.get("data", {})
 
 

@@ -41,7 +41,7 @@ if (report.sweep && byId("cell")) {
   }
 
   function show() {
-    byId("c-title").textContent = titles[chosen] + (chosen === best ? ", the best on validation" : "");
+    byId("c-title").textContent = titles[chosen] + (chosen === best ? ", the best combination on validation" : "");
     curves(byId("c-scores"), ["score"], "validation " + report.sweep.metric);
     curves(byId("c-losses"), ["val_loss", "train_loss"], "loss");
     matrix(cells[chosen].counts);
