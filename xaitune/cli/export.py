@@ -34,6 +34,9 @@ def export(
         Path | None,
         option("--output", help="The file to write.", default="export/ beside the run's folder", metavar="PATH"),
     ] = None,
+    overwrite: Annotated[
+        bool, option("--overwrite", help="Replace a file of another model too, or one with heatmaps by one without.")
+    ] = False,
 ) -> None:
     """Write a run as ONNX, OpenVINO, SavedModel or Keras, compared with the run on images before it is kept."""
     require_choice("to", to, FORMATS)
@@ -44,7 +47,13 @@ def export(
 
     with job.ui.progress("comparing", "images") as report:
         made = export_run(
-            choice.run(job.ui.say), to, path=output, with_heatmap=with_heatmap, images=paths, progress=report
+            choice.run(job.ui.say),
+            to,
+            path=output,
+            with_heatmap=with_heatmap,
+            overwrite=overwrite,
+            images=paths,
+            progress=report,
         )
     job.ui.say(f"{disk_size(made.size)}. {made.sentence()}")
     proof = made.path.with_name(made.path.name + PROOF)
