@@ -23,7 +23,8 @@ from xaitune.advise.advice import load_advice
 from xaitune.cli import advise, console
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
-from xaitune.config.toml import load_config
+from xaitune.config.settings import Config, DataConfig
+from xaitune.config.toml import config_text, load_config
 
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice", "collect"]
 COMMANDS += ["export", "compare", "report", "studio", "runs", "track", "doctor", "demo"]
@@ -209,6 +210,7 @@ def test_explain_by_other_methods(project, crack, tmp_path, method):
     answer = xaitune(folder, "explain", *crack, *options)
     assert answer.status == 0
     assert "2 images in" in answer.out
+    assert f"Each image has a picture in {tmp_path}, in a folder named after the explained class." in answer.out
     end = (
         "with --check, which says which maps can be trusted"
         if method == "cam"
@@ -615,7 +617,7 @@ def test_the_same_sweep_again_trains_nothing(project):
     answer = xaitune(folder, "sweep-freeze", *GRID, "--json")
     assert answer.status == 0
     assert "6 of 6 runs are already finished" in answer.err
-    assert re.search(r"This call took \d+ s. All its trainings together, .*, took \d+ s\.", answer.err)
+    assert re.search(r"This call took [\d.]+ s. All its trainings together, .*, took \d+ s\.", answer.err)
     assert len(answer.json["cells"]) == 4
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -675,7 +677,9 @@ def test_where_nothing_was_trained_the_call_must_be_fixed(tmp_path, command):
 
 def test_runs_where_there_is_none(tmp_path):
     answer = xaitune(tmp_path, "runs")
-    assert (answer.status, answer.out.splitlines()[0]) == (0, "No runs in runs yet.")
+    assert (answer.status, answer.out.splitlines()) == (0, ["No runs in runs yet.", "Next: xaitune init IMAGES"])
+    (tmp_path / "xaitune.toml").write_text(config_text(Config(DataConfig("images"))))
+    assert xaitune(tmp_path, "runs").out.splitlines()[-1] == "Next: xaitune train"
 
 
 def test_flag_beats_file_beats_default(project, tmp_path):
@@ -748,6 +752,21 @@ def test_progress_says_the_time_left(capsys, monkeypatch):
         "sweeping: 25%, about 30 s left (b)",
         "sweeping: 50%, about 20 s left (c)",
     ]
+
+
+def test_a_bar_says_once_what_is_counted(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
+    shown = io.StringIO()
+    ui = console.Ui()
+    with ui.progress("comparing images", "images") as report:
+        report(1, 1124, "images")
+    ui.errors = Console(file=shown, force_terminal=True, width=100)
+    with ui.progress("comparing images", "images") as report:
+        report(164, 1124, "images")
+        report.bar.refresh()
+    assert capsys.readouterr().err == "comparing images: 1 of 1124 images\n"
+    assert "164 of 1124 images" in shown.getvalue()
+    assert "images, images" not in shown.getvalue()
 
 
 def test_a_terminal_shows_a_bar_for_each_part_under_way():

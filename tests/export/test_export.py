@@ -121,7 +121,8 @@ def test_predict_gives_the_same_csv(run, exports, few, tmp_path):
     assert note.startswith(f"{exports['onnx'].path} was trained on {len(run.paths('train'))} images of ")
     assert answer.out.startswith(shown.rpartition("Wrote")[0])  # to three digits
     assert "Least sure: " in printed.out
-    assert "Next: " not in printed.out  # an exported file cannot be explained
+    least = expected.loc[expected["probability"].idxmin(), "file"]
+    assert printed.out.endswith(f"Next: xaitune explain {least} --model RUN\n")  # an exported file cannot be explained
     unwritten = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--json").json["next"]
     assert unwritten == f"xaitune predict {exports['onnx'].path} IMAGES --csv predictions.csv"
     refused = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--preprocess", "torch")
@@ -256,6 +257,10 @@ def test_the_command(run, demo, tmp_path):
     assert answer.json["proof"]["images"] == tests > 20
     assert answer.json["bytes"] == (tmp_path / file).stat().st_size
     assert answer.json["next"] == f"xaitune predict {file} IMAGES"
+    images = demo.paths()[:60]
+    predicted = xaitune(tmp_path, "predict", file, *images, "--csv", "all.csv")
+    assert f"--model runs/{run.name}\n" in predicted.out.partition("Next: xaitune explain ")[2]
+    assert "10 more are not shown: all.csv has all 60." in predicted.out
     assert sorted(p.name for p in (tmp_path / "runs/export").iterdir()) == [Path(w).name for w in answer.json["wrote"]]
 
 

@@ -99,6 +99,8 @@ def init(
     The estimate is made for several image sizes.
     """
     file = Path(CONFIG_FILE)
+    if not data.exists():
+        raise DataError(f"No image folder or CSV at {data}. Check the path.")
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} exists already. Edit it, or replace it with --overwrite.")
     job.fresh = job.config_file is None
