@@ -20,7 +20,7 @@ from rich.console import Console
 
 import xaitune as xt
 from xaitune.advise.advice import load_advice
-from xaitune.cli import advise, console
+from xaitune.cli import advise, collect, console
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
 from xaitune.config.settings import Config, DataConfig
@@ -381,8 +381,21 @@ def test_collect(project):
     assert {row["class"] for row in made["classes"]} >= {"crack", "burst"}
     assert made["headline"].startswith(("Collect more images of", "No single class"))
     assert (folder / "runs/collection/classes.csv").is_file()
-    assert made["next"] == "xaitune train"
+    assert made["next"] == "xaitune data-check"
+    asked = sum(row["images"] for row in made["classes"])
+    assert f"linear head on frozen features, asked about {asked} training and validation images held out" in answer.err
+    assert "not the scores of your runs" in answer.err
+    assert "too few groups" in answer.err  # the classes of the demo are small
     assert f"add them to {load_config(folder / 'xaitune.toml').data.path}, check them with" in answer.err
+
+
+def test_collect_shows_the_largest_gain_first_in_points():
+    figures = {"images": 9, "groups": 4, "f1": 0.5, "low": 0.4, "high": 0.6, "gain_low": -0.012, "gain_high": 0.056}
+    classes = pd.DataFrame([figures | {"gain": gain} for gain in (0.001, np.nan, 0.022)], index=list("abc"))
+    shown = collect.shown_classes(classes)
+    assert list(shown.index) == ["c", "a", "b"]
+    assert shown["gain [95 % interval]"].tolist() == ["+2.2 [-1.2, +5.6]", "+0.1 [-1.2, +5.6]", "too few groups"]
+    assert set(shown["F1 [95 % interval]"]) == {"0.500 [0.400, 0.600]"}
 
 
 def test_advise_on_other_images(project, demo, tmp_path):
@@ -453,7 +466,7 @@ def test_advise_on_images_too_few_to_be_split(project, demo, tmp_path):
         )
         == 1
     )
-    assert f"and {2 * len(demo.class_names)} images of these" in made["drift"]
+    assert f"and {2 * len(demo.class_names)} new images" in made["drift"]
     assert re.search(r"The balanced accuracy is .* points \[", made["drift"])
     assert "freeze_through" not in made
     assert (made["next"], json.loads((tmp_path / "runs/drift/drift.json").read_text())["retrain"]) == (
@@ -580,7 +593,8 @@ def test_following_commands_take_the_images_and_options_of_the_call(demo, tmp_pa
     checked = xaitune(tmp_path, "data-check", *data, "--runs-dir", "made", "--json").json["next"]
     assert shlex.split(checked) == list(map(str, ["xaitune", "advise", *data, "--runs-dir", "made"]))
     collected = xaitune(tmp_path, "collect", *options[:-4], "--runs-dir", "made", "--json").json["next"]
-    assert shlex.split(collected) == list(map(str, ["xaitune", "train", *options[:-4], "--runs-dir", "made"]))
+    assert shlex.split(collected) == list(map(str, ["xaitune", "data-check", *data, "--runs-dir", "made"]))
+    assert xaitune(tmp_path, *shlex.split(collected)[1:]).status == 0  # without --weights, which it takes only with --labels
 
 
 def test_advice_does_not_plan_the_folds_of_a_sweep(project, tmp_path, monkeypatch):

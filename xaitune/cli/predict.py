@@ -88,10 +88,8 @@ def _say_trained_on(ui: Ui, run: Path, paths: list[Path]) -> None:
     known = {path.resolve() for path in load_run(run).paths("train")}
     count = sum(path.resolve() in known for path in paths)
     if count:
-        ui.warn(
-            f"{run} was trained on {count} of these {plural(len(paths), 'image')}: that it gets them right says nothing about "
-            "new images."
-        )
+        these, them = ("this image", "it") if len(paths) == 1 else (f"{count} of these {len(paths):,} images", "them")
+        ui.warn(f"{run} was trained on {these}: that it gets {them} right says nothing about new images.")
 
 
 def _predict_run(
