@@ -138,7 +138,9 @@ def test_new_classes_are_named_and_counted(demo, run, tmp_path):
 def table_drift(p=0.5, old=(0.8, 0.75, 0.85), new=(0.8, 0.75, 0.85), groups=40, few=""):
     blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": p}, index=pd.Index(range(1, 6), name="block"))
     rows = [dict(zip(("score", "low", "high"), row, strict=True)) for row in (old, new)]
-    scores = pd.DataFrame([row | {"images": 90, "of": 90, "groups": groups, "few": few} for row in rows], index=["old", "new"])
+    scores = pd.DataFrame(
+        [row | {"images": 90, "of": 90, "groups": groups, "few": few} for row in rows], index=["old", "new"]
+    )
     return Drift(blocks, scores, "gini", 0, "runs/old")
 
 

@@ -225,7 +225,10 @@ def test_the_command(planted, tmp_path):
     found = answer.json
     assert wrong in [row["file"] for row in found["doubtful_labels"][:2]]
     assert "of 31 labels are doubtful" in found["labels"]
-    assert "fill in the column action of runs/data-check/labels.csv (keep, relabel or drop), and add its rows to fixes.csv." in answer.err
+    assert (
+        "fill in the column action of runs/data-check/labels.csv (keep, relabel or drop), and add its rows to fixes.csv."
+        in answer.err
+    )
     assert "│ issue" not in answer.err
     row = found["doubtful_labels"][0]
     assert f"{row['suggested']} {row['suggested_probability']:.0%}" in answer.err

@@ -125,7 +125,13 @@ def test_random_images_are_labelled_before_uncertain_ones(monkeypatch):
 def table_drift(p=0.5, p_predicted=0.5, groups=40, new=(0.7, 0.2, 0.1), random=100, uncertain=20):
     blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": p}, index=pd.Index(range(1, 6), name="block"))
     return UnlabelledDrift(
-        *(blocks, pd.DataFrame({"images": groups, "of": groups, "groups": groups}, index=["old", "new"]), "gini", 0, "runs/old"),
+        *(
+            blocks,
+            pd.DataFrame({"images": groups, "of": groups, "groups": groups}, index=["old", "new"]),
+            "gini",
+            0,
+            "runs/old",
+        ),
         predicted=pd.DataFrame({"old": (0.7, 0.2, 0.1), "new": new}, index=["free", "crack", "hole"]),
         p_predicted=p_predicted,
         to_label=pd.DataFrame({"why": ["random"] * random + ["uncertain"] * uncertain}),

@@ -594,7 +594,9 @@ def test_following_commands_take_the_images_and_options_of_the_call(demo, tmp_pa
     assert shlex.split(checked) == list(map(str, ["xaitune", "advise", *data, "--runs-dir", "made"]))
     collected = xaitune(tmp_path, "collect", *options[:-4], "--runs-dir", "made", "--json").json["next"]
     assert shlex.split(collected) == list(map(str, ["xaitune", "data-check", *data, "--runs-dir", "made"]))
-    assert xaitune(tmp_path, *shlex.split(collected)[1:]).status == 0  # without --weights, which it takes only with --labels
+    assert (
+        xaitune(tmp_path, *shlex.split(collected)[1:]).status == 0
+    )  # without --weights, which it takes only with --labels
 
 
 def test_advice_does_not_plan_the_folds_of_a_sweep(project, tmp_path, monkeypatch):

@@ -121,6 +121,7 @@ def test_predict_gives_the_same_csv(run, exports, few, tmp_path):
     assert note.startswith(f"{exports['onnx'].path} was trained on {len(run.paths('train'))} images of ")
     assert answer.out.startswith(shown.rpartition("Wrote")[0])  # to three digits
     assert "Least sure: " in printed.out
+    assert "Probabilities, computed in float32" in printed.out
     least = expected.loc[expected["probability"].idxmin(), "file"]
     assert printed.out.endswith(f"Next: xaitune explain {least} --model RUN\n")  # an exported file cannot be explained
     unwritten = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--json").json["next"]

@@ -279,7 +279,9 @@ def _check_labels(job: Job, config: Any, images: Any, count: int | None) -> Any:
     with job.ui.progress("learning") as report:
         doubtful = doubtful_labels(images, config.train, count=count or COUNT, runs_dir=job.runs_dir, progress=report)
     if len(doubtful.table):
-        job.ui.table(_as_on_the_sheet(doubtful.table.head(LISTED_LABELS)), "Most doubtful labels, with their probabilities")
+        job.ui.table(
+            _as_on_the_sheet(doubtful.table.head(LISTED_LABELS)), "Most doubtful labels, with their probabilities"
+        )
         job.ui.say(
             "The probabilities are those of a linear head that has not seen the image. The rank is by cleanlab's "
             "confidence-weighted entropy: a label ranks high if its probability is low, and higher if the head is not sure of "

@@ -61,7 +61,13 @@ def predict(
             f"Least sure: {least['file']}, {least['predicted']} with a probability of {least['probability']:.2f}"
         )
     options = [f"--{name.replace('_', '-')}={value}" for name, value in job.given.get(ModelOptions, {}).items()]
-    words = ["explain", str((table.loc[0] if least is None else least)["file"]), "--model", _explained_by(run), *options]
+    words = [
+        "explain",
+        str((table.loc[0] if least is None else least)["file"]),
+        "--model",
+        _explained_by(run),
+        *options,
+    ]
     if not csv and (least is None or format_of(run)):
         places = ["--out", str(out)] if out else job.runs
         words = ["predict", str(run), "IMAGES", *options, *places, "--csv", "predictions.csv"]
@@ -69,7 +75,7 @@ def predict(
 
 
 def _explained_by(model: Path) -> str:
-    """What `xaitune explain` takes for a model: itself, or the run that an exported file is from, the word RUN where that is not known."""
+    """What `xaitune explain` takes for a model: itself; for an exported file its run, or the word RUN where that is not found."""
     if format_of(model) is None:
         return str(model)
     proof = model.with_name(model.name + PROOF)
@@ -143,13 +149,13 @@ def _predict_classes(ui: Ui, model: Any, probabilities: Any, paths: list[Path], 
 
     with ui.progress("predicting", "images") as report:
         table = predicted_rows(model, probabilities, paths, report)
-    _show(ui, table[["file", "predicted", "probability"]], csv)
+    _show(ui, table[["file", "predicted", "probability"]], csv, "Probabilities, computed in float32")
     return table
 
 
-def _show(ui: Ui, table: Any, csv: Path | None) -> None:
+def _show(ui: Ui, table: Any, csv: Path | None, title: str = "") -> None:
     """Print the first rows, and say how many there are beyond them, and which file has all."""
-    ui.table(table.set_index("file").head(SHOWN))
+    ui.table(table.set_index("file").head(SHOWN), title)
     if len(table) > SHOWN:
         writes = f"{csv} has" if csv else "--csv FILE writes"
         ui.say(f"{len(table) - SHOWN:,} more are not shown: {writes} all {len(table):,}.")

@@ -47,7 +47,11 @@ def list_runs(job: Job) -> None:
         job.ui.table(table.set_index("name"))
     else:
         job.ui.say(f"No runs in {job.runs_dir} yet.")
-    first = job.following("train", None) if job.config_file or Path(CONFIG_FILE).is_file() else shlex.join(["xaitune", "init", "IMAGES", *job.runs])
+    first = (
+        job.following("train", None)
+        if job.config_file or Path(CONFIG_FILE).is_file()
+        else shlex.join(["xaitune", "init", "IMAGES", *job.runs])
+    )
     job.ui.finish([], "" if len(table) else first, runs=table.to_dict("records"))
 
 

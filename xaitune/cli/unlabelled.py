@@ -93,7 +93,11 @@ def _compared(job: Job, run: Any, images: Any, name: str | None, overwrite: bool
     with job.ui.progress("comparing", "images") as report:
         options: dict[str, Any] = {"overwrite": overwrite, "progress": report, "notes": job.ui.say}
         drift = measured_in_folder(run, images, name, job.runs_dir, **options)
-    measure = "how concentrated they are (mean Gini coefficient)" if drift.measure == "gini" else f"their mean {drift.measure}"
+    measure = (
+        "how concentrated they are (mean Gini coefficient)"
+        if drift.measure == "gini"
+        else f"their mean {drift.measure}"
+    )
     job.ui.table(drift.blocks, "Drift of each block")
     job.ui.say(
         "distance: 0 where the features have the same distribution, 1 where they have nothing in common; usual: 95 % of the "
