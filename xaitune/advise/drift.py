@@ -46,7 +46,8 @@ class FeatureDrift(abc.ABC):
     nothing in common), `usual` (its 95 % quantile if there is no drift), `p` (adjusted for five blocks; NaN where nothing
     could be compared), and of the heatmaps `empty_old`, `empty_new` (shares), `maps_old`, `maps_new` (means of `measure`).
     `scores`: old and new: the numbers of images and groups that were compared, and of how many images (`of`). `known`: the number
-    of images left out since the run's own data set has them. `run`: its name. `grey`: the mean grey values (0..255) of old and new images.
+    of images left out since the run's own data set has them. `run`: its name. `grey`: the mean grey values (0..255) of old and
+    new images.
     """
 
     blocks: pd.DataFrame
