@@ -118,9 +118,11 @@ def duration(seconds: float) -> str:
     """Seconds in a readable unit.
 
     Examples:
-        >>> duration(45), duration(150), duration(720), duration(12600), duration(111600)
-        ('45 s', '2.5 min', '12 min', '3.5 h', '31 h')
+        >>> duration(0.04), duration(45), duration(150), duration(720), duration(12600), duration(111600)
+        ('0.1 s', '45 s', '2.5 min', '12 min', '3.5 h', '31 h')
     """
+    if 0 < seconds < 0.95:
+        return f"{max(seconds, 0.1):.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 5400:

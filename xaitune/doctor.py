@@ -162,8 +162,9 @@ def _gpu() -> Finding:
 
 
 def _weights() -> Finding:
-    name = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    file = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models" / name
+    from xaitune.models.weights import downloaded_file
+
+    file = downloaded_file("vgg16")
     if file.is_file():
         return Finding("ImageNet's VGG16", GOOD, str(file))
     advice = (

@@ -138,8 +138,19 @@ def test_new_classes_are_named_and_counted(demo, run, tmp_path):
 def table_drift(p=0.5, old=(0.8, 0.75, 0.85), new=(0.8, 0.75, 0.85), groups=40, few=""):
     blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": p}, index=pd.Index(range(1, 6), name="block"))
     rows = [dict(zip(("score", "low", "high"), row, strict=True)) for row in (old, new)]
-    scores = pd.DataFrame([row | {"images": 90, "groups": groups, "few": few} for row in rows], index=["old", "new"])
+    scores = pd.DataFrame(
+        [row | {"images": 90, "of": 90, "groups": groups, "few": few} for row in rows], index=["old", "new"]
+    )
     return Drift(blocks, scores, "gini", 0, "runs/old")
+
+
+def test_the_text_says_how_many_of_the_images_were_compared():
+    every = table_drift()
+    assert "The features of 90 validation images of runs/old (40 groups) and 90 new images (40 groups) do" in every.text
+    assert "At most 400" not in every.text
+    some = dataclasses.replace(every, scores=every.scores.assign(of=[1225, 90]))
+    assert "of 90 of the 1,225 validation images of runs/old (40 groups) and 90 new images (40 groups) do" in some.text
+    assert "At most 400 images of each were compared, in whole groups drawn at random." in some.text
 
 
 def test_what_follows_from_the_figures():

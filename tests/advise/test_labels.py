@@ -225,6 +225,15 @@ def test_the_command(planted, tmp_path):
     found = answer.json
     assert wrong in [row["file"] for row in found["doubtful_labels"][:2]]
     assert "of 31 labels are doubtful" in found["labels"]
+    assert (
+        "fill in the column action of runs/data-check/labels.csv (keep, relabel or drop), and add its rows to fixes.csv."
+        in answer.err
+    )
+    assert "│ issue" not in answer.err
+    row = found["doubtful_labels"][0]
+    assert f"{row['suggested']} {row['suggested_probability']:.0%}" in answer.err
+    assert found["next"].startswith(f"xaitune train {data.config.path} ")
+    assert " --label-fixes fixes.csv" in found["next"]
     folder = tmp_path / "runs" / "data-check"
     assert {"runs/data-check/labels.csv", "runs/data-check/labels.png"} <= set(found["wrote"])
     assert "Label fixes: 0 images relabelled, 1 left out" in answer.err

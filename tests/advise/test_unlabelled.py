@@ -45,7 +45,10 @@ def test_nearly_the_same_images_have_not_drifted(demo, run, faint, tmp_path):
     assert drift.p_predicted > 0.05
     assert drift.retrain == "unknown"  # 11 validation groups
     groups = len(set(demo.groups))
-    assert drift.scores["images"].tolist() == [len(set(demo.groups[demo.indices("validation")])), groups]
+    validation = demo.indices("validation")
+    assert drift.scores["images"].tolist() == [len(set(demo.groups[validation])), groups]
+    assert f"of the {len(validation)} validation images of {run.path}" in drift.text
+    assert "One image of each group was compared, at most 400 of each set." in drift.text
     assert drift.predicted.sum().tolist() == pytest.approx([1, 1])
     assert len(drift.to_label) == groups == drift.to_label["group"].nunique()
     assert drift.path == tmp_path / "drift"
@@ -122,7 +125,13 @@ def test_random_images_are_labelled_before_uncertain_ones(monkeypatch):
 def table_drift(p=0.5, p_predicted=0.5, groups=40, new=(0.7, 0.2, 0.1), random=100, uncertain=20):
     blocks = pd.DataFrame({"distance": 0.1, "usual": 0.2, "p": p}, index=pd.Index(range(1, 6), name="block"))
     return UnlabelledDrift(
-        *(blocks, pd.DataFrame({"images": groups, "groups": groups}, index=["old", "new"]), "gini", 0, "runs/old"),
+        *(
+            blocks,
+            pd.DataFrame({"images": groups, "of": groups, "groups": groups}, index=["old", "new"]),
+            "gini",
+            0,
+            "runs/old",
+        ),
         predicted=pd.DataFrame({"old": (0.7, 0.2, 0.1), "new": new}, index=["free", "crack", "hole"]),
         p_predicted=p_predicted,
         to_label=pd.DataFrame({"why": ["random"] * random + ["uncertain"] * uncertain}),

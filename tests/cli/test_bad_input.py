@@ -21,6 +21,7 @@ from xaitune import _files
 from xaitune.data.dataset import ImageData
 from xaitune.errors import RunError
 from xaitune.models.backend import keras
+from xaitune.models.weights import downloaded_file
 from xaitune.training import stages
 
 SMALL = ["--weights", "slim", "--head-epochs", "1", "--epochs", "1", "--precision", "float32"]
@@ -104,9 +105,9 @@ def test_images(place, command, name, words):
         (["--method", "lime", "--num-samples", "1"], ["num_samples must be a whole number of at least 2", "1"]),
         (["--num-samples", "many"], ["--num-samples", "Received: many", "xaitune explain --help"]),
         (["--model", "text.keras"], ["text.keras is not a model file", "Give a finished run's folder"]),
-        (["--model", "nowhere"], ["No model at nowhere", "Give a finished run's folder"]),
+        (["--model", "nowhere"], ["No model at nowhere. 'xaitune runs' lists the finished runs and sweeps."]),
         (["--model", "empty"], ["empty holds no run", "xaitune runs"]),
-        (["--blok", "3"], ["No such option: --blok", "Did you mean --block or --boxes?"]),
+        (["--blok", "3"], ["No such option: --blok", "Did you mean --block? See"]),
     ],
 )
 def test_explain_options(place, arguments, words):
@@ -206,6 +207,7 @@ def test_train_options(place, arguments, words):
         (["predict", "empty", "whole.jpg"], ["empty holds no run", "xaitune runs"]),
         (["predict", "text.keras", "whole.jpg"], ["text.keras is not a model file"]),
         (["init", "images"], ["xaitune.toml exists already", "--overwrite"]),
+        (["init", "image"], ["No image folder or CSV at image"]),  # said first: the file may be that of the right path
         (["init"], ["Missing argument", "DATA"]),
     ],
 )
@@ -279,6 +281,8 @@ def test_imagenet_without_a_network(place, monkeypatch):
     before = files(place)
     answer = xaitune(place, "train", "--weights", "imagenet")
     refused(answer, 2, "could not be downloaded", "[Errno -2]", "'slim'", "--weights PATH")
+    assert "copy vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 to" in answer.error
+    assert str(downloaded_file("vgg16").parent) in answer.error
     answer = xaitune(place, "explain", "whole.jpg", "--runs-dir", "empty")
     refused(answer, 2, "could not be downloaded", "Train a model first", "--model")
     assert files(place) == before

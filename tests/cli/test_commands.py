@@ -20,10 +20,11 @@ from rich.console import Console
 
 import xaitune as xt
 from xaitune.advise.advice import load_advice
-from xaitune.cli import advise, console
+from xaitune.cli import advise, collect, console
 from xaitune.config.explain_settings import BoxOptions, ExplainOptions, LimeOptions, ScoreOptions
 from xaitune.config.fields import PANELS, settings_of
-from xaitune.config.toml import load_config
+from xaitune.config.settings import Config, DataConfig
+from xaitune.config.toml import config_text, load_config
 from xaitune.report.gather import sweep_beside
 
 COMMANDS = ["init", "data-check", "train", "explain", "predict", "advise", "sweep-freeze", "check-advice", "collect"]
@@ -210,6 +211,7 @@ def test_explain_by_other_methods(project, crack, tmp_path, method):
     answer = xaitune(folder, "explain", *crack, *options)
     assert answer.status == 0
     assert "2 images in" in answer.out
+    assert f"Each image has a picture in {tmp_path}, in a folder named after the explained class." in answer.out
     end = (
         "with --check, which says which maps can be trusted"
         if method == "cam"
@@ -407,8 +409,21 @@ def test_collect(project):
     assert {row["class"] for row in made["classes"]} >= {"crack", "burst"}
     assert made["headline"].startswith(("Collect more images of", "No single class"))
     assert (folder / "runs/collection/classes.csv").is_file()
-    assert made["next"] == "xaitune train"
+    assert made["next"] == "xaitune data-check"
+    asked = sum(row["images"] for row in made["classes"])
+    assert f"linear head on frozen features, asked about {asked} training and validation images held out" in answer.err
+    assert "not the scores of your runs" in answer.err
+    assert "too few groups" in answer.err  # the classes of the demo are small
     assert f"add them to {load_config(folder / 'xaitune.toml').data.path}, check them with" in answer.err
+
+
+def test_collect_shows_the_largest_gain_first_in_points():
+    figures = {"images": 9, "groups": 4, "f1": 0.5, "low": 0.4, "high": 0.6, "gain_low": -0.012, "gain_high": 0.056}
+    classes = pd.DataFrame([figures | {"gain": gain} for gain in (0.001, np.nan, 0.022)], index=list("abc"))
+    shown = collect.shown_classes(classes)
+    assert list(shown.index) == ["c", "a", "b"]
+    assert shown["gain [95 % interval]"].tolist() == ["+2.2 [-1.2, +5.6]", "+0.1 [-1.2, +5.6]", "too few groups"]
+    assert set(shown["F1 [95 % interval]"]) == {"0.500 [0.400, 0.600]"}
 
 
 def test_advise_on_other_images(project, demo, tmp_path):
@@ -479,7 +494,7 @@ def test_advise_on_images_too_few_to_be_split(project, demo, tmp_path):
         )
         == 1
     )
-    assert f"and {2 * len(demo.class_names)} images of these" in made["drift"]
+    assert f"and {2 * len(demo.class_names)} new images" in made["drift"]
     assert re.search(r"The balanced accuracy is .* points \[", made["drift"])
     assert "freeze_through" not in made
     assert (made["next"], json.loads((tmp_path / "runs/drift/drift.json").read_text())["retrain"]) == (
@@ -607,7 +622,10 @@ def test_following_commands_take_the_images_and_options_of_the_call(demo, tmp_pa
     checked = xaitune(tmp_path, "data-check", *data, "--runs-dir", "made", "--json").json["next"]
     assert shlex.split(checked) == list(map(str, ["xaitune", "advise", *data, "--runs-dir", "made"]))
     collected = xaitune(tmp_path, "collect", *options[:-4], "--runs-dir", "made", "--json").json["next"]
-    assert shlex.split(collected) == list(map(str, ["xaitune", "train", *options[:-4], "--runs-dir", "made"]))
+    assert shlex.split(collected) == list(map(str, ["xaitune", "data-check", *data, "--runs-dir", "made"]))
+    assert (
+        xaitune(tmp_path, *shlex.split(collected)[1:]).status == 0
+    )  # without --weights, which it takes only with --labels
 
 
 def test_advice_does_not_plan_the_folds_of_a_sweep(project, tmp_path, monkeypatch):
@@ -646,7 +664,7 @@ def test_the_same_sweep_again_trains_nothing(project):
     answer = xaitune(folder, "sweep-freeze", *GRID, "--json")
     assert answer.status == 0
     assert "6 of 6 runs are already finished" in answer.err
-    assert re.search(r"This call took \d+ s. All its trainings together, .*, took \d+ s\.", answer.err)
+    assert re.search(r"This call took [\d.]+ s. All its trainings together, .*, took \d+ s\.", answer.err)
     assert len(answer.json["cells"]) == 4
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -716,7 +734,9 @@ def test_where_nothing_was_trained_the_call_must_be_fixed(tmp_path, command):
 
 def test_runs_where_there_is_none(tmp_path):
     answer = xaitune(tmp_path, "runs")
-    assert (answer.status, answer.out.splitlines()[0]) == (0, "No runs in runs yet.")
+    assert (answer.status, answer.out.splitlines()) == (0, ["No runs in runs yet.", "Next: xaitune init IMAGES"])
+    (tmp_path / "xaitune.toml").write_text(config_text(Config(DataConfig("images"))))
+    assert xaitune(tmp_path, "runs").out.splitlines()[-1] == "Next: xaitune train"
 
 
 def test_flag_beats_file_beats_default(project, tmp_path):
@@ -789,6 +809,21 @@ def test_progress_says_the_time_left(capsys, monkeypatch):
         "sweeping: 25%, about 30 s left (b)",
         "sweeping: 50%, about 20 s left (c)",
     ]
+
+
+def test_a_bar_says_once_what_is_counted(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
+    shown = io.StringIO()
+    ui = console.Ui()
+    with ui.progress("comparing images", "images") as report:
+        report(1, 1124, "images")
+    ui.errors = Console(file=shown, force_terminal=True, width=100)
+    with ui.progress("comparing images", "images") as report:
+        report(164, 1124, "images")
+        report.bar.refresh()
+    assert capsys.readouterr().err == "comparing images: 1 of 1124 images\n"
+    assert "164 of 1124 images" in shown.getvalue()
+    assert "images, images" not in shown.getvalue()
 
 
 def test_a_terminal_shows_a_bar_for_each_part_under_way():

@@ -1,6 +1,8 @@
 """What every explanation method must do, and the files that it leaves on disk."""
 
 import json
+import re
+import shutil
 
 import cv2
 import numpy as np
@@ -152,6 +154,20 @@ class TestEveryMethod:
             for b in loaded.blocks:
                 np.testing.assert_array_equal(loaded.raw[b], np.concatenate([part.raw[b] for part in parts]))
             np.testing.assert_array_equal(loaded.images, np.concatenate([part.images for part in parts]))
+
+    def test_a_picture_says_what_is_predicted_and_what_is_true(self, classifier, files, method, tmp_path):
+        image = tmp_path / "균열" / "1.png"
+        image.parent.mkdir()
+        shutil.copy(files / "rgb.png", image)
+        for class_name in CLASSES:
+            made = explain_images(classifier, image, method=method, class_name=class_name, **FAST)
+            shares = made.probabilities[0]
+            top = CLASSES[shares.argmax()]
+            asked = "" if class_name == top else f"{class_name} (p = {shares[CLASSES.index(class_name)]:.2f}); "
+            caption = " ".join(" ".join(text.get_text() for text in made.plot().texts).split())
+            assert f"{method}: {asked}predicted {top} (p = {shares.max():.2f}); true class 균열" in caption
+            shown = re.findall(r"(\d+)%", caption.partition("positive share: ")[2])
+            assert "0" not in shown
 
     def test_a_single_picture_has_no_contact_sheet(self, classifier, files, method, tmp_path):
         about = {"method": method, "class_names": list(CLASSES), "rule": "gradcam"}

@@ -65,7 +65,7 @@ def test_each_picture_is_stored_once_and_a_strip_stands_for_it_without_scripts()
     assert data["blocks"] == ["Block 2", "Block 5"]
     assert [len(image["maps"]) for image in data["images"]] == [2, 2, 2]
     assert [image["doubts"] for image in data["images"]] == [["", "no better than elsewhere"]] * 3
-    assert data["images"][0]["caption"].endswith("균열 (p = 0.50)")
+    assert data["images"][0]["caption"].endswith(": predicted 균열 (p = 0.50)")
     assert pixels(data["images"][0]["picture"]).tolist() == np.full((16, 16, 3), 100).tolist()
     heat = pixels(data["images"][0]["maps"][0])
     assert heat.shape == (16, 16, 4)
@@ -110,7 +110,7 @@ def test_the_sliders_move_the_picture_and_without_scripts_the_strip_shows(tmp_pa
         assert page.locator(".xm-map").get_attribute("src") != first
         assert page.locator(".xm-map").evaluate("map => map.style.opacity") == "0.25"
         assert page.locator(".xm-name").inner_text() == "Block 2"
-        assert page.locator(".xm-caption").inner_text().endswith("1: 균열 (p = 0.50)")
+        assert page.locator(".xm-caption").inner_text().endswith("1: predicted 균열 (p = 0.50)")
         assert page.locator(".xm-doubts").inner_text() == ""
         assert said == []
         assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

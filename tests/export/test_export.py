@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,9 @@ def test_predict_gives_the_same_csv(run, exports, few, tmp_path):
     assert note.startswith(f"{exports['onnx'].path} was trained on {len(run.paths('train'))} images of ")
     assert answer.out.startswith(shown.rpartition("Wrote")[0])  # to three digits
     assert "Least sure: " in printed.out
-    assert "Next: " not in printed.out  # an exported file cannot be explained
+    assert "Probabilities, computed in float32" in printed.out
+    least = expected.loc[expected["probability"].idxmin(), "file"]
+    assert printed.out.endswith(f"Next: xaitune explain {least} --model RUN\n")  # an exported file cannot be explained
     unwritten = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--json").json["next"]
     assert unwritten == f"xaitune predict {exports['onnx'].path} IMAGES --csv predictions.csv"
     refused = xaitune(tmp_path, "predict", exports["onnx"].path, few[0], "--preprocess", "torch")
@@ -161,11 +164,35 @@ def test_a_failing_proof_leaves_nothing_behind(run, few, tmp_path, monkeypatch):
     with pytest.raises(
         RunError, match=r"parts\.keras does not give what .* gives, and was not kept: probabilities differ"
     ):
-        xt.export_run(run, "keras", path=earlier, images=few)
+        xt.export_run(run, "keras", path=earlier, overwrite=True, images=few)
     assert files(tmp_path) == {"parts.keras": b"what was there"}
     with pytest.raises(RunError, match="was not kept"):
         xt.export_run(run, "keras", path=tmp_path / "new/parts.keras", images=few[:1])
     assert [path.name for path in tmp_path.iterdir()] == ["parts.keras"]
+
+
+def test_a_file_is_not_replaced_by_one_that_gives_less(run, few, tmp_path):
+    shutil.copytree(run.path, tmp_path / "runs/own")
+
+    def export(*options):
+        return xaitune(tmp_path, "export", "runs/own", few[0], "--to", "keras", *options)
+
+    def outputs():
+        return xt.open_exported(tmp_path / "runs/export/own.keras").about["outputs"]
+
+    for options in ([], ["--with-heatmap"], ["--with-heatmap"]):  # the same, and more, replace it
+        assert export(*options).status == 0
+    before = files(tmp_path / "runs/export")
+    refused = export()
+    assert refused.status == 2
+    assert "own.keras exists and has heatmaps, which the new file would lack." in refused.error
+    assert "Choose another --output, or replace it with --overwrite." in refused.error
+    assert files(tmp_path / "runs/export") == before
+    assert export("--overwrite").status == 0
+    assert outputs() == ["probabilities", "logits"]
+    run.model.save(tmp_path / "runs/own/model.keras")  # another file: the run was trained again
+    assert "exists and was not written from this model" in export("--with-heatmap").error
+    assert outputs() == ["probabilities", "logits"]
 
 
 def test_the_script_of_the_docs_draws_the_heatmap(run, exports, demo, tmp_path):
@@ -184,6 +211,11 @@ def test_the_script_of_the_docs_draws_the_heatmap(run, exports, demo, tmp_path):
     assert int(printed[-1]) == maps.raw[5][0].argmax()
     with Image.open(tmp_path / "heatmap.png") as drawn:
         assert np.ptp(np.asarray(drawn.convert("RGB")), axis=2).max() > 100  # in colour
+    plain = xt.export_run(run, "onnx", path=tmp_path / "plain.onnx", images=[image]).path
+    said = "try:\n" + textwrap.indent(script, "    ")
+    printed = python(f"{said}\nexcept SystemExit as end:\n    print(end)", plain, image, tmp_path / "none.png")
+    assert printed.strip() == f"{plain} has no heatmaps: export the run with --with-heatmap."
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_what_counts_as_different():
@@ -226,6 +258,10 @@ def test_the_command(run, demo, tmp_path):
     assert answer.json["proof"]["images"] == tests > 20
     assert answer.json["bytes"] == (tmp_path / file).stat().st_size
     assert answer.json["next"] == f"xaitune predict {file} IMAGES"
+    images = demo.paths()[:60]
+    predicted = xaitune(tmp_path, "predict", file, *images, "--csv", "all.csv")
+    assert f"--model runs/{run.name}\n" in predicted.out.partition("Next: xaitune explain ")[2]
+    assert "10 more are not shown: all.csv has all 60." in predicted.out
     assert sorted(p.name for p in (tmp_path / "runs/export").iterdir()) == [Path(w).name for w in answer.json["wrote"]]
 
 

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -45,8 +45,9 @@ class FeatureDrift(abc.ABC):
     `blocks`: one row per block (1..5): `distance` (0 where the features have the same distribution, 1 where they have
     nothing in common), `usual` (its 95 % quantile if there is no drift), `p` (adjusted for five blocks; NaN where nothing
     could be compared), and of the heatmaps `empty_old`, `empty_new` (shares), `maps_old`, `maps_new` (means of `measure`).
-    `scores`: old and new: the numbers of images and groups. `known`: the number of images left out since the run's own data set
-    has them. `run`: its name. `grey`: the mean grey values (0..255) of old and new images.
+    `scores`: old and new: the numbers of images and groups that were compared, and of how many images (`of`). `known`: the number
+    of images left out since the run's own data set has them. `run`: its name. `grey`: the mean grey values (0..255) of old and
+    new images.
     """
 
     blocks: pd.DataFrame
@@ -56,6 +57,7 @@ class FeatureDrift(abc.ABC):
     run: str
     grey: tuple[float, float] = (0.0, 0.0)
     path: Path | None = dataclasses.field(kw_only=True, default=None)
+    chosen: ClassVar[str]  # which images were compared, where not all
 
     @property
     def p(self) -> float:
@@ -80,9 +82,8 @@ class FeatureDrift(abc.ABC):
         """Sentences on whether the features differ, and where."""
         old, new = self.scores.loc["old"], self.scores.loc["new"]
         sets = (
-            f"{_names.plural(int(old['images']), 'validation image')} of {self.run} "
-            f"({_names.plural(int(old['groups']), 'group')}) and {_names.plural(int(new['images']), 'image')} of these "
-            f"({_names.plural(int(new['groups']), 'group')})"
+            f"{_share_text(old, 'validation image')} of {self.run} ({_names.plural(int(old['groups']), 'group')}) and "
+            f"{_share_text(new, 'new image')} ({_names.plural(int(new['groups']), 'group')})"
         )
         if self.p <= SIGNIFICANT:
             worst = int(self.blocks["distance"].sub(self.blocks["usual"]).idxmax())
@@ -95,7 +96,7 @@ class FeatureDrift(abc.ABC):
             lines += [] if self.tells else ["With so few groups that says little."]
         else:
             lines = [f"The features of {sets} cannot be compared: no class has a group in both."]
-        return lines
+        return lines + ([self.chosen] if (self.scores["images"] < self.scores["of"]).any() else [])
 
     def said_of_images(self) -> list[str]:
         """Sentences on the lighting, and on the images that were left out."""
@@ -118,6 +119,7 @@ class Drift(FeatureDrift):
 
     new_classes: dict[str, int] = dataclasses.field(kw_only=True, default_factory=dict)
     missing: tuple[str, ...] = dataclasses.field(kw_only=True, default=())
+    chosen = f"At most {MOST_IMAGES} images of each were compared, in whole groups drawn at random."
 
     @property
     def score_gap(self) -> tuple[float, float, float]:
@@ -167,6 +169,12 @@ class Drift(FeatureDrift):
                 + (" A class that was only renamed needs its old name." if self.new_classes else "")
             )
         return lines
+
+
+def _share_text(row: pd.Series, what: str) -> str:
+    """How many images were compared, and of how many."""
+    images, of = int(row["images"]), int(row["of"])
+    return _names.plural(of, what) if images == of else f"{images:,} of the {_names.plural(of, what)}"
 
 
 def comparable_data(run: Run, data: ImageData) -> ImageData:
@@ -237,7 +245,10 @@ def measure_drift(run: Run, old: ImageData, data: ImageData, progress: Progress 
     shared = sorted(set(names["old"]) & set(names["new"]) & set(run.class_names))
     maps, measure = compare_maps(run, sets)
     counts = pd.Series(np.array(data.class_names)[data.labels[unseen]]).value_counts()
-    scores = {which: _score(run, shared, names[which], groups[which], logits[which]) for which in ("old", "new")}
+    scores = {
+        which: _score(run, shared, names[which], groups[which], logits[which]) | {"of": count}
+        for which, count in (("old", len(old.indices("validation"))), ("new", len(unseen)))
+    }
     return Drift(
         blocks=blocks.join(maps),
         scores=pd.DataFrame.from_dict(scores, orient="index"),

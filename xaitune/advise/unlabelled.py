@@ -61,6 +61,7 @@ class UnlabelledDrift(FeatureDrift):
     predicted: pd.DataFrame = dataclasses.field(kw_only=True)
     p_predicted: float = dataclasses.field(kw_only=True)
     to_label: pd.DataFrame = dataclasses.field(kw_only=True)
+    chosen = f"One image of each group was compared, at most {MOST_IMAGES} of each set."
 
     @property
     def retrain(self) -> str:
@@ -210,7 +211,11 @@ def measure_unlabelled(run: Run, old: ImageData, data: ImageData, progress: Prog
     return UnlabelledDrift(
         blocks=blocks.assign(p=for_two_tests(blocks["p"])).join(maps),
         scores=pd.DataFrame(
-            {key: [len(rows[which]) for which in rows] for key in ("images", "groups")}, index=list(rows)
+            {
+                **{key: [len(rows[which]) for which in rows] for key in ("images", "groups")},
+                "of": [len(old.indices("validation")), len(unseen)],
+            },
+            index=list(rows),
         ),
         measure=measure,
         known=len(data) - len(unseen),

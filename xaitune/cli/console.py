@@ -161,12 +161,13 @@ class _PlainProgress:
         moved = done - self.first
         left = f", about {duration((now - self.start) / moved * (total - done))} left" if 100 * moved >= total else ""
         count = _counted(done, total, self.unit) or f"{done / max(total, 1):.0%}"
-        self.ui.errors.print(f"{self.what}: {count}{left}{f' ({text})' if text else ''}", markup=False)
+        more = f" ({text})" if text and text != self.unit else ""
+        self.ui.errors.print(f"{self.what}: {count}{left}{more}", markup=False)
 
 
 def _counted(done: int, total: int, unit: str, text: str = "") -> str:
     """'3 of 12 images, text'; the text alone without a unit."""
-    return ", ".join(filter(None, (f"{done} of {total} {unit}" if unit else "", text)))
+    return ", ".join(filter(None, (f"{done} of {total} {unit}" if unit else "", text if text != unit else "")))
 
 
 def _cell(value: Any, digits: int) -> str:
@@ -219,7 +220,7 @@ def _usage(error: Any) -> str:
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     near = getattr(error, "possibilities", None)
     if near:
-        text = f"{error.message}. Did you mean {' or '.join(sorted(near))}?"
+        text = f"{error.message}. Did you mean {near[0]}?"  # the nearest
     flags = getattr(parameter, "opts", [])
     for before, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
         name, _, joined = before.partition("=")

@@ -22,6 +22,7 @@ DataPath = Annotated[Path | None, typer.Argument(metavar="DATA", help=DATA_HELP)
 FOR_LABELS = ("weights", "precision")  # settings of a training that --labels uses
 USED = ("task", *FOR_LABELS)
 LISTED_LABELS = 10
+FIXES = "fixes.csv"  # what the filled-in labels.csv may be called
 SAID = ("passed over", "grey values")  # kinds of problems that `load_data` names
 Overwrite = Annotated[bool, option("--overwrite", help="Replace what is there.")]
 
@@ -99,6 +100,8 @@ def init(
     The estimate is made for several image sizes.
     """
     file = Path(CONFIG_FILE)
+    if not data.exists():
+        raise DataError(f"No image folder or CSV at {data}. Check the path.")
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} exists already. Edit it, or replace it with --overwrite.")
     job.fresh = job.config_file is None
@@ -199,6 +202,8 @@ def data_check(
         found |= {"labels": doubtful.headline, "doubtful_labels": doubtful.table.to_dict("records")}
     advised = not (config.train.segments or config.train.from_scratch)  # else advice needs a model, or has no blocks
     following = job.following("advise" if advised else "train", data)
+    if "labels" in found and not config.train.segments and found["doubtful_labels"]:
+        following = job.following("train", data, *([] if config.data.label_fixes else ["--label-fixes", FIXES]))
     if check.proposed_groups is not None:
         following = _with_groups(job, config, folder / "groups.csv")
     job.ui.finish(wrote, "" if errors else following, **found)
@@ -278,15 +283,32 @@ def _check_labels(job: Job, config: Any, images: Any, count: int | None) -> Any:
     with job.ui.progress("learning") as report:
         doubtful = doubtful_labels(images, config.train, count=count or COUNT, runs_dir=job.runs_dir, progress=report)
     if len(doubtful.table):
-        columns = ["file", "class", "probability", "suggested", "suggested_probability", "issue"]
-        job.ui.table(doubtful.table.set_index("rank")[columns].head(LISTED_LABELS), "Most doubtful labels", digits=2)
+        job.ui.table(
+            _as_on_the_sheet(doubtful.table.head(LISTED_LABELS)), "Most doubtful labels, with their probabilities"
+        )
+        job.ui.say(
+            "The probabilities are those of a linear head that has not seen the image. The rank is by cleanlab's "
+            "confidence-weighted entropy: a label ranks high if its probability is low, and higher if the head is not sure of "
+            "another class either."
+        )
     job.ui.say(doubtful.headline)
     if doubtful.leak:
         job.ui.say(f"Leak premium: {doubtful.leak.sentence}")
     if len(doubtful.table):
-        file = job.runs_dir / "data-check" / "labels.csv"
+        file, fixes = job.runs_dir / "data-check" / "labels.csv", config.data.label_fixes
         job.ui.say(
-            f"Look at labels.png, fill in the column action of {file} (keep, relabel or drop), save it under another name, "
-            "and give that as --label-fixes."
+            f"Look at labels.png, fill in the column action of {file} (keep, relabel or drop), and "
+            + (f"add its rows to {fixes}." if fixes else f"save it under another name, such as {FIXES}.")
         )
     return doubtful
+
+
+def _as_on_the_sheet(table: Any) -> Any:
+    """Doubtful images by rank, the given and the suggested class with their probabilities, as labels.png has them."""
+    shown = table.set_index("rank")[["file"]].copy()
+    for column, name, share in (
+        ("given", "class", "probability"),
+        ("suggested", "suggested", "suggested_probability"),
+    ):
+        shown[column] = [f"{label} {p:.0%}" for label, p in zip(table[name], table[share], strict=True)]
+    return shown

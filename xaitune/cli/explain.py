@@ -117,7 +117,8 @@ def _say_made(ui: Ui, made: Made, wanted: Wanted, next_command: str) -> None:
     remarks = _say_remarks(ui, writer, count, wanted.lime.num_samples, wanted.check)
     files = [v for k, v in made.wrote.items() if k not in ("folder", "pictures")]
     if made.wrote["pictures"] > 1:
-        ui.say(f"Each image has a picture in {writer.folder}, below the class that its map is of.")
+        named = "explained" if options.class_name else "predicted"
+        ui.say(f"Each image has a picture in {writer.folder}, in a folder named after the {named} class.")
     if wanted.boxing:
         remarks |= _say_boxes(ui, writer, wanted.boxing, wanted.true_boxes, wanted.truth["groups"])
         files += remarks.pop("wrote")

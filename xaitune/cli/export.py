@@ -37,6 +37,9 @@ def export(
         Path | None,
         option("--output", help="The file to write.", default="export/ beside the run's folder", metavar="PATH"),
     ] = None,
+    overwrite: Annotated[
+        bool, option("--overwrite", help="Replace a file of another model too, or one with heatmaps by one without.")
+    ] = False,
 ) -> None:
     """Write a run as ONNX, OpenVINO, SavedModel or Keras, compared with the run on images before it is kept."""
     require_choice("to", to, FORMATS)
@@ -51,6 +54,7 @@ def export(
             to,
             path=output,
             with_heatmap=with_heatmap,
+            overwrite=overwrite,
             images=paths,
             progress=report,
         )

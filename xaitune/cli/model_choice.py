@@ -114,7 +114,7 @@ def choose_model(named: str | Path | None, runs_dir: Path) -> ModelChoice:
         path = Path(named)
         if not path.exists():
             near = f" Did you mean {runs_dir / path}?" if (runs_dir / path).exists() else ""
-            raise ConfigError(f"No model at {path}. Give a finished run's folder, or a .keras or .h5 file.{near}")
+            raise ConfigError(f"No model at {path}. 'xaitune runs' lists the finished runs and sweeps.{near}")
         kind = folder_kind(path) if path.is_dir() else None
         if (
             path.is_dir()

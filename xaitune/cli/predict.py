@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xaitune._files import make_folder, write_csv
+from xaitune._files import make_folder, read_json, write_csv
 from xaitune._names import plural
 from xaitune.cli.completion import complete_run
 from xaitune.cli.console import Ui
@@ -17,7 +17,8 @@ from xaitune.cli.model_choice import ModelChoice, choose_model
 from xaitune.cli.options import Job, command, option
 from xaitune.config.explain_settings import ModelOptions
 from xaitune.errors import ConfigError
-from xaitune.export.formats import format_of
+from xaitune.export.formats import PROOF, format_of
+from xaitune.training.folder import CONFIG
 
 SHOWN = 50  # rows of the printed table
 
@@ -60,13 +61,26 @@ def predict(
             f"Least sure: {least['file']}, {least['predicted']} with a probability of {least['probability']:.2f}"
         )
     options = [f"--{name.replace('_', '-')}={value}" for name, value in job.given.get(ModelOptions, {}).items()]
-    following = ""
-    if least is not None and not format_of(run):
-        following = shlex.join(["xaitune", "explain", least["file"], "--model", str(run), *options])
-    elif not csv:  # an exported file cannot be explained
-        words = [*options, *(["--out", str(out)] if out else job.runs), "--csv", "predictions.csv"]
-        following = shlex.join(["xaitune", "predict", str(run), "IMAGES", *words])
-    job.ui.finish([*wrote, *([csv] if csv else [])], following, predictions=predictions)
+    words = [
+        "explain",
+        str((table.loc[0] if least is None else least)["file"]),
+        "--model",
+        _explained_by(run),
+        *options,
+    ]
+    if not csv and (least is None or format_of(run)):
+        places = ["--out", str(out)] if out else job.runs
+        words = ["predict", str(run), "IMAGES", *options, *places, "--csv", "predictions.csv"]
+    job.ui.finish([*wrote, *([csv] if csv else [])], shlex.join(["xaitune", *words]), predictions=predictions)
+
+
+def _explained_by(model: Path) -> str:
+    """What `xaitune explain` takes for a model: itself; for an exported file its run, or the word RUN where that is not found."""
+    if format_of(model) is None:
+        return str(model)
+    proof = model.with_name(model.name + PROOF)
+    run = model.parent.parent / (read_json(proof)["run"] if proof.is_file() else "")
+    return str(run) if (run / CONFIG).is_file() else "RUN"
 
 
 def _say_trained_on(ui: Ui, run: Path, paths: list[Path]) -> None:
@@ -80,10 +94,8 @@ def _say_trained_on(ui: Ui, run: Path, paths: list[Path]) -> None:
     known = {path.resolve() for path in load_run(run).paths("train")}
     count = sum(path.resolve() in known for path in paths)
     if count:
-        ui.warn(
-            f"{run} was trained on {count} of these {plural(len(paths), 'image')}: that it gets them right says nothing about "
-            "new images."
-        )
+        these, them = ("this image", "it") if len(paths) == 1 else (f"{count} of these {len(paths):,} images", "them")
+        ui.warn(f"{run} was trained on {these}: that it gets {them} right says nothing about new images.")
 
 
 def _predict_run(
@@ -101,9 +113,9 @@ def _predict_run(
     if classifier.segmenter is not None:
         from xaitune.explain.pixels import PixelLabels
 
-        return _predict_pixels(ui, classifier, PixelLabels(classifier), paths, masks)
+        return _predict_pixels(ui, classifier, PixelLabels(classifier), paths, masks, csv)
     say_scaling(ui, classifier, paths)
-    return _predict_classes(ui, classifier, Probabilities(classifier, "float32"), paths), []
+    return _predict_classes(ui, classifier, Probabilities(classifier, "float32"), paths, csv), []
 
 
 def _predict_exported(
@@ -127,28 +139,31 @@ def _predict_exported(
     if csv:
         make_folder(csv.parent)
     if model.segments:
-        return _predict_pixels(ui, model, model.pixel_labels, paths, masks)
-    return _predict_classes(ui, model, model.probabilities, paths), []
+        return _predict_pixels(ui, model, model.pixel_labels, paths, masks, csv)
+    return _predict_classes(ui, model, model.probabilities, paths, csv), []
 
 
-def _predict_classes(ui: Ui, model: Any, probabilities: Any, paths: list[Path]) -> Any:
+def _predict_classes(ui: Ui, model: Any, probabilities: Any, paths: list[Path], csv: Path | None) -> Any:
     """Print the predicted classes; returns their table."""
     from xaitune.explain.rows import predicted_rows
 
     with ui.progress("predicting", "images") as report:
         table = predicted_rows(model, probabilities, paths, report)
-    _show(ui, table[["file", "predicted", "probability"]])
+    _show(ui, table[["file", "predicted", "probability"]], csv, "Probabilities, computed in float32")
     return table
 
 
-def _show(ui: Ui, table: Any) -> None:
-    """Print the first rows, and say how many there are beyond them."""
-    ui.table(table.set_index("file").head(SHOWN))
+def _show(ui: Ui, table: Any, csv: Path | None, title: str = "") -> None:
+    """Print the first rows, and say how many there are beyond them, and which file has all."""
+    ui.table(table.set_index("file").head(SHOWN), title)
     if len(table) > SHOWN:
-        ui.say(f"{len(table) - SHOWN:,} more are not shown: --csv FILE writes all {len(table):,}.")
+        writes = f"{csv} has" if csv else "--csv FILE writes"
+        ui.say(f"{len(table) - SHOWN:,} more are not shown: {writes} all {len(table):,}.")
 
 
-def _predict_pixels(ui: Ui, model: Any, labels: Any, paths: list[Path], folder: Path) -> tuple[Any, list[Path]]:
+def _predict_pixels(
+    ui: Ui, model: Any, labels: Any, paths: list[Path], folder: Path, csv: Path | None
+) -> tuple[Any, list[Path]]:
     """Write a mask for each image below `folder`, and a sheet of the first ones; returns the table of classes and shares.
 
     `labels`: as `explain.pixels.PixelLabels`.
@@ -175,7 +190,7 @@ def _predict_pixels(ui: Ui, model: Any, labels: Any, paths: list[Path], folder: 
                 wrote = [folder / "masks", figures.save(made.plot(), folder / "segmentation.png")]
             tables.append(made.to_dataframe())
     table = pd.concat(tables, ignore_index=True)
-    _show(ui, table)
+    _show(ui, table, csv)
     legend = ",".join(f"{number}={name}" for number, name in enumerate(model.class_names))
     ui.say(f"The values of the masks: {legend}")
     return table, wrote

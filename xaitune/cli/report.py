@@ -1,5 +1,6 @@
 """Commands on results: report, runs, demo."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from xaitune.cli.completion import complete_run
 from xaitune.cli.options import Job, command, option
 from xaitune.cli.verdict import say_sweep, say_verdict
+from xaitune.config.toml import CONFIG_FILE
 from xaitune.errors import ConfigError
 
 
@@ -45,7 +47,12 @@ def list_runs(job: Job) -> None:
         job.ui.table(table.set_index("name"))
     else:
         job.ui.say(f"No runs in {job.runs_dir} yet.")
-    job.ui.finish([], "" if len(table) else "xaitune train", runs=table.to_dict("records"))
+    first = (
+        job.following("train", None)
+        if job.config_file or Path(CONFIG_FILE).is_file()
+        else shlex.join(["xaitune", "init", "IMAGES", *job.runs])
+    )
+    job.ui.finish([], "" if len(table) else first, runs=table.to_dict("records"))
 
 
 @command("demo")

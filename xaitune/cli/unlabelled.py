@@ -93,9 +93,16 @@ def _compared(job: Job, run: Any, images: Any, name: str | None, overwrite: bool
     with job.ui.progress("comparing", "images") as report:
         options: dict[str, Any] = {"overwrite": overwrite, "progress": report, "notes": job.ui.say}
         drift = measured_in_folder(run, images, name, job.runs_dir, **options)
-    measure = "the Gini coefficient" if drift.measure == "gini" else drift.measure
-    job.ui.table(
-        drift.blocks, f"Drift of each block; heatmaps, old and new: the share of empty ones, and {measure} (maps)"
+    measure = (
+        "how concentrated they are (mean Gini coefficient)"
+        if drift.measure == "gini"
+        else f"their mean {drift.measure}"
+    )
+    job.ui.table(drift.blocks, "Drift of each block")
+    job.ui.say(
+        "distance: 0 where the features have the same distribution, 1 where they have nothing in common; usual: 95 % of the "
+        "distances without drift are below it; p: the chance of such a distance without drift; empty_old, empty_new: the share "
+        f"of empty heatmaps; maps_old, maps_new: {measure}"
     )
     return drift
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -143,6 +144,10 @@ class BlockHeatmaps:
         """The name of the class explained for an image."""
         return self.class_names[int(self.classes[image])]
 
+    def answer(self, image: int) -> str:
+        """The class explained and the predicted one, and the true one where it is known, as a picture's caption says them."""
+        return answer_text(self.files[image], int(self.classes[image]), self.probabilities[image], self.class_names)
+
     def panels(
         self,
         image: int = 0,
@@ -197,8 +202,7 @@ class BlockHeatmaps:
     ) -> "Axes":
         """One image and, to its right, its heatmaps at all drawn blocks; with boxes as in `panels`."""
         titles, pictures = zip(*self.panels(image, boxes=boxes, true_boxes=true_boxes), strict=True)
-        index = int(self.classes[image])
-        caption = f"{self.method}: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f})"
+        caption = f"{self.method}: {self.answer(image)}"
         named = ["from the map: light blue"] * (boxes is not None) + ["true: green"] * (true_boxes is not None)
         caption += f"; boxes {', '.join(named)}" if named else ""
         sizes = (f"{self.title(block)} {_size_text(self.raw[block].shape[1:])}" for block in self.blocks)
@@ -257,6 +261,23 @@ class BlockHeatmaps:
         checked = f" {html.escape(self.checks.summary())}" if self.checks is not None else ""
         named = f"<b>{html.escape(self.method)}</b>: {plural(len(self), 'image')}."
         return f"<p>{named}{checked}</p>{table_html(self.to_dataframe())}"
+
+
+def answer_text(file: str, explained: int, probabilities: np.ndarray, class_names: Sequence[str]) -> str:
+    """The class explained and the predicted one with their probabilities, and the true one where the file's folder names it.
+
+    Examples:
+        >>> names = ("crack", "free")
+        >>> answer_text("images/crack/1.png", 1, np.array([0.44, 0.56]), names)
+        'predicted free (p = 0.56); true class crack'
+        >>> answer_text("1.png", 0, np.array([0.44, 0.56]), names)
+        'crack (p = 0.44); predicted free (p = 0.56)'
+    """
+    top, folder = int(probabilities.argmax()), Path(file).parent.name
+    named = {number: f"{class_names[number]} (p = {probabilities[number]:.2f})" for number in (explained, top)}
+    parts = [named[explained]] if explained != top else []
+    parts += [f"predicted {named[top]}", *([f"true class {folder}"] if folder in class_names else [])]
+    return "; ".join(parts)
 
 
 def own_picture(file: str, shown: np.ndarray, bit_depth: int | None = None, longest: int = 640) -> np.ndarray:

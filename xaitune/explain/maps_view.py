@@ -87,10 +87,9 @@ class MapsView:
             map_to_image(maps.shown_view(block, i), picture.shape, maps.images.shape[1:3], maps.resize)
             for block in maps.blocks
         ]
-        probability = maps.probabilities[i, int(maps.classes[i])]
         name = short_file(maps.files[i])
         return {
-            "caption": f"{name}: {maps.explained(i)} (p = {probability:.2f})",
+            "caption": f"{name}: {maps.answer(i)}",
             "picture": _png(picture),
             "maps": [_png(_with_alpha(heat)) for heat in heats],
             "doubts": ["; ".join(maps.doubts(i, block)) for block in maps.blocks],

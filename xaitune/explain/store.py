@@ -115,7 +115,7 @@ class ExplanationWriter:
                     self.titles = [title for title, _ in panels]
                 # Equal squares, so that images of any shape line up in columns.
                 squares = [resize_image(picture, (160, 160), "pad") for _, picture in panels]
-                sheet.append((f"{Path(file).stem} ({class_name})", squares))
+                sheet.append((f"{Path(file).stem}\n{explanation.answer(i)}", squares))
         bright = 0
         if isinstance(explanation, BlockHeatmaps):
             self.blocks = explanation.blocks

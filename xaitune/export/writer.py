@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 import xaitune
-from xaitune._files import disk_error, write_json
+from xaitune._files import disk_error, read_json, write_json
 from xaitune._machine import now, processor_name
 from xaitune._names import plural, short_file
 from xaitune._progress import Progress, shown_progress
@@ -81,6 +81,7 @@ def export_run(
     *,
     path: str | Path | None = None,
     with_heatmap: bool = False,
+    overwrite: bool = False,
     images: Images = None,
     progress: Progress | None = None,
 ) -> Export:
@@ -91,8 +92,9 @@ def export_run(
     and logits, `with_heatmap` (for the head gap) also the class activation map of every class; class names, image size and so
     on are in its metadata. `images`: files or folders to compare with, by default 100 of the run's test images. Unless every
     image gets the same class, and probabilities, logits and maps within 1e-4 (of the largest value), nothing is left behind,
-    and RunError says how far off the file was. Raises ConfigError for a missing package, ModelError for a head without such
-    maps, ImageError.
+    and RunError says how far off the file was. A file that exists is replaced without `overwrite` only if it was written from
+    the same model and gives nothing that the new one lacks. Raises ConfigError for a missing package or a file that exists,
+    ModelError for a head without such maps, ImageError.
 
     Examples:
         >>> export_run("runs/freeze3-nag-seed0", "onnx", with_heatmap=True).sentence()  # doctest: +SKIP
@@ -102,6 +104,9 @@ def export_run(
     run = run if isinstance(run, Run) else load_run(run)
     target = _target(run, to, path)
     classifier = open_classifier(run)
+    digest = file_digest(run.path / "model.keras")
+    if not overwrite:
+        _require_nothing_lost(target, digest, with_heatmap)
     model = with_outputs(classifier, with_heatmap)
     paths = _images_of(run) if images is None else expand_images(images)
     about = {
@@ -120,7 +125,7 @@ def export_run(
         staged = folder / target.name
         WRITERS[to](model, staged, about)
         proof = _proven(classifier, staged, target, about, paths, shown_progress(progress, "comparing"))
-        proof |= {"file": target.name, "format": to, **{key: about[key] for key in ("run", "data")}}
+        proof |= {"file": target.name, "format": to, **{key: about[key] for key in ("run", "data")}, "model": digest}
         write_json(folder / (target.name + PROOF), proof)
         _move(folder, target)
     return Export(target, to, proof)
@@ -140,6 +145,20 @@ def _target(run: Run, to: str, path: str | Path | None) -> Path:
     if target.name == "model.keras" and (target.parent / CONFIG).is_file():
         raise ConfigError(f"{target} is the model of a run. Choose another --output.")
     return target
+
+
+def _require_nothing_lost(target: Path, model: str, with_heatmap: bool) -> None:
+    """Refuse to replace a file of another model, or one with heatmaps by one without, as its proof says. Raises ConfigError."""
+    if not target.exists():
+        return
+    file = target.with_name(target.name + PROOF)
+    proof = read_json(file) if file.is_file() else {}
+    what = "was not written from this model"
+    if proof.get("model") == model:
+        if with_heatmap or "heatmaps" not in proof["largest_difference"]:
+            return
+        what = "has heatmaps, which the new file would lack"
+    raise ConfigError(f"{target} exists and {what}. Choose another --output, or replace it with --overwrite.")
 
 
 def _images_of(run: Run) -> list[Path]:

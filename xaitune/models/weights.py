@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,12 @@ def _load(text: str, path: Path, architecture: str, stamp: tuple[int, int] | Non
     return _from_model_file(path, architecture) if path.suffix == ".keras" else _from_h5(path, architecture)
 
 
+def downloaded_file(architecture: str) -> Path:
+    """Where Keras keeps ImageNet's weights for a VGG16 or VGG19, and where they can be copied to."""
+    folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+    return folder / f"{architecture}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
 def _from_keras_applications(architecture: str) -> Backbone:
     if architecture == "vgg16-bn":
         raise WeightsError(f"Keras has no ImageNet weights for a VGG16 with batch normalisation. {OTHER_WEIGHTS}.")
@@ -101,7 +108,11 @@ def _from_keras_applications(architecture: str) -> Backbone:
         source = getattr(keras.applications, name)(weights="imagenet", include_top=False)
     except Exception as error:  # Keras raises a plain Exception for a failed download
         reason = download_reason(error)
-        raise WeightsError(f"ImageNet's {name} could not be downloaded ({reason}).\n{OTHER_WEIGHTS}.") from None
+        file = downloaded_file(architecture)
+        raise WeightsError(
+            f"ImageNet's {name} could not be downloaded ({reason}).\n"
+            f"Without network access, copy {file.name} to {file.parent}. {OTHER_WEIGHTS}."
+        ) from None
     arrays = {layer.name: tuple(layer.get_weights()) for layer in base_layers(source)}
     return Backbone(_rgb_first(arrays), PREPROCESSING["imagenet"], architecture)
 

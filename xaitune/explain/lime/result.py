@@ -10,7 +10,7 @@ from xaitune._names import plural
 from xaitune._notebook import table_html
 from xaitune.data.resize import map_to_image
 from xaitune.errors import unknown_class
-from xaitune.explain.heatmaps import own_picture, read_only
+from xaitune.explain.heatmaps import answer_text, own_picture, read_only
 from xaitune.plots import charts, overlays
 from xaitune.plots.pictures import panels
 
@@ -103,6 +103,10 @@ class Superpixels:
         """The name of the class explained for an image."""
         return self.class_names[int(self.classes[image])]
 
+    def answer(self, image: int) -> str:
+        """The class explained and the predicted one, and the true one where it is known, as a picture's caption says them."""
+        return answer_text(self.files[image], int(self.classes[image]), self.probabilities[image], self.class_names)
+
     def signed_map(self, image: int = 0) -> np.ndarray:
         """(h, w) float: at each pixel the weight of its superpixel."""
         return self.weights[image][self.segments[image]]
@@ -133,13 +137,12 @@ class Superpixels:
     def plot(self, ax: "Axes | None" = None, *, image: int = 0) -> "Axes":
         """The pictures of `panels` in one row, with the classes' shares of the positive weight in the caption."""
         titles, pictures = zip(*self.panels(image), strict=True)
-        index = int(self.classes[image])
         share = self.share(image).sort_values(ascending=False).head(4)
-        shares = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+        shares = ", ".join(f"{name} {value:.0%}" for name, value in share.items() if value >= 0.005) or "none"
         caption = (
-            f"lime: {self.class_names[index]} (p = {self.probabilities[image, index]:.2f}, R² = {self.score[image]:.2f}, "
-            f"{len(self.weights[image])} superpixels, {self.samples[image]} samples, "
-            f"stability {self.stability[image, 0]:.2f}{self._learnt_text(image)})\npositive share: {shares}\n{COLOURS}"
+            f"lime: {self.answer(image)}\nR² = {self.score[image]:.2f}, {len(self.weights[image])} superpixels, "
+            f"{self.samples[image]} samples, stability {self.stability[image, 0]:.2f}{self._learnt_text(image)}\n"
+            f"positive share: {shares}\n{COLOURS}"
         )
         return panels(pictures, titles, caption=caption, ax=ax)
 
