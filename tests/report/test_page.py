@@ -391,7 +391,7 @@ def test_classes_are_those_of_a_linear_head_that_leads(tmp_path, head, why):
     right = int((test["true"] == test["predicted"]).sum())
     for check in (None, make_check(), make_check("contradicted"), make_check("cannot tell")):
         page, _ = page_of(sweep, check=check)
-        assert "For now, train only a linear head, " in page.texts
+        assert "For now, take the linear head, " in page.texts
         title = "the linear head on all five blocks, the model that the sweep recommends"
         assert f"The figures here are those of frozen-all-blocks : {title} ({why}" in page.texts
         assert f"Of 30 test images {right / 30:.0%}".replace("%", " %") in page.texts
@@ -403,7 +403,7 @@ def test_classes_are_those_of_a_linear_head_that_leads(tmp_path, head, why):
 @pytest.mark.parametrize(
     ("validation", "difference", "headline"),
     [
-        (0.99, -0.05, "For now, train only a linear head, the best on validation."),
+        (0.99, -0.05, "For now, take the linear head, the best on validation."),
         (0.01, 0.05, "For now, freeze Block 1-3:"),
     ],
 )

@@ -132,7 +132,7 @@ def _head_first(head: Any) -> str:
     if head is None:
         return ""
     why = "which is good enough" if head["verdict"] == "confirmed" else "the best on validation"
-    return f"For now, train only a linear head, {why}. "
+    return f"For now, take the linear head, {why}. "
 
 
 def verdict_figures(check: AdviceCheck | None) -> dict[str, Any]:
