@@ -105,7 +105,7 @@ const viewer = report.viewer && (function () {
     const list = make("dl");
     const sure = image.shares.length ? " (" + percent(image.shares[0][1]) + ")" : "";
     const iou = image.iou === null ? [] : [["IoU with the mask", image.iou.toFixed(2)]];
-    const others = image.shares.slice(1).map(([c, share]) => classes[c] + " " + percent(share)).join(", ");
+    const others = image.shares.slice(1).filter(([, s]) => percent(s) !== "0 %").map(([c, share]) => classes[c] + " " + percent(share)).join(", ");
     for (const [term, text] of [
       ["true class", classes[image.true]],
       ["predicted", classes[image.predicted] + sure],
