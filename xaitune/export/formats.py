@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from xaitune._names import listed
 from xaitune.errors import ConfigError
 
 KEY = "xaitune"  # of the metadata inside ONNX and OpenVINO files
@@ -79,6 +80,6 @@ def _require(form: Format, packages: tuple[str, ...], what: str) -> None:
     if missing:
         one = len(missing) == 1
         raise ConfigError(
-            f"{what} needs {' and '.join(missing)}, which {'is' if one else 'are'} not installed. "
+            f"{what} needs {listed(missing)}, which {'is' if one else 'are'} not installed. "
             f"Install {'it' if one else 'them'}: pip install 'xaitune[{form.extra}]'."
         )
