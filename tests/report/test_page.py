@@ -30,7 +30,7 @@ from xaitune.comparison.so_far import add_grid
 from xaitune.config.settings import SweepConfig, TrainConfig
 from xaitune.errors import InputError, RunError
 from xaitune.report.glossary import TERMS, mark_terms
-from xaitune.report.headline import checked_texts, unfinished_training
+from xaitune.report.headline import SweepBeside, checked_texts, unfinished_training
 from xaitune.report.page import write_report
 from xaitune.report.run_figures import per_class_rows
 from xaitune.report.sections import confidence_sentence, making_section
@@ -415,12 +415,15 @@ def test_a_linear_head_is_chosen_on_validation_not_on_test(tmp_path, validation,
 def test_a_run_beside_a_finished_sweep_says_what_that_found(tmp_path):
     answer = "Freeze Block 1-3: the sweep confirms the advice."
     folder = tmp_path / "sweep"
-    page, _ = page_of(make_run(tmp_path / "freeze3-nag-seed1"), advice=make_advice(), beside=(folder, answer))
+    run, advice = make_run(tmp_path / "freeze3-nag-seed1"), make_advice()
+    page, _ = page_of(run, advice=advice, beside=SweepBeside(folder, answer, checked=True))
     assert f"What the sweep {folder} found on the same images: {answer}" in page.texts
     assert f"Do this first. See how the freezing points compare: xaitune report {folder}" in page.texts
     assert f"A sweep on these images has a page of its own: xaitune report {folder}" in page.texts
     for wrong in ("No other freezing point", "xaitune sweep-freeze", "not been checked by a sweep"):
         assert wrong not in page.texts
+    page, _ = page_of(run, advice=advice, beside=SweepBeside(folder, answer, checked=False))
+    assert "not been checked by a sweep" in page.texts
 
 
 def test_trials_of_a_race_are_no_row_of_the_sweep(tmp_path):

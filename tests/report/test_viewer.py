@@ -1,6 +1,7 @@
 """The parts behind the page's interactive views, against arithmetic."""
 
 import base64
+import shutil
 
 import cv2
 import numpy as np
@@ -8,12 +9,14 @@ import pandas as pd
 import pytest
 from reporting import make_sweep, make_viewed
 
+from xaitune.report import drawn
 from xaitune.report.cell_details import sweep_details
 from xaitune.report.drawn import viewed_images
 from xaitune.report.embedding import script_json
 from xaitune.report.thresholds import THRESHOLDS, cheapest, threshold_section
 from xaitune.report.viewer import choose_viewed, map_sheet, mask_outline, viewer_section, within_budget
 from xaitune.stats.intervals import wilson_interval
+from xaitune.training.run import load_run
 
 
 def pixels(uri):
@@ -149,6 +152,26 @@ def test_images_of_a_run(run, demo):
         assert len(image.maps) == 5
         assert len(image.true_maps) == (5 if image.true != image.predicted else 0)
     assert any(image.outline for image in viewed.images)
+
+
+def test_models_of_different_blocks_share_those_that_are_shown(run, demo, tmp_path, monkeypatch):
+    """Over folds a linear head on one block may end at another block in each fold."""
+    test = run.predictions["split"] == "test"
+    half = run.predictions.index % 2 == 0
+    for name, left_out in (("a", test & half), ("b", test & ~half)):
+        shutil.copytree(run.path, tmp_path / name)
+        run.predictions[~left_out].to_csv(tmp_path / name / "predictions.csv", index=False)
+    init = drawn._Drawer.__init__
+
+    def ends_at_block_3(drawer, run, data):
+        init(drawer, run, data)
+        drawer.blocks = (1, 2, 3) if run.name == "a" else drawer.blocks
+
+    monkeypatch.setattr(drawn._Drawer, "__init__", ends_at_block_3)
+    viewed = viewed_images([load_run(tmp_path / "a"), load_run(tmp_path / "b")], demo, checked=True)
+    assert viewed.blocks == (1, 2, 3)
+    assert {pixels(image.maps["gradcam"]).shape for image in viewed.images} == {(3 * 64, 64)}
+    assert {len(image.doubts) for image in viewed.images} == {3}
 
 
 def test_images_of_a_segmentation(segmented, marked):

@@ -159,7 +159,11 @@ class _PlainProgress:
             return
         self.last = now
         moved = done - self.first
-        left = f", about {duration((now - self.start) / moved * (total - done))} left" if 100 * moved >= total else ""
+        left = (
+            f", about {duration((now - self.start) / moved * (total - done))} left"
+            if moved and 100 * moved >= total
+            else ""
+        )
         count = _counted(done, total, self.unit) or f"{done / max(total, 1):.0%}"
         more = f" ({text})" if text and text != self.unit else ""
         self.ui.errors.print(f"{self.what}: {count}{left}{more}", markup=False)

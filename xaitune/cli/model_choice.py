@@ -46,7 +46,8 @@ class ModelChoice:
     def run(self, say: Notes, *, with_heatmap: bool = False) -> Any:
         """The Run in the folder that was named, or the one that a sweep recommends; `say` is called with a line on which it is.
 
-        `with_heatmap`: of a sweep no linear head, which gives no class activation map. Raises ConfigError for a file, RunError.
+        `with_heatmap`: of a sweep no linear head, which gives no heatmaps in an exported file. Raises ConfigError for a file,
+        RunError.
         """
         from xaitune.training.run import load_run
 
@@ -98,9 +99,8 @@ def _recommended(sweep: Path, say: Notes, with_heatmap: bool) -> Path:
     folder, unfinished = table.folder(chosen.run), so_far_text(sweep)
     which = f"the sweep {sweep} recommends it: {chosen.title} ({chosen.why})"
     if chosen != first:
-        which = (
-            f"{chosen.title} ({chosen.why}). The sweep {sweep} recommends {first.title}, which gives no such heatmaps"
-        )
+        which = f"{chosen.title} ({chosen.why}). The sweep {sweep} recommends {first.title}, "
+        which += "which gives no heatmaps in an exported file"
     say(f"Model: {folder}; {which}" + (f". The sweep is not finished: {unfinished}" if unfinished else ""))
     return folder
 

@@ -12,9 +12,8 @@ from xaitune.training.folder import CONFIG, run_name
 # The settings that say which runs there are.
 GRID = ("freeze_through", "optimizers", "seeds", "learning_rates", "folds")
 LAST = "sweep.json"  # the grid of the last call and its failures
-Run = tuple[
-    Any, ...
-]  # fold ('' without), depth, optimizer and seed; of a linear head its name instead of the last three
+# Fold ('' without one), depth, optimizer and seed; a linear head has its name instead of the last three.
+Run = tuple[Any, ...]
 
 
 def recorded_grids(folder: Path) -> list[SweepConfig]:

@@ -249,7 +249,7 @@ def _wait_for(file: Path) -> None:
 def _cost_share(task: Task, step: Step) -> float:
     """The share (0..1) of the cost of a task's epochs that is spent after a step: those of the head alone cost little."""
     cheap = 0
-    if task.is_run and not is_linear(task.train):
+    if task.is_run and not is_linear(task.train) and not task.train.segments:  # a decoder's head epochs are most of it
         cheap = step.total - task.train.epochs - task.train.final_epochs
     return max(step.done - cheap, 0) / max(step.total - cheap, 1)
 
@@ -271,8 +271,15 @@ class _Monitor:
             return run_seconds(run, data, size, plan.channels, rate, ends=ends)
 
         features = sum(multiply_adds(size, architecture=plan.base.architecture).values()) * len(data.files) / rate
-        whole = plan.base.epochs  # a run of fewer epochs is a trial, after which it pauses
-        self.total = features + sum(seconds(run, ends=run.epochs == whole) for run in plan.expected)
+        whole = plan.base.epochs
+
+        def expected(run: TrainConfig) -> float:
+            if run.epochs == whole:
+                return seconds(run, ends=True)
+            trial = dataclasses.replace(run, epochs=whole)  # after which it pauses
+            return seconds(trial, ends=False) * run.epochs / whole
+
+        self.total = features + sum(expected(run) for run in plan.expected)
         runs = {plan.run_name(run): run for run in (*plan.frozen, *(run for cell in plan.cells for run in cell))}
         self.epochs = {FEATURES: features} | {name: seconds(run, ends=False) for name, run in runs.items()}
         self.costs = {FEATURES: features} | {name: seconds(run, ends=True) for name, run in runs.items()}

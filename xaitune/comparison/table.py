@@ -308,7 +308,12 @@ def _head_row(run: Run) -> dict[str, Any]:
 
 
 def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | None:
-    """The newest sweep under `runs_dir` with at least one ended run; with a fingerprint, the newest on that data."""
+    """The newest sweep of `find_sweeps`, or None."""
+    return next(iter(find_sweeps(runs_dir, fingerprint)), None)
+
+
+def find_sweeps(runs_dir: str | Path, fingerprint: str | None = None) -> list[Path]:
+    """The sweeps under `runs_dir` with at least one ended run, the newest first; with a fingerprint, those on that data."""
     sweeps = []
     for file in Path(runs_dir).glob(f"*/{CONFIG}"):
         folder = file.parent
@@ -318,7 +323,7 @@ def find_sweep(runs_dir: str | Path, fingerprint: str | None = None) -> Path | N
             continue
         if fingerprint in (None, config["identity"]["fingerprint"]):
             sweeps.append((file.stat().st_mtime, folder))
-    return max(sweeps)[1] if sweeps else None
+    return [folder for _, folder in sorted(sweeps, reverse=True)]
 
 
 def best_or_none(sweep: SweepTable) -> pd.Series | None:

@@ -153,7 +153,7 @@ def _require_nothing_lost(target: Path, model: str, with_heatmap: bool) -> None:
         return
     file = target.with_name(target.name + PROOF)
     proof = read_json(file) if file.is_file() else {}
-    what = "was not written from this model"
+    what = "was not written from this model" if "model" in proof else "is not known to be written from this model"
     if proof.get("model") == model:
         if with_heatmap or "heatmaps" not in proof["largest_difference"]:
             return

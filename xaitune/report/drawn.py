@@ -1,7 +1,7 @@
 """Test images of a run with their maps at all blocks by every weighting rule, for the page's viewer."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from xaitune.report.viewer import (
 )
 from xaitune.training.run import Run
 
+Mapper = Callable[
+    [np.ndarray, np.ndarray], tuple[dict[str, BlockMaps], np.ndarray]
+]  # images and classes -> maps, logits
 Views = dict[str, dict[int, np.ndarray]]  # rule -> block -> (h, w) in [0, 1]
 
 MOST_SHARES = 3  # classes whose probability is shown
@@ -51,13 +54,13 @@ def viewed_images(
     test = pd.concat(tables, ignore_index=True)
     chosen = test.iloc[choose_viewed(test, runs[0].class_names)]
     made: dict[str, ViewedImage] = {}
-    for number, run in enumerate(runs):
-        rows = chosen[chosen["run"] == number]
+    drawers = [_Drawer(runs[number], data) for number in sorted(set(chosen["run"]))]
+    blocks = min((drawer.blocks for drawer in drawers), key=len)  # a linear head on one block ends there, in each fold
+    for drawer in drawers:
+        drawer.blocks = blocks
+        rows = chosen[chosen["run"] == runs.index(drawer.run)]
         steps = part_of(progress, len(made) / len(chosen), (len(made) + len(rows)) / len(chosen))
-        if len(rows):
-            drawer = _Drawer(run, data)
-            made |= {image.file: image for image in drawer(rows, checked, steps)}
-            blocks = drawer.blocks
+        made |= {image.file: image for image in drawer(rows, checked, steps)}
     seen = f"{data.image_size[0]} x {data.image_size[1]} pixels ({'padded' if data.config.resize == 'pad' else 'stretched'})"
     folds = len(runs) if len(runs) > 1 else 0
     images = within_budget([made[file] for file in chosen["file"]])
@@ -94,7 +97,7 @@ class _Drawer:
         places = np.array([self.rows[file] for file in test["file"]], int)
         paths = [Path(path) for path in self.data.paths(places)]
         array = self.classifier.read_paths(paths)
-        explained, views = _explained(self.classifier, self.mapper, array, true, predicted)
+        explained, views = _explained(self.classifier, self._maps, array, true, predicted)
         ious, images = image_ious(test), []
         for i, path in enumerate(paths):
             picture = own_picture(str(path), array[i], self.classifier.bit_depth, LONGEST_PICTURE)
@@ -113,6 +116,11 @@ class _Drawer:
             )
         return images
 
+    def _maps(self, images: np.ndarray, classes: np.ndarray) -> tuple[dict[str, BlockMaps], np.ndarray]:
+        """The raw maps of the blocks that are shown by rule, and the logits."""
+        raw, logits = self.mapper(images, classes)
+        return {rule: {block: maps[block] for block in self.blocks} for rule, maps in raw.items()}, logits
+
     def _checked(self, images: list[ViewedImage], progress: Progress | None) -> list[ViewedImage]:
         """The images with what speaks against the Grad-CAM map of the predicted class at each block, in words."""
         files = [image.file for image in images]
@@ -121,12 +129,12 @@ class _Drawer:
         raw, logits = BlockMapper(model)(array, np.full(len(array), -1, np.int32))
         maps = as_heatmaps(self.classifier, "gradcam", raw, logits, array, tuple(files), -1, precision=precision)
         checks = check_maps(maps, self.classifier, progress=progress)
-        doubts = [tuple("; ".join(checks.of_map(i, block)) for block in checks.blocks) for i in range(len(images))]
+        doubts = [tuple("; ".join(checks.of_map(i, block)) for block in self.blocks) for i in range(len(images))]
         return [dataclasses.replace(image, doubts=doubt) for image, doubt in zip(images, doubts, strict=True)]
 
 
 def _explained(
-    classifier: Classifier, mapper: RulesMapper, images: np.ndarray, true: np.ndarray, predicted: np.ndarray
+    classifier: Classifier, mapper: Mapper, images: np.ndarray, true: np.ndarray, predicted: np.ndarray
 ) -> tuple[np.ndarray, list[tuple[Views, Views]]]:
     """Each image's explained class, and its maps of that class and of the true one, where it is another."""
     if classifier.segmenter is not None:

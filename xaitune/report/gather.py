@@ -16,7 +16,7 @@ from xaitune.advise.collection import RESULT as COLLECTION
 from xaitune.advise.recommended import recommended_model
 from xaitune.comparison.comparison_table import PARTS, ComparisonTable, load_comparison
 from xaitune.comparison.so_far import count_runs, unfinished_grid
-from xaitune.comparison.table import SweepTable, find_sweep, load_sweep
+from xaitune.comparison.table import SweepTable, find_sweep, find_sweeps, load_sweep
 from xaitune.config.settings import DataConfig, replace_fields
 from xaitune.data.dataset import ImageData
 from xaitune.data.pixel_labels import PixelLabels, segmentation_check
@@ -25,7 +25,7 @@ from xaitune.explain.api import explain_images
 from xaitune.explain.heatmaps import BlockHeatmaps
 from xaitune.explain.pixels import sample_sheet
 from xaitune.report.drawn import viewed_images
-from xaitune.report.headline import verdict_texts
+from xaitune.report.headline import SweepBeside, verdict_texts
 from xaitune.report.next_steps import add_use, load_finished_runs
 from xaitune.report.page import write_report
 from xaitune.training.folder import CONFIG, RESULT, find_runs, folder_kind, is_finished
@@ -96,18 +96,18 @@ def _advice_and_check(
     return advice, check
 
 
-def sweep_beside(run: Run, runs_dir: Path) -> tuple[Path, str] | None:
-    """The newest sweep on a run's images at their size and with its weights, and its answer; None where it is not finished."""
-    folder = find_sweep(runs_dir, run.fingerprint)
-    if folder is None or unfinished_grid(folder) is not None:
-        return None
-    identity = read_json(folder / CONFIG)["identity"]
-    same = (str(run.metadata["weights_digest"]), list(run.data_config.image_size), run.config.task)
-    if (identity["weights"], identity.get("image_size"), identity.get("task", "classify")) != same:
-        return None
-    with contextlib.suppress(RunError):  # all of its runs diverged
-        sweep = load_sweep(folder)
-        return folder, verdict_texts(sweep, sweep, None, own_check(sweep), {})["headline"]
+def sweep_beside(run: Run, runs_dir: Path) -> SweepBeside | None:
+    """The newest finished sweep on a run's images and with its weights; None without one."""
+    for folder in find_sweeps(runs_dir, run.fingerprint):
+        identity = read_json(folder / CONFIG)["identity"]
+        same = (identity["weights"], identity.get("task", "classify"))
+        if same != (str(run.metadata["weights_digest"]), run.config.task) or unfinished_grid(folder) is not None:
+            continue
+        with contextlib.suppress(XaituneError):  # all of its runs diverged, or it is damaged
+            sweep = load_sweep(folder)
+            check = own_check(sweep)
+            answer = verdict_texts(sweep, sweep, None, check, {})["headline"]
+            return SweepBeside(folder, answer, checked=check is not None)
     return None
 
 

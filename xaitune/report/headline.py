@@ -1,5 +1,6 @@
 """The top of the page: the answer in one sentence, what it rests on, and what to do next."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from xaitune.training.folder import CONFIG
 from xaitune.training.run import Run
 
 
+@dataclasses.dataclass(frozen=True)
+class SweepBeside:
+    """A finished sweep on the images of a run: its folder, its `answer` in a sentence, and whether it checked the advice."""
+
+    path: Path
+    answer: str
+    checked: bool
+
+
 def verdict_texts(
     result: Run | SweepTable,
     sweep: SweepTable | None,
@@ -25,7 +35,7 @@ def verdict_texts(
     check: AdviceCheck | None,
     run: dict,
     comparison: ComparisonTable | None = None,
-    beside: tuple[Path, str] | None = None,
+    beside: SweepBeside | None = None,
 ) -> dict[str, Any]:
     """The verdict in words: tone, headline, what to do (text and command), and paragraphs (heading and text).
 
@@ -53,10 +63,10 @@ def verdict_texts(
     else:
         headline, sentence = _run_sentences(result, run, beside)
     if advice is not None:
-        unchecked = "" if beside else " It has not been checked by a sweep."
+        unchecked = "" if beside is not None and beside.checked else " It has not been checked by a sweep."
         more.append(("The advice", spaced_percent(advice.headline) + unchecked))
     if beside is not None:
-        todo.append(("See how the freezing points compare:", f"xaitune report {shown_path(beside[0])}"))
+        todo.append(("See how the freezing points compare:", f"xaitune report {shown_path(beside.path)}"))
     elif sweep is None:
         todo.append(("Compare the freezing points with a sweep:", "xaitune sweep-freeze"))
     elif advice is None:
@@ -174,7 +184,7 @@ def _sweep_sentences(sweep: SweepTable) -> tuple[str, str]:
     return headline, sentence
 
 
-def _run_sentences(result: Run | SweepTable, run: dict[str, Any], beside: tuple[Path, str] | None) -> tuple[str, str]:
+def _run_sentences(result: Run | SweepTable, run: dict[str, Any], beside: SweepBeside | None) -> tuple[str, str]:
     name = result.path.name
     if isinstance(result, Run) and result.state != "finished":
         return (
@@ -186,7 +196,7 @@ def _run_sentences(result: Run | SweepTable, run: dict[str, Any], beside: tuple[
     headline = f"{name}: test {run['metric']} {score_text(run['value'])} {run['interval']}."
     tried = "No other freezing point has been tried."
     if beside is not None:
-        tried = f"What the sweep {shown_path(beside[0])} found on the same images: {beside[1]}"
+        tried = f"What the sweep {shown_path(beside.path)} found on the same images: {beside.answer}"
     return headline, f"On {run['basis']}, one seed. {tried}"
 
 

@@ -111,7 +111,8 @@ def add_use(
 ) -> None:
     """Put first how to use the recommended model, which is there already; of an unfinished sweep what goes on with it.
 
-    Training is named last: it makes sense again only with more images.
+    Of a single run it stands last: comparing freezing points comes first. Training is named last: it makes sense again only
+    with more images.
     """
     if isinstance(result, Run):
         if result.state == "finished":

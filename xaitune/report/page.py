@@ -22,7 +22,7 @@ from xaitune.report.commands import CommandLine, data_name, is_complete, shown_p
 from xaitune.report.comparisons import comparison_section
 from xaitune.report.embedding import inline_parts
 from xaitune.report.glossary import explained_terms, mark_terms
-from xaitune.report.headline import mismatches, unfinished_training, verdict_figures, verdict_texts
+from xaitune.report.headline import SweepBeside, mismatches, unfinished_training, verdict_figures, verdict_texts
 from xaitune.report.next_steps import advise_command
 from xaitune.report.run_figures import shown_run
 from xaitune.report.sections import (
@@ -54,13 +54,13 @@ def write_report(
     comparisons: Sequence[ComparisonTable] = (),
     segmentation: Any = None,
     viewed: Viewed | None = None,
-    beside: tuple[Path, str] | None = None,
+    beside: SweepBeside | None = None,
 ) -> Path:
     """Write the report on a sweep or a single run; returns where it is.
 
     `path` defaults to report.html in the result's folder. `data` is the ImageData, `data_check` what its `check()`
     gave. `check` is made from `advice` and the sweep where it is not given. With a Run, `sweep` is the sweep that it
-    is compared with, `beside` the folder and the answer of one that has a page of its own. `comparisons` on the same images get
+    is compared with, `beside` one that has a page of its own. `comparisons` on the same images get
     a section; a run of one of them is reported as its best cell.
     `segmentation`: the Axes of `explain.pixels.sample_sheet`. `viewed`: what `drawn.viewed_images` gave, for the image viewer.
     What is not given is named on the page, with the command that makes it. Raises InputError for another kind of result,
@@ -116,7 +116,7 @@ def write_report(
         run=shown,
         segmentation=picture(segmentation, SHEET, dpi=100, photo=True) if segmentation is not None else None,
         making=making_section(result, sweep, shown),
-        beside=f"xaitune report {shown_path(beside[0])}" if beside else "",
+        beside=f"xaitune report {shown_path(beside.path)}" if beside else "",
         glossary=explained_terms(),
         folder=paste.folder,
     )
