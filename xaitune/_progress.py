@@ -28,7 +28,7 @@ def part_of(progress: Progress | None, start: float, end: float, prefix: str = "
         return None
 
     def report(done: int, total: int, what: str) -> None:
-        progress(int(SHARES * (start + (end - start) * done / max(total, 1))), SHARES, prefix + what)
+        progress(round(SHARES * (start + (end - start) * done / max(total, 1))), SHARES, prefix + what)
 
     return report
 

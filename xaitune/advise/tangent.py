@@ -87,6 +87,8 @@ def tangent_scores(
             fitted(depth, 6, f"linear approximation of the training, {depth + 1} of 6 depths")
         features = np.concatenate([head, *blocks[depth:]], axis=1)
         scores[depth] = fit_linear_head(features, labels, groups, len(data.class_names), metric=metric).score
+    if fitted:
+        fitted(6, 6, "linear approximation of the training")
     return scores
 
 
