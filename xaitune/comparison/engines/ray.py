@@ -99,11 +99,13 @@ def run_ray(
             for reference in ended:
                 todo = in_order([*on_end(pending.pop(reference), _end_of(ray, reference)), *todo])
     finally:
-        for reference in pending:
-            with contextlib.suppress(Exception):
-                ray.cancel(reference, force=True)
+        # The tasks end with this connection. Cancelling them may end this process, where one is just finishing (ray-project/ray#54798).
         if connected_here:
             ray.shutdown()
+        else:
+            for reference in pending:
+                with contextlib.suppress(Exception):
+                    ray.cancel(reference, force=True)
 
 
 def _import_ray() -> Any:
