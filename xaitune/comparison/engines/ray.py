@@ -99,7 +99,8 @@ def run_ray(
             for reference in ended:
                 todo = in_order([*on_end(pending.pop(reference), _end_of(ray, reference)), *todo])
     finally:
-        # The tasks end with this connection. Cancelling them may end this process, where one is just finishing (ray-project/ray#54798).
+        # The tasks end with this connection. To cancel one that is just finishing may end this process
+        # (ray-project/ray#54798).
         if connected_here:
             ray.shutdown()
         else:
